@@ -1,0 +1,261 @@
+"The command line: every mistake costs one line and exit code 2; everything else ends in structures."
+import importlib.util, json, subprocess, sys
+from pathlib import Path
+import numpy as np, pytest
+from microscopygpt.cli import main
+
+VERBS = ("predict", "simulate", "dataset", "train", "evaluate", "lab")
+RUN = "import sys; from microscopygpt.cli import main; sys.exit(main())"
+
+def refused(capsys, *argv):
+    "The one line with which a command is refused."
+    assert main([str(a) for a in argv]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("microscopygpt: ") and err.count("\n") == 1 and err.endswith("\n"), err
+    assert "Traceback" not in err and len(err) > len("microscopygpt: ") + 10
+    return err
+
+# ---- what needs no model
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help(verb, capsys):
+    assert main([verb, "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert f"microscopygpt {verb}" in out and not err
+
+def test_help_lists_every_verb(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(verb in out for verb in VERBS) and "Exit codes" in out
+
+def test_version(capsys):
+    from microscopygpt import __version__
+    assert main(["--version"]) == 0
+    assert __version__ in capsys.readouterr().out
+
+@pytest.mark.parametrize("argv, says", [
+    ([], "VERB"),
+    (["predikt", "scan.tif"], "predikt"),
+    (["predict"], "IMAGE"),
+    (["predict", "scan.tif", "--formula", "MoS2"], "--out"),
+    (["predict", "scan.tif", "--formula", "", "--out", "out"], "formula is empty"),
+    (["predict", "scan.tif", "--formula", "  ", "--out", "out"], "formula is empty"),
+    (["predict", "scan.tif", "--pixel-size", "small", "--out", "out"], "pixel-size"),
+    (["predict", "scan.tif", "--k", "0", "--out", "out"], "--k"),
+    (["predict", "scan.tif", "--k", "-3", "--out", "out"], "--k"),
+    (["predict", "scan.tif", "--k", "five", "--out", "out"], "--k"),
+    (["predict", "scan.tif", "--relax", "magic", "--out", "out"], "magic"),
+    (["predict", "scan.tif", "--form", "MoS2", "--out", "out"], "--form"),
+    (["simulate", "s.cif", "--out", "image.tif", "--noise", "loud"], "loud"),
+    (["simulate", "s.cif", "--out", "image.tif", "--miller", "0,0,0"], "Miller"),
+    (["simulate", "s.cif", "--out", "image.tif", "--miller", "up"], "Miller"),
+    (["simulate", "s.cif", "--out", "image.tif", "--size", "0"], "--size"),
+    (["dataset", "--out", "out"], "--source"),
+    (["dataset", "--source", "c2db", "--split", "lucky", "--out", "out"], "lucky"),
+    (["train", "--out", "out"], "--dataset"),
+    (["evaluate", "--source", "c2db", "--subset", "best", "--out", "out"], "best"),
+], ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+def test_bad_arguments(argv, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = refused(capsys, *argv)
+    assert says in line and "--help" in line
+    assert not list(tmp_path.iterdir())
+
+@pytest.fixture(params=["below a file", "a file", "/proc"])
+def unwritable(request, tmp_path):
+    "Folders that nobody can write to, not even root."
+    file = tmp_path/"file"
+    file.write_text("in the way")
+    if request.param == "/proc" and not Path("/proc/self").exists(): pytest.skip("no /proc here")
+    return {"below a file": file/"out", "a file": file, "/proc": Path("/proc/microscopygpt")}[request.param]
+
+@pytest.mark.parametrize("argv", [
+    ["predict", "scan.tif", "--formula", "MoS2"], ["dataset", "--source", "c2db"],
+    ["train", "--dataset", "data"], ["evaluate", "--source", "c2db"]], ids=lambda v: v[0])
+def test_unwritable_folder(argv, unwritable, capsys):
+    line = refused(capsys, *argv, "--out", unwritable)
+    assert "Cannot write" in line and str(unwritable) in line and "--out" in line
+
+def test_unwritable_image(unwritable, capsys, tmp_path):
+    assert "Cannot write" in refused(capsys, "simulate", "s.cif", "--out", unwritable/"image.tif")
+    assert "image.docx" in refused(capsys, "simulate", "s.cif", "--out", tmp_path/"image.docx")
+    (tmp_path/"image.tif").mkdir()
+    assert "directory" in refused(capsys, "simulate", "s.cif", "--out", tmp_path/"image.tif")
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def broken(args): raise ValueError("a bug")
+    monkeypatch.setattr("microscopygpt.cli.run_lab", broken)
+    with pytest.raises(ValueError, match="a bug"): main(["lab"])
+
+def test_a_missing_extra_is_named(monkeypatch, capsys):
+    def without(args): raise ModuleNotFoundError("No module named 'chgnet'", name="chgnet")
+    monkeypatch.setattr("microscopygpt.cli.run_lab", without)
+    assert "microscopygpt[relax]" in refused(capsys, "lab")
+
+def test_ctrl_c(monkeypatch):
+    def stopped(args): raise KeyboardInterrupt
+    monkeypatch.setattr("microscopygpt.cli.run_lab", stopped)
+    assert main(["lab"]) == 130
+
+def test_as_a_process(tmp_path):
+    def run(*argv): return subprocess.run([sys.executable, "-c", RUN, *argv], capture_output=True, text=True, cwd=tmp_path)
+    helped, wrong = run("predict", "--help"), run("predict", "scan.tif", "--out", "/proc/microscopygpt")
+    assert helped.returncode == 0 and "--pixel-size" in helped.stdout and not helped.stderr
+    assert wrong.returncode == 2 and wrong.stderr.startswith("microscopygpt: ") and wrong.stderr.count("\n") == 1
+
+def test_help_loads_nothing_heavy():
+    code = "import sys; from microscopygpt.cli import main; main(['predict', '--help']); sys.exit(bool({'torch', 'numpy', 'pymatgen', 'transformers'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+# ---- simulate
+
+@pytest.fixture(scope="module")
+def mos2():
+    "2H MoS2, a = 3.18 Å."
+    from jarvis.core.atoms import Atoms
+    return Atoms(lattice_mat=[[3.18, 0, 0], [-1.59, 3.18*3**.5/2, 0], [0, 0, 18]], cartesian=False, elements=["Mo", "S", "S"],
+                 coords=[[1/3, 2/3, .5], [2/3, 1/3, .5 + 1.56/18], [2/3, 1/3, .5 - 1.56/18]])
+
+@pytest.fixture(scope="module")
+def structure(mos2, tmp_path_factory):
+    from microscopygpt.crystal import write_crystal
+    path = tmp_path_factory.mktemp("structure")/"mos2.cif"
+    write_crystal(mos2, path)
+    return path
+
+@pytest.mark.parametrize("suffix", [".tif", ".png", ".npy"])
+def test_simulate(structure, tmp_path, suffix):
+    from microscopygpt.micrograph import read_micrograph
+    images = [tmp_path/name/f"image{suffix}" for name in ("one", "two")]
+    for path in images: assert main(["simulate", str(structure), "--out", str(path), "--size", "128", "--pixel-size", "0.1", "--seed", "3"]) == 0
+    assert read_micrograph(images[0]).shape == (128, 128)
+    assert images[0].read_bytes() == images[1].read_bytes()
+    if suffix == ".tif": assert read_micrograph(images[0]).pixel_size == pytest.approx(.1, rel=1e-4)
+
+@pytest.mark.parametrize("options", [["--pixel-size", "-1"], ["--pixel-size", "0"], ["--pixel-size", "nan"]], ids=" ".join)
+def test_simulate_refuses(structure, options, tmp_path, capsys):
+    refused(capsys, "simulate", structure, "--out", tmp_path/"image.tif", *options)
+    assert not (tmp_path/"image.tif").exists()
+
+def test_simulate_needs_a_structure(tmp_path, capsys):
+    assert "none.cif" in refused(capsys, "simulate", tmp_path/"none.cif", "--out", tmp_path/"image.tif")
+    (tmp_path/"text.cif").write_text("no structure")
+    assert "text.cif" in refused(capsys, "simulate", tmp_path/"text.cif", "--out", tmp_path/"image.tif")
+
+# ---- predict: exit codes and what is printed
+
+class Answer:
+    "A prediction as the command line sees it."
+    def __init__(self, atoms, explained):
+        from types import SimpleNamespace
+        self.candidates, self.explained = [SimpleNamespace(atoms=atoms, residual=.02, confidence=.9)]*2, explained
+    def write(self, out): (Path(out)/"rank_1.cif").write_text("data_")
+
+@pytest.mark.parametrize("explained, code", [(True, 0), (False, 3)])
+def test_exit_codes(explained, code, mos2, tmp_path, capsys, monkeypatch):
+    from types import SimpleNamespace
+    asked = []
+    def predict(*args, **kwargs): asked.append((args, kwargs)); return Answer(mos2, explained)
+    monkeypatch.setitem(sys.modules, "microscopygpt.predict", SimpleNamespace(predict=predict))
+    assert main(["predict", "scan.tif", "--formula", "MoS2", "--pixel-size", "0.1", "--out", str(tmp_path/"new/out")]) == code
+    out, err = capsys.readouterr()
+    assert asked == [(("scan.tif", "MoS2", .1), dict(prompt=None, k=5, model="compact", relax=None, seed=0))]
+    assert (tmp_path/"new/out/rank_1.cif").exists() and "1  MoS2  a 3.180" in out and str(tmp_path) in out
+    assert err.count("\n") == (not explained)
+
+# ---- predict, from end to end
+
+needs_predict = pytest.mark.skipif(importlib.util.find_spec("microscopygpt.predict") is None, reason="microscopygpt.predict is not built")
+
+@pytest.fixture(scope="module")
+def picture(mos2):
+    "A micrograph of MoS2, (256, 256) from 0 to 1, 0.1 Å/px."
+    from microscopygpt.stem import render
+    return render(mos2, "paper", seed=1)
+
+def _write(path, array):
+    from PIL import Image
+    if path.suffix == ".npy": np.save(path, array)
+    else: Image.fromarray(array).save(path)
+    return path
+
+def _bytes(picture): return (picture*255).round().astype(np.uint8)
+
+def _text(path, _): path.write_text("this is no image, whatever its name says"); return path
+def _truncated(path, p): _write(path, _bytes(p)); path.write_bytes(path.read_bytes()[:300]); return path
+def _some_nan(path, p): p = p.copy(); p[40:44, 50:60] = np.nan; return _write(path, p)
+
+REFUSED = {
+    "missing file": ("none.tif", lambda path, p: path),
+    "a folder": ("folder", lambda path, p: path.mkdir() or path),
+    "not an image": ("text.tif", _text),
+    "empty file": ("empty.png", lambda path, p: path.touch() or path),
+    "truncated": ("cut.png", _truncated),
+    "1 pixel": ("dot.png", lambda path, p: _write(path, np.array([[7]], np.uint8))),
+    "constant": ("flat.png", lambda path, p: _write(path, np.full((256, 256), 80, np.uint8))),
+    "all NaN": ("nan.npy", lambda path, p: _write(path, np.full((256, 256), np.nan, np.float32))),
+    "infinite": ("inf.npy", lambda path, p: _write(path, np.full((256, 256), np.inf, np.float32))),
+    "four dimensions": ("stack.npy", lambda path, p: _write(path, np.zeros((2, 3, 64, 64), np.float32))),
+}
+ANSWERED = {
+    "RGB": ("rgb.png", lambda path, p: _write(path, np.stack([_bytes(p)]*3, -1))),
+    "RGBA": ("rgba.png", lambda path, p: _write(path, np.stack([_bytes(p)]*3 + [np.full(p.shape, 255, np.uint8)], -1))),
+    "16 bit": ("deep.tif", lambda path, p: _write(path, (p*65535).round().astype(np.uint16))),
+    "float": ("float.npy", lambda path, p: _write(path, p)),
+    "8000 x 8000": ("huge.png", lambda path, p: _write(path, np.pad(_bytes(p), 3872, mode="wrap"))),
+}
+
+def predict(image, out, *options): return ["predict", str(image), "--out", str(out), "--k", "2", *options]
+USUAL = ("--formula", "MoS2", "--pixel-size", "0.1")
+
+def answered(out):
+    "The best structure of a finished prediction."
+    from microscopygpt.crystal import read_crystal
+    assert isinstance(json.loads((out/"prediction.json").read_text()), dict) and (out/"report.png").stat().st_size > 1000
+    return read_crystal(out/"rank_1.cif")
+
+@needs_predict
+@pytest.mark.parametrize("case", REFUSED)
+def test_unusable_image(case, picture, tmp_path, capsys):
+    name, make = REFUSED[case]
+    line = refused(capsys, *predict(make(tmp_path/name, picture), tmp_path/"out", *USUAL))
+    assert name in line
+    assert not list((tmp_path/"out").glob("*"))
+
+@needs_predict
+@pytest.mark.parametrize("case", ANSWERED)
+def test_usable_image(case, picture, tmp_path):
+    from microscopygpt.crystal import reduced_formula
+    name, make = ANSWERED[case]
+    assert main(predict(make(tmp_path/name, picture), tmp_path/"out", *USUAL)) == 0
+    best = answered(tmp_path/"out")
+    assert reduced_formula(best) == "MoS2"
+    assert np.sort(best.lattice.abc)[:2] == pytest.approx([3.18, 3.18], rel=.01)
+
+@needs_predict
+@pytest.mark.parametrize("options", [
+    ["--formula", "MoS2", "--pixel-size", "-0.1"], ["--formula", "MoS2", "--pixel-size", "0"],
+    ["--formula", "MoS2", "--pixel-size", "nan"], ["--formula", "MoS2", "--pixel-size", "1e9"], ["--formula", "MoS2", "--pixel-size", "1e-9"],
+    ["--formula", "Xx2", "--pixel-size", "0.1"], ["--formula", "hello world", "--pixel-size", "0.1"], ["--formula", "Mo0.5S", "--pixel-size", "0.1"],
+    ["--model", "/no/such/model", *USUAL]], ids=" ".join)
+def test_unusable_options(options, picture, tmp_path, capsys):
+    refused(capsys, *predict(_write(tmp_path/"scan.png", _bytes(picture)), tmp_path/"out", *options))
+
+@needs_predict
+@pytest.mark.parametrize("case, options, codes", [
+    ("some NaN", USUAL, {0, 2, 3}),
+    ("no pixel size", ("--formula", "MoS2"), {0, 2, 3}),
+    ("contradicting formula", ("--formula", "C", "--pixel-size", "0.1"), {2, 3})], ids=lambda v: v if isinstance(v, str) else "")
+def test_doubtful_input(case, options, codes, picture, tmp_path, capsys):
+    image = _some_nan(tmp_path/"nan.npy", picture) if case == "some NaN" else _write(tmp_path/"scan.png", _bytes(picture))
+    code = main(predict(image, tmp_path/"out", *options))
+    err = capsys.readouterr().err
+    assert code in codes
+    assert err.count("\n") == (0 if code == 0 else 1) and "Traceback" not in err
+    if code != 2: answered(tmp_path/"out")
+
+@needs_predict
+def test_same_seed_same_answer(picture, tmp_path):
+    image = _write(tmp_path/"scan.png", _bytes(picture))
+    for out in ("one", "two"): assert main(predict(image, tmp_path/out, *USUAL, "--seed", "5")) in (0, 3)
+    assert (tmp_path/"one/rank_1.cif").read_text() == (tmp_path/"two/rank_1.cif").read_text()
