@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['LENGTHS', 'ANGLES', 'FRACTIONS', 'HEIGHTS', 'UNITS', 'ChatError', 'NoStructureError', 'TruncatedError',
-           'UnknownElementError', 'DegenerateCellError', 'WrongCompositionError', 'make_prompt', 'prompt_formula',
-           'to_answer', 'length_word', 'angle_word', 'fraction_word', 'height_word', 'formula_words', 'to_compact',
-           'to_messages', 'parse_answer']
+           'CoordinateError', 'UnknownElementError', 'DegenerateCellError', 'WrongCompositionError', 'make_prompt',
+           'prompt_formula', 'to_answer', 'length_word', 'angle_word', 'fraction_word', 'height_word', 'formula_words',
+           'to_compact', 'to_messages', 'parse_answer']
 
-# %% ../nbs/04_chat.ipynb #dcd85c54
+# %% ../nbs/04_chat.ipynb #a3b00072
 import re
 import numpy as np
 from jarvis.core.atoms import Atoms
@@ -16,15 +16,16 @@ from pymatgen.core import Element
 from .crystal import (BRAVAIS, CrystalError, MicroscopyGPTError, Slab, canonical, cell_from_lengths, cell_lengths,
                                    element_order, from_slab, parse_formula, reduced_formula, standardize, to_slab)
 
-# %% ../nbs/04_chat.ipynb #42f8ccb7
+# %% ../nbs/04_chat.ipynb #33f55d32
 class ChatError(MicroscopyGPTError): "Text from which no crystal structure can be read."
 class NoStructureError(ChatError): "The text holds no lattice or no atoms."
 class TruncatedError(ChatError): "The text stops in the middle of a structure."
+class CoordinateError(ChatError): "An atom's coordinates are missing, not finite or far outside the cell."
 class UnknownElementError(ChatError): "The text names something that is not a chemical element."
 class DegenerateCellError(ChatError): "The lattice in the text spans no volume."
 class WrongCompositionError(ChatError): "The atoms in the text do not add up to the formula."
 
-# %% ../nbs/04_chat.ipynb #f2dacc9f
+# %% ../nbs/04_chat.ipynb #009e1c00
 def make_prompt(formula:str, # chemical formula, e.g. "MoS2"
                 bravais:"int|None"=None # index into `BRAVAIS`, when known
                )->str:
@@ -37,10 +38,10 @@ def make_prompt(formula:str, # chemical formula, e.g. "MoS2"
 def prompt_formula(prompt:str # a prompt that names the formula
                   )->str: # reduced formula
     "The formula that a prompt names; raises `FormulaError` when it names none."
-    found = re.search(r"formula\s+(?:is|:)?\s*([^\s,;]+?)[.,;]?(?:\s|$)", prompt or "")
-    return reduced_formula(found.group(1) if found else "")
+    found = re.search(r"\b[Ff]ormula(?: is)?(?: ?:)? ([^ ,;]+)", " ".join((prompt or "").split()))
+    return reduced_formula(found.group(1).rstrip(".") if found else "")
 
-# %% ../nbs/04_chat.ipynb #773f41c6
+# %% ../nbs/04_chat.ipynb #d1d13cc5
 def to_answer(atoms:Atoms)->str:
     "A structure as the paper's answer text: lengths (Å), angles (degrees), `El x y z` fractional, Miller index."
     atoms = standardize(atoms, symprec=0)
@@ -48,7 +49,7 @@ def to_answer(atoms:Atoms)->str:
     lines += [f"{e} " + " ".join(f"{x:.4f}" for x in xyz % 1) for e, xyz in zip(atoms.elements, np.array(atoms.frac_coords))]
     return "\n".join([*lines, "The Miller index is (0 0 1)."])
 
-# %% ../nbs/04_chat.ipynb #09c007a8
+# %% ../nbs/04_chat.ipynb #1121a2db
 LENGTHS = [f"{1.5+.05*i:.2f}" for i in range(571)]    # 1.50 to 30.00 Å
 ANGLES = [f"{88+.5*i:.1f}" for i in range(69)]        # 88.0 to 122.0 degrees
 FRACTIONS = [f"{.01*i:.2f}" for i in range(100)]      # 0.00 to 0.99
@@ -61,7 +62,7 @@ def angle_word(x:float)->str:    "An angle in degrees as a word, e.g. 120.0."; r
 def fraction_word(x:float)->str: "A fraction of the cell as a word, e.g. 0.33."; return FRACTIONS[round(100*x) % 100]
 def height_word(x:float)->str:   "A height in Å as a word, e.g. +1.6.";       return _nearest(x, HEIGHTS, -13, .1)
 
-# %% ../nbs/04_chat.ipynb #2287ce36
+# %% ../nbs/04_chat.ipynb #7b874b44
 def formula_words(formula:str # e.g. "MoS2"
                  )->list: # e.g. ["Mo", "1", "S", "2"]
     "A formula in words, elements in canonical order."
@@ -78,7 +79,7 @@ def to_compact(slab:Slab # in canonical form
     lines += [f"{e} {fraction_word(x)} {fraction_word(y)} {height_word(z)}" for e, (x, y), z in zip(symbols, slab.frac, slab.z)]
     return "\n".join(lines)
 
-# %% ../nbs/04_chat.ipynb #c53aec9b
+# %% ../nbs/04_chat.ipynb #68c8f358
 def to_messages(image, # what the model's processor takes as an image
                 prompt:str,
                 answer:"str|None"=None # the assistant's turn, for training
@@ -88,56 +89,98 @@ def to_messages(image, # what the model's processor takes as an image
     if answer is not None: turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
     return turns
 
-# %% ../nbs/04_chat.ipynb #35b9e46e
-_number = r"[-+]?(?:\d+\.?\d*|\.\d+)(?![\w.])"
+# %% ../nbs/04_chat.ipynb #263b238f
+_noise = re.compile(r"<[^<>\n]{1,40}>|```\w*|[*`,;()\[\]{}|°Å]|\b(?:angstroms?|deg(?:rees?)?)\b|\b(?:(?:lengths?|angles?)[^\n\d=:]{0,20}|(?:alpha|beta|gamma|[abc])\s{0,3})[=:]", re.I)
+_signs = str.maketrans({"\r": "\n", "\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{ANGSTROM SIGN}": " "})
+
+def _clean(text):
+    "Text without special tokens, fences, bold marks, separators, units and labels."
+    return _noise.sub(" ", str(text or "")[:50_000].translate(_signs))
+
+# %% ../nbs/04_chat.ipynb #7b342651
+_number = r"[-+]?(?:\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|(?i:nan|inf))(?!\w|\.\w)"
 _numbers = lambda n: r"\s+".join([f"({_number})"]*n)
-_paper_lattice = re.compile(rf"(?<![\w.]){_numbers(3)}\s+{_numbers(3)}(?=\s|$)")
-_compact_lattice = re.compile(rf"\bx(\d+)\s+{_numbers(3)}(?=\s|$)")
+_paper_lattice = re.compile(rf"(?<![\w.+-])(?={_numbers(6)})")
+_compact_lattice = re.compile(rf"\bx(\d+)\s+{_numbers(3)}")
 _atom = re.compile(rf"\s*([A-Za-z]{{1,3}})\s+{_numbers(3)}")
-_noise = re.compile(r"<\|?[^<>]*\|?>|```\w*|[*`,;]")
 
-def _read_atoms(text):
-    "The run of atom lines at the start of a text, and what follows it."
-    symbols, coords, at = [], [], 0
+def _find_lattice(text):
+    "The first lattice that an atom follows, else the first: whether it is compact, its numbers, and where it ends."
+    heads = [(m.start(), True, m) for m in _compact_lattice.finditer(text)] + [(m.start(), False, m) for m in _paper_lattice.finditer(text)]
+    heads = [(compact, m.groups(), m.end(m.lastindex)) for _, compact, m in sorted(heads, key=lambda head: head[0])]
+    return next((head for head in heads if _atom.match(text, head[2])), heads[0] if heads else None)
+
+def _read_atoms(text, at):
+    "The run of atoms that starts at a place in a text, as symbols and number words, and what follows it."
+    symbols, words = [], []
     while found := _atom.match(text, at):
-        symbols.append(found.group(1)); coords.append([float(x) for x in found.groups()[1:]]); at = found.end()
-    return symbols, np.array(coords).reshape(-1, 3), text[at:]
+        symbols.append(found.group(1).capitalize()); words.append(found.groups()[1:]); at = found.end()
+    return symbols, words, text[at:]
 
-# %% ../nbs/04_chat.ipynb #398dc3de
-_cut = re.compile(rf"\s*[A-Z][a-z]?(?:\s+{_number}){{0,2}}\s*\Z|\s*[A-Z][a-z]?(?:\s+{_number})*\s+[-+]?\d*\.\Z")
+# %% ../nbs/04_chat.ipynb #3d52a87e
+_cut_atom = re.compile(rf"\s*[A-Z][a-z]?(?:\s+{_number}){{0,2}}(?:\s+[-+]?\d*\.?)?\s*\Z")
+_cut_lattice = re.compile(rf"(?:\bx\d+(?:\s+{_number}){{0,2}}|\n\s*{_number}(?:\s+{_number}){{2,4}})(?:\s+[-+]?\d*\.?)?\s*\Z")
+_broken_atom = re.compile(rf"\s*([A-Z][a-z]?)((?:\s+{_number}){{1,2}})\s")
 
-def _check(symbols, rest, formula):
+def _decimals(word): return len(word.partition(".")[2])
+
+def _cut_number(words, rest, is_compact):
+    "Whether the text stops in the middle of the last height."
+    if rest or not words or "e" in words[-1][2].lower(): return False
+    others = {1} if is_compact else {_decimals(w) for w in [w[2] for w in words[:-1]] or words[-1][:2]}
+    return words[-1][2].endswith(".") or len(others) == 1 and _decimals(words[-1][2]) < min(others)
+
+# %% ../nbs/04_chat.ipynb #40d5841a
+_elements = {e.symbol for e in Element}
+
+def _check(symbols, words, rest, formula, units):
+    "Raise what is wrong with the atoms of an answer; `units` is None in the paper's form."
     for symbol in symbols:
-        if not Element.is_valid_symbol(symbol): raise UnknownElementError(f"The answer names {symbol!r}, which is not a chemical element.")
-    if _cut.match(rest) and rest.strip(): raise TruncatedError(f"The answer stops in the middle of an atom: {rest.strip()!r}. Allow more tokens.")
+        if symbol not in _elements: raise UnknownElementError(f"The answer names {symbol!r}, which is not a chemical element.")
+    want, have, tail = parse_formula(formula) if formula is not None else {}, {s: symbols.count(s) for s in dict.fromkeys(symbols)}, " ".join(rest.split())
+    k = units or (len(symbols)/sum(want.values()) if want else 0)
+    whole = bool(symbols) and have == {e: k*n for e, n in want.items()}
+    cut = _cut_number(words, rest, units is not None) or tail and _cut_atom.match(rest) and (not whole or tail.split()[0] in have)
+    if cut: raise TruncatedError(f"The answer stops in the middle of an atom: {' '.join([symbols[-1], *words[-1]]) if not tail else tail[:60]!r}. Allow more tokens.")
     if not symbols: raise NoStructureError("The answer has a lattice but no atoms.")
-    if formula is None: return
-    want, have = parse_formula(formula), {s: symbols.count(s) for s in symbols}
-    units = len(symbols)/sum(want.values())
-    if any(have.get(e, 0) != units*n for e, n in want.items()): raise WrongCompositionError(f"The answer's atoms, {''.join(f'{e}{n}' for e, n in have.items())}, are not a whole number of {formula} units.")
+    if whole: return
+    if broken := _broken_atom.match(rest): raise CoordinateError(f"The answer's atom {' '.join(broken.group().split())[:60]!r} has no three coordinates.")
+    if not want: return
+    named, formula = "".join(f"{e}{n}" for e, n in have.items()), reduced_formula(formula)
+    if not tail and all(have[e] <= (units or 1)*want.get(e, 0) for e in have):
+        raise TruncatedError(f"The answer stops after {named}, short of {units or 1} {formula}. Allow more tokens.")
+    raise WrongCompositionError(f"The answer's atoms, {named[:60]}, are not {units or 'a whole number of'} {formula} unit{'' if units == 1 else 's'}.")
 
-# %% ../nbs/04_chat.ipynb #3114e82a
+# %% ../nbs/04_chat.ipynb #77eb4155
 def _cell_3d(lengths, angles):
+    if not all(1.5 <= x <= 1000 for x in lengths) or not all(15 <= x <= 165 for x in angles): raise DegenerateCellError(
+        f"The answer's cell is degenerate: lengths {' '.join(f'{x:g}' for x in lengths)} Å, angles {' '.join(f'{x:g}' for x in angles)}.")
     a, b, c = lengths; ca, cb, cg = np.cos(np.radians(angles)); sg = np.sin(np.radians(angles[2]))
-    if min(lengths) < .5 or abs(sg) < .05: raise DegenerateCellError(f"The answer's cell is degenerate: lengths {lengths} Å, angles {angles}.")
     cx, cy = c*cb, c*(ca - cb*cg)/sg
-    if c*c - cx*cx - cy*cy < .25: raise DegenerateCellError(f"The answer's angles {angles} do not close to a cell.")
+    if c*c - cx*cx - cy*cy < .25: raise DegenerateCellError(f"The answer's angles {' '.join(f'{x:g}' for x in angles)} do not close to a cell.")
     return np.array([[a, 0, 0], [b*cg, b*sg, 0], [cx, cy, np.sqrt(c*c - cx*cx - cy*cy)]])
 
+def _coordinates(symbols, words, limits):
+    coords = np.array(words, float)
+    for symbol, row, far in zip(symbols, words, ~(np.abs(coords) <= limits).all(1)):
+        if far: raise CoordinateError(f"The answer's atom {' '.join([symbol, *row])[:60]!r} has coordinates that are no fractions of the cell.")
+    return coords
+
+# %% ../nbs/04_chat.ipynb #df3bc013
 def parse_answer(text:str, # a model's answer in the paper's form or the compact dialect
                  formula:"str|None"=None # what the atoms must add up to
                 )->Atoms:
     "Read the first crystal structure in a text; raises a `ChatError` that says what is missing or wrong."
-    text = _noise.sub(" ", str(text or "").replace("\r", "\n"))
-    compact, paper = _compact_lattice.search(text), _paper_lattice.search(text)
-    if not (compact or paper): raise NoStructureError("The answer holds no lattice: expected three lengths and three angles, then one line per atom.")
-    is_compact = compact is not None and (paper is None or compact.start() <= paper.start())
-    head = compact if is_compact else paper
-    symbols, coords, rest = _read_atoms(text[head.end():])
-    _check(symbols, rest, formula)
-    values = [float(x) for x in head.groups()]
+    text = _clean(text)
+    head = _find_lattice(text)
+    if head is None and _cut_lattice.search(("\n" + text)[-200:]): raise TruncatedError("The answer stops in the middle of the lattice. Allow more tokens.")
+    if head is None: raise NoStructureError("The answer holds no lattice: expected three lengths and three angles, then one line per atom.")
+    is_compact, values, end = head
+    values, (symbols, words, rest) = [float(x) for x in values], _read_atoms(text, end)
+    _check(symbols, words, rest, formula, int(min(values[0], 1000)) if is_compact else None)
     if is_compact:
         a, b, gamma = values[1:]
         _cell_3d([a, b, 10.], [90., 90., gamma])
+        coords = _coordinates(symbols, words, [2, 2, 100])
         return from_slab(Slab(cell_from_lengths(a, b, gamma), coords[:, :2], coords[:, 2], np.array([Element(s).Z for s in symbols])))
-    return Atoms(lattice_mat=_cell_3d(values[:3], values[3:]), coords=coords, elements=symbols, cartesian=False)
+    return Atoms(lattice_mat=_cell_3d(values[:3], values[3:]), coords=_coordinates(symbols, words, 2), elements=symbols, cartesian=False)

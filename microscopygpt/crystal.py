@@ -8,7 +8,7 @@ __all__ = ['BRAVAIS', 'MicroscopyGPTError', 'CrystalError', 'FormulaError', 'par
            'space_group', 'element_order', 'equivalent_bases', 'canonical', 'Comparison', 'compare', 'read_crystal',
            'write_crystal']
 
-# %% ../nbs/00_crystal.ipynb #8aca5933
+# %% ../nbs/00_crystal.ipynb #b7ca06e5
 import itertools, re, warnings
 from dataclasses import dataclass
 from math import gcd
@@ -20,12 +20,12 @@ from jarvis.core.atoms import Atoms
 from pymatgen.core import Composition, Element
 from pymatgen.analysis.structure_matcher import StructureMatcher
 
-# %% ../nbs/00_crystal.ipynb #0c82ba08
+# %% ../nbs/00_crystal.ipynb #cbd93d46
 class MicroscopyGPTError(ValueError): "Base of every error that this library raises on purpose."
 class CrystalError(MicroscopyGPTError): "A structure that is not a usable two-dimensional crystal."
 class FormulaError(MicroscopyGPTError): "A chemical formula that cannot be read."
 
-# %% ../nbs/00_crystal.ipynb #4d3df3be
+# %% ../nbs/00_crystal.ipynb #78b5cb83
 _subscripts = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 
 def parse_formula(text:str # chemical formula, e.g. "MoS2"
@@ -33,23 +33,24 @@ def parse_formula(text:str # chemical formula, e.g. "MoS2"
     "Read a chemical formula; raises `FormulaError` when it is empty, malformed or names an unknown element."
     formula = "".join(str(text or "").translate(_subscripts).split())
     if not formula: raise FormulaError("The formula is empty: give one such as MoS2.")
-    if not re.fullmatch(r"[A-Za-z0-9().\[\]]+", formula): raise FormulaError(f"{text!r} is not a chemical formula: use element symbols and numbers, as in MoS2.")
+    shown = repr(formula if len(formula) < 50 else formula[:47] + "...")
+    if not re.fullmatch(r"[A-Za-z0-9().\[\]]+", formula): raise FormulaError(f"{shown} is not a chemical formula: use element symbols and numbers, as in MoS2.")
     for symbol in re.findall(r"[A-Z][a-z]*|[a-z]+", formula):
-        if not Element.is_valid_symbol(symbol): raise FormulaError(f"{symbol!r} in {text!r} is not a chemical element: check the capitals, as in MoS2.")
+        if not Element.is_valid_symbol(symbol): raise FormulaError(f"{symbol[:20]!r} in {shown} is not a chemical element: check the capitals, as in MoS2.")
     try: counts = Composition(formula).get_el_amt_dict()
-    except ValueError as e: raise FormulaError(f"{text!r} is not a chemical formula: use element symbols and numbers, as in MoS2.") from e
-    if not counts or any(n < 1 or n != int(n) for n in counts.values()): raise FormulaError(f"{text!r} has fractional or zero counts: give whole numbers, as in MoS2.")
+    except ValueError as e: raise FormulaError(f"{shown} is not a chemical formula: use element symbols and numbers, as in MoS2.") from e
+    if not counts or any(n < 1 or n % 1 != 0 for n in counts.values()): raise FormulaError(f"{shown} has fractional or zero counts: give whole numbers, as in MoS2.")
     divisor = reduce(gcd, map(int, counts.values()))
     return {element: int(n)//divisor for element, n in counts.items()}
 
-# %% ../nbs/00_crystal.ipynb #54c369c7
+# %% ../nbs/00_crystal.ipynb #cd5b9ee1
 def reduced_formula(what:"Atoms|str" # a structure or a formula
                    )->str:
     "The reduced formula as pymatgen writes it."
     counts = parse_formula(what) if isinstance(what, str) else what.composition.to_dict()
     return Composition(counts).reduced_formula
 
-# %% ../nbs/00_crystal.ipynb #34d80970
+# %% ../nbs/00_crystal.ipynb #be0c2a7a
 class Slab(NamedTuple):
     "A two-dimensional crystal in arrays."
     cell: np.ndarray    # (2, 2) in Å, rows a and b
@@ -71,11 +72,12 @@ def cell_from_lengths(a:float, # Å
     g = np.radians(gamma)
     return np.array([[a, 0.], [b*np.cos(g), b*np.sin(g)]])
 
-# %% ../nbs/00_crystal.ipynb #56a3c8c6
+# %% ../nbs/00_crystal.ipynb #c8e50778
 def reduce_cell(cell:np.ndarray # (2, 2) in Å
                )->tuple: # (reduced cell (2, 2), H (2, 2) integers with reduced = H @ cell)
     "Gauss-reduce a two-dimensional cell to a <= b and 90 <= gamma <= 120."
     cell, H = np.array(cell, float), np.eye(2, dtype=int)
+    if not np.isfinite(cell).all(): raise CrystalError("The in-plane cell holds numbers that are not finite. Check the lattice vectors.")
     if abs(np.linalg.det(cell)) < 0.5: raise CrystalError(f"The in-plane cell is degenerate: its area is {abs(np.linalg.det(cell)):.3f} Å². Check the lattice vectors.")
     while True:
         if cell[0]@cell[0] > cell[1]@cell[1] + 1e-9: cell, H = cell[::-1], H[::-1]
@@ -85,7 +87,7 @@ def reduce_cell(cell:np.ndarray # (2, 2) in Å
     if cell[0]@cell[1] > 1e-9: M = np.diag([1, -1]); cell, H = M@cell, M@H
     return cell, H
 
-# %% ../nbs/00_crystal.ipynb #91e6e305
+# %% ../nbs/00_crystal.ipynb #18b4c8a3
 def _vacuum(lattice, frac):
     "Axis with the widest empty gap, its width in Å, and the fractional coordinate where the slab starts."
     best = (-1., 2, 0.)
@@ -95,14 +97,20 @@ def _vacuum(lattice, frac):
         if gaps[i]*height > best[0] + 1e-3: best = gaps[i]*height, axis, f[(i+1) % len(f)]
     return best
 
+def _arrays(atoms):
+    "Lattice (3, 3), fractional coordinates (n, 3) and atomic numbers (n,) of a structure that is fit to use."
+    unknown = [e for e in atoms.elements if not Element.is_valid_symbol(e)]
+    if unknown: raise CrystalError(f"The structure names {unknown[0]!r}, which is not a chemical element.")
+    lattice, frac = np.array(atoms.lattice_mat, float), np.array(atoms.frac_coords, float).reshape(-1, 3)
+    if not len(frac): raise CrystalError("The structure has no atoms.")
+    if not np.isfinite(lattice).all() or not np.isfinite(frac).all(): raise CrystalError("The structure holds numbers that are not finite.")
+    if abs(np.linalg.det(lattice)) < 1e-3: raise CrystalError("The cell is degenerate: its volume is zero.")
+    return lattice, frac, np.array([Element(e).Z for e in atoms.elements])
+
 def to_slab(atoms:Atoms # a slab with vacuum along one axis
            )->Slab:
     "Split a structure into what is seen, the plane, and what is not, z."
-    lattice, frac = np.array(atoms.lattice_mat, float), np.array(atoms.frac_coords, float)
-    numbers = np.array(atoms.atomic_numbers, int)
-    if not len(numbers): raise CrystalError("The structure has no atoms.")
-    if not np.isfinite(lattice).all() or not np.isfinite(frac).all(): raise CrystalError("The structure holds numbers that are not finite.")
-    if abs(np.linalg.det(lattice)) < 1e-3: raise CrystalError("The cell is degenerate: its volume is zero.")
+    lattice, frac, numbers = _arrays(atoms)
     _, axis, start = _vacuum(lattice, frac)
     order = [axis-2, axis-1, axis]
     lattice, frac = lattice[order], frac[:, order].copy()
@@ -113,7 +121,7 @@ def to_slab(atoms:Atoms # a slab with vacuum along one axis
     cell, _ = reduce_cell(lattice[:2]@plane)
     return Slab(cell, (xyz@plane@np.linalg.inv(cell)) % 1, z - (z.max()+z.min())/2, numbers)
 
-# %% ../nbs/00_crystal.ipynb #0b7e0164
+# %% ../nbs/00_crystal.ipynb #55dbad44
 def from_slab(slab:Slab,
               vacuum:float=15. # Å between the slab and its next image
              )->Atoms: # c along z, slab centred at c/2
@@ -124,7 +132,7 @@ def from_slab(slab:Slab,
     centred = slab.z - (slab.z.max()+slab.z.min())/2
     return Atoms(lattice_mat=lattice, coords=np.c_[slab.frac % 1, centred/c + .5], elements=[Element.from_Z(int(n)).symbol for n in slab.numbers], cartesian=False)
 
-# %% ../nbs/00_crystal.ipynb #da58e30e
+# %% ../nbs/00_crystal.ipynb #d6b967e5
 def standardize(atoms:Atoms,
                 symprec:float=.05 # Å, tolerance of the search for the primitive cell; 0 keeps the cell
                )->Atoms:
@@ -138,7 +146,7 @@ def standardize(atoms:Atoms,
             if abs(np.ptp(to_slab(smaller).z) - np.ptp(slab.z)) < .2: return smaller
     return std
 
-# %% ../nbs/00_crystal.ipynb #4a44d4d6
+# %% ../nbs/00_crystal.ipynb #af93b869
 BRAVAIS = ("hexagonal", "square", "rectangular", "rhombic", "oblique")
 
 def bravais_2d(cell:"np.ndarray|Atoms", # (2, 2) cell in Å, or a structure
@@ -155,15 +163,16 @@ def bravais_2d(cell:"np.ndarray|Atoms", # (2, 2) cell in Å, or a structure
     centred = abs(cell[0]@cell[1]/(a*a) + .5) < length_tol
     return 3 if centred else 4
 
-# %% ../nbs/00_crystal.ipynb #d7d6ef70
+# %% ../nbs/00_crystal.ipynb #32dc851c
 def space_group(atoms:Atoms,
                 symprec:float=.1 # Å
                )->int: # space group number, 0 when spglib finds none
     "Space group number of a slab (spglib)."
-    data = spglib.get_symmetry_dataset((np.array(atoms.lattice_mat), np.array(atoms.frac_coords), list(atoms.atomic_numbers)), symprec=symprec)
+    lattice, frac, numbers = _arrays(atoms)
+    data = spglib.get_symmetry_dataset((lattice, frac % 1, numbers), symprec=symprec)
     return int(data.number) if data is not None else 0
 
-# %% ../nbs/00_crystal.ipynb #1e040082
+# %% ../nbs/00_crystal.ipynb #63d551ad
 def element_order(counts:dict # symbol -> count
                  )->list: # symbols
     "Order in which a composition's elements are listed: rarest first, then the more electropositive."
@@ -184,7 +193,7 @@ def equivalent_bases(cell:np.ndarray, # (2, 2) reduced, Å
     same = (np.abs(new[:, 0]/old[0] - 1) < length_tol) & (np.abs(new[:, 1]/old[1] - 1) < length_tol) & (np.abs(angle) < angle_tol)
     return _unimodular[same]
 
-# %% ../nbs/00_crystal.ipynb #338b6c3a
+# %% ../nbs/00_crystal.ipynb #d3f27327
 def canonical(slab:Slab, # with a reduced cell
              )->Slab:
     "The one description of a crystal: smallest coordinates over equivalent axes, both sides and all origins."
@@ -202,7 +211,7 @@ def canonical(slab:Slab, # with a reduced cell
             if best is None or key < best[0]: best = key, Slab(M@slab.cell, f[i] % 1, side*slab.z[i], slab.numbers[i])
     return best[1]
 
-# %% ../nbs/00_crystal.ipynb #737bb4f5
+# %% ../nbs/00_crystal.ipynb #96eeefde
 @dataclass
 class Comparison:
     "How a proposed crystal compares with the true one; distances are nan where the two cannot be matched."
@@ -219,7 +228,7 @@ class Comparison:
     dgamma: float = np.nan # error of gamma, degrees
     failure: str = "missing" # why it is not solved, "" when it is
 
-# %% ../nbs/00_crystal.ipynb #9cf7d822
+# %% ../nbs/00_crystal.ipynb #ca147011
 _loose = dict(ltol=.3, stol=.5, angle_tol=10, primitive_cell=False)
 _hit, _match_abs = StructureMatcher(scale=True, **_loose), StructureMatcher(scale=False, **_loose)
 
@@ -237,11 +246,13 @@ def _displacements(stol, truth, guess):
     d -= d.mean(0)
     return float(np.sqrt((d[:, :2]**2).sum(1).mean())), float(np.sqrt((d[:, 2]**2).mean()))
 
-# %% ../nbs/00_crystal.ipynb #fb0a6c5f
+# %% ../nbs/00_crystal.ipynb #dadeac8d
 def _flat(structure):
+    "The structure pressed into its plane, in a cell 15 Å high."
     flat = structure.copy()
     for i, site in enumerate(flat): flat[i] = site.specie, [*site.frac_coords[:2], .5]
-    return flat
+    matrix = flat.lattice.matrix.copy(); matrix[2] *= 15/np.linalg.norm(matrix[2])
+    return type(flat)(matrix, flat.species, flat.frac_coords)
 
 def _why_not(truth, guess, solved, matcher, da, db, dgamma):
     "The failure class of a pair with the same formula (section 3 of the score definitions)."
@@ -270,7 +281,7 @@ def compare(truth:Atoms,
     return Comparison(solved, bool(rmsd <= .1), bool(_hit.fit(t, g)), bool(_match_abs.fit(t, g)), same_group, float(rmsd), xy, z, *lattice,
                       _why_not(t, g, solved, matcher, *lattice))
 
-# %% ../nbs/00_crystal.ipynb #b1d513d5
+# %% ../nbs/00_crystal.ipynb #1112f1a5
 def _ase_format(path):
     path = Path(path)
     if path.suffix.lower() == ".cif": return "cif"
@@ -278,6 +289,18 @@ def _ase_format(path):
     if path.suffix.lower() in (".vasp", ".poscar") or path.name.upper().startswith(("POSCAR", "CONTCAR")): return "vasp"
     raise CrystalError(f"{path.name}: unknown structure format. Use .cif, .vasp (or POSCAR...), or .extxyz.")
 
+def _cut_short(text, kind):
+    "Whether a file announces more atoms than it holds: ASE would wait for them for ever, or make them up."
+    lines = text.splitlines()
+    if kind == "cif": return False
+    if kind == "extxyz": return any(float(line) > len(lines) for line in lines if re.fullmatch(r"\s*\d+\s*", line))
+    counts = next((i for i, line in enumerate(lines[:7]) if i > 4 and re.fullmatch(r"\s*\d[\d\s]*", line)), None)
+    if counts is None: return False
+    n = sum(map(float, lines[counts].split()))
+    coords = [line.split() for line in lines[counts+1:] if re.match(r"\s*[-+.\d]", line)]
+    return n > len(coords) or any(len(xyz) < 3 for xyz in coords[:int(n)])
+
+# %% ../nbs/00_crystal.ipynb #146cc617
 def read_crystal(path:"str|Path" # .cif, .vasp/POSCAR*, .extxyz
                 )->Atoms:
     "Read a structure file."
@@ -285,20 +308,27 @@ def read_crystal(path:"str|Path" # .cif, .vasp/POSCAR*, .extxyz
     path, kind = Path(path), _ase_format(path)
     if not path.is_file(): raise CrystalError(f"{path}: no such file.")
     try:
+        if _cut_short(path.read_text(errors="replace"), kind): raise EOFError("it announces more atoms than it holds.")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             atoms = read(path, format=kind)
-    except Exception as e: raise CrystalError(f"{path.name} cannot be read as {kind}: {type(e).__name__}: {e}".splitlines()[0]) from e
-    if not len(atoms) or abs(atoms.cell.volume) < 1e-3: raise CrystalError(f"{path.name} holds no crystal: it has {len(atoms)} atoms and a cell of {abs(atoms.cell.volume):.3g} Å³.")
-    return Atoms(lattice_mat=atoms.cell.array, coords=atoms.get_scaled_positions(), elements=atoms.get_chemical_symbols(), cartesian=False)
+        atoms = Atoms(lattice_mat=atoms.cell.array, coords=atoms.get_scaled_positions(), elements=atoms.get_chemical_symbols(), cartesian=False)
+        _arrays(atoms)
+    except Exception as e:
+        raise CrystalError(f"{path.name} holds no crystal that can be read as {kind}: {' '.join(str(e).split())[:150] or 'it is empty, cut short or something else.'}") from e
+    return atoms
 
+# %% ../nbs/00_crystal.ipynb #45657ccc
 def write_crystal(atoms:Atoms,
                   path:"str|Path" # .cif, .vasp/POSCAR*, .extxyz
                  )->Path:
-    "Write a structure file; a CIF carries the symmetry that spglib finds at 0.01 Å."
+    "Write a structure file, axes and atoms as they are: c stays the direction of the vacuum."
     path, kind = Path(path), _ase_format(path)
-    if kind == "cif":
-        from pymatgen.io.cif import CifWriter
-        path.write_text(str(CifWriter(atoms.pymatgen_converter(), symprec=.01)))
-    else: atoms.ase_converter().write(path, format=kind, **({"direct": True, "sort": True} if kind == "vasp" else {}))
+    _arrays(atoms)
+    try:
+        if kind == "cif":
+            from pymatgen.io.cif import CifWriter
+            path.write_text(str(CifWriter(atoms.pymatgen_converter())))
+        else: atoms.ase_converter().write(path, format=kind, **({"direct": True, "sort": True} if kind == "vasp" else {}))
+    except OSError as e: raise CrystalError(f"{path} cannot be written: {e.strerror}.") from e
     return path

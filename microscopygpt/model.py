@@ -7,7 +7,7 @@ __all__ = ['ELEMENTS', 'COUNTS', 'SPECIAL', 'VOCABULARY', 'ModelError', 'compact
            'CellEncoder', 'CompactModel', 'cell_image', 'prompt_words', 'look', 'AnswerGrammar', 'Answer', 'CompactVLM',
            'weights_folder', 'load_model']
 
-# %% ../nbs/06_model.ipynb #a5455cc2
+# %% ../nbs/06_model.ipynb #92bd8c93
 import json, warnings
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,14 +20,15 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import LogitsProcessor, LogitsProcessorList, MBartConfig, MBartForConditionalGeneration, PreTrainedTokenizerFast
+from transformers.utils import logging
 from .crystal import MicroscopyGPTError, cell_lengths, equivalent_bases, reduce_cell
 from .chat import (ANGLES, FRACTIONS, HEIGHTS, LENGTHS, UNITS, angle_word, formula_words, length_word, prompt_formula)
-from .lattice import fold
+from .lattice import Observation, fold
 
-# %% ../nbs/06_model.ipynb #c11a6428
+# %% ../nbs/06_model.ipynb #3b6a039d
 class ModelError(MicroscopyGPTError): "A model that cannot be found, loaded or asked."
 
-# %% ../nbs/06_model.ipynb #f51654bc
+# %% ../nbs/06_model.ipynb #d8f1dce8
 ELEMENTS = [Element.from_Z(z).symbol for z in range(1, 104)]
 COUNTS = [str(i) for i in range(1, 41)]
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
@@ -39,7 +40,7 @@ def compact_tokenizer()->PreTrainedTokenizerFast:
     words = Tokenizer(WordLevel(_id, unk_token="<unk>")); words.pre_tokenizer = WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>", padding_side="right")
 
-# %% ../nbs/06_model.ipynb #c19c51b1
+# %% ../nbs/06_model.ipynb #6fdb5a46
 def _waves(values, periods):
     phase = 2*np.pi*np.asarray(values)[:, None]/np.asarray(periods)
     return np.concatenate([np.sin(phase), np.cos(phase)], 1)
@@ -64,7 +65,7 @@ def word_features()->np.ndarray: # (vocabulary, features)
         out[rows, column:column+k] = block; out[rows, column+k] = 1; column += k + 1
     return out
 
-# %% ../nbs/06_model.ipynb #85bd665c
+# %% ../nbs/06_model.ipynb #0c662bc4
 class CompactConfig(MBartConfig):
     "Configuration of the compact model: an encoder-decoder transformer whose encoder also reads the folded cell."
     model_type = "microscopygpt_compact"
@@ -84,7 +85,7 @@ class CellEncoder(nn.Module):
         self.position = nn.Parameter(torch.randn(shape[0]//4*shape[1]//4, d)*.02)
     def forward(self, x): return self.net(x).flatten(2).transpose(1, 2) + self.position
 
-# %% ../nbs/06_model.ipynb #b7f5c664
+# %% ../nbs/06_model.ipynb #c5aab1d8
 class CompactModel(MBartForConditionalGeneration):
     "Micrograph (folded cell) and prompt words in, structure words out; 'generate', caching, saving and peft are transformers' own."
     config_class = CompactConfig
@@ -122,7 +123,7 @@ class CompactModel(MBartForConditionalGeneration):
         encoder_outputs = self.model.encoder(inputs_embeds=inputs_embeds, attention_mask=mask)
         return super().generate(encoder_outputs=encoder_outputs, attention_mask=mask, **kw)
 
-# %% ../nbs/06_model.ipynb #a7b04cbf
+# %% ../nbs/06_model.ipynb #64503513
 def cell_image(folded:np.ndarray # (..., na, nb) folded cells
               )->np.ndarray: # (..., 2, na, nb) float32
     "Two channels of a folded cell, brightest point at the origin: intensity and its square root, each standardised."
@@ -137,7 +138,7 @@ def cell_image(folded:np.ndarray # (..., na, nb) folded cells
     both = (both - both.mean((2, 3), keepdims=True))/(both.std((2, 3), keepdims=True) + 1e-6)
     return both.reshape(*x.shape[:-2], 2, na, nb).astype(np.float32)
 
-# %% ../nbs/06_model.ipynb #b274c6bf
+# %% ../nbs/06_model.ipynb #0697d719
 def prompt_words(formula:str, # e.g. "MoS2"
                  cell:"np.ndarray|None"=None # (2, 2) Å, as measured; None when there is no image
                 )->list:
@@ -147,7 +148,7 @@ def prompt_words(formula:str, # e.g. "MoS2"
     a, b, gamma = cell_lengths(cell)
     return [*words, length_word(a), length_word(b), angle_word(gamma)]
 
-def look(observation, # an `Observation`
+def look(observation:Observation,
          cell:np.ndarray, # (2, 2) Å, the measured cell or a multiple of it
          shape:tuple=(24, 32))->np.ndarray: # (2, 24, 32)
     "The micrograph folded into a cell, as the model sees it."
@@ -157,7 +158,7 @@ def look(observation, # an `Observation`
     keep = (np.abs(hk[:, 0]) < shape[0]//2) & (np.abs(hk[:, 1]) < shape[1]//2)
     return cell_image(fold(hk[keep], c[keep], shape))
 
-# %% ../nbs/06_model.ipynb #cf1e4ebc
+# %% ../nbs/06_model.ipynb #15de63ad
 def _ids(words): return torch.tensor([_id[w] for w in words])
 _slots = {"unit": _ids(UNITS), "length": _ids(LENGTHS), "angle": _ids(ANGLES), "fraction": _ids(FRACTIONS), "height": _ids(HEIGHTS)}
 
@@ -183,7 +184,7 @@ class AnswerGrammar(LogitsProcessor):
             ids = self.allowed(tokens); masked[row, ids] = scores[row, ids]
         return masked
 
-# %% ../nbs/06_model.ipynb #3e58b7d3
+# %% ../nbs/06_model.ipynb #65e7e783
 @dataclass
 class Answer:
     "One answer of a model."
@@ -201,7 +202,7 @@ class CompactVLM:
         words = [" ".join(prompt_words(formula, None if v is None else v[1])) for v in views]
         return dict(pixel_values=torch.from_numpy(np.array(pixels)), **self.tokenizer(words, return_tensors="pt", padding=True, return_token_type_ids=False))
 
-    def generate(self, observation, # `Observation`, or None for a blank image
+    def generate(self, observation:"Observation|None", # None for a blank image
                  prompt:str, # names the formula
                  n:int=32, # answers
                  seed:int=0, temperature:float=1.)->list: # of `Answer`
@@ -223,7 +224,7 @@ class CompactVLM:
         cells = [lattice.cell]*(n - n//3*bool(larger)) + larger*(n//3)
         return [(observation, bases[rng.integers(len(bases))]@cell) for cell in cells for bases in [equivalent_bases(cell, .015, 1.)]]
 
-# %% ../nbs/06_model.ipynb #439dc9e6
+# %% ../nbs/06_model.ipynb #ea9331b0
 def weights_folder(): return Path(__file__).parent/"weights"
 
 def load_model(name:"str|Path"="compact" # "compact", or a folder written by training
@@ -238,5 +239,7 @@ def load_model(name:"str|Path"="compact" # "compact", or a folder written by tra
 
 @lru_cache(maxsize=2)
 def _load_compact(folder):
+    logging.disable_progress_bar()
     try: return CompactVLM(CompactModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager"), PreTrainedTokenizerFast.from_pretrained(folder))
     except (OSError, ValueError, RuntimeError, SafetensorError) as e: raise ModelError(f"The model in {folder} cannot be read ({type(e).__name__}): copy or train it again.") from e
+    finally: logging.enable_progress_bar()

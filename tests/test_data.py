@@ -1,0 +1,225 @@
+"The split leaks nothing, files come back as they went, and a dataset survives interruption to the last byte."
+import hashlib, json, warnings
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from microscopygpt import data
+from microscopygpt.crystal import Slab, cell_from_lengths, compare, from_slab, write_crystal
+from microscopygpt.data import (SOURCES, ChatDataset, DataError, DatasetFolder, build_dataset, example, have_database, load_crystals, load_entries, load_folder,
+                                read_crystals, save_crystals, split_crystals, split_of, to_crystal)
+from microscopygpt.cli import main
+
+databases = pytest.mark.skipif(not all(map(have_database, SOURCES)), reason="JARVIS-DFT 2D and C2DB are not on this machine: set MICROSCOPYGPT_DATA to their folder")
+
+
+def mx2(metal, other, a=3.2):
+    return from_slab(Slab(cell_from_lengths(a, a, 120), np.array([[0, 0], [1/3, 2/3], [1/3, 2/3]]), np.array([0, 1.6, -1.6]), np.array([metal, other, other])))
+
+
+@pytest.fixture(scope="module")
+def crystals():
+    "Twenty of one family, enough for all sides of the split"
+    return [to_crystal(mx2(m, x), f"{m}-{x}", "family") for m in (22, 23, 40, 41, 42, 72, 73, 74, 46, 78) for x in (16, 34)]
+
+
+def files(folder): return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+# ---- the split
+
+@pytest.mark.parametrize("formula, reduced", [("MoS2", "MoS2"), ("S2Mo", "MoS2"), ("Mo4S8", "MoS2"), ("MoS₂", "MoS2"), ("BN", "BN"), ("InSe", "InSe"), ("In2Se2", "InSe"), ("C", "C"), ("CrI3", "CrI3")])
+def test_split_is_the_hash_of_the_reduced_formula(formula, reduced):
+    tenth = int(hashlib.sha256(reduced.encode()).hexdigest(), 16) % 10
+    assert split_of(formula) == ("test" if tenth == 0 else "validation" if tenth == 1 else "train")
+
+
+def test_paper_split_is_a_fixed_random_tenth(crystals):
+    sides = split_crystals(crystals, "paper")
+    assert {s: len(c) for s, c in sides.items()} == {"train": 18, "test": 2}
+    assert [c.id for c in sides["test"]] == [c.id for c in split_crystals(crystals, "paper")["test"]]
+    with pytest.raises(DataError, match="lucky"): split_crystals(crystals, "lucky")
+
+
+@databases
+def test_no_formula_on_two_sides_of_the_databases():
+    sides = {}
+    for source in SOURCES:
+        for entry in load_entries(source):
+            counts = sorted((e, entry["atoms"]["elements"].count(e)) for e in set(entry["atoms"]["elements"]))
+            divisor = np.gcd.reduce([n for _, n in counts])
+            sides.setdefault(tuple((e, n//divisor) for e, n in counts), set()).add(split_of("".join(f"{e}{n}" for e, n in counts)))
+    assert all(len(s) == 1 for s in sides.values())
+    share = np.mean([s == {"train"} for s in sides.values()])
+    assert len(sides) > 2500 and .77 < share < .83
+
+
+@databases
+def test_crystals_of_a_database_are_its_entries():
+    entries = {e["jid"]: e for e in load_entries("dft_2d_2021")}
+    some = [c for c in load_crystals("dft_2d_2021", subset="test", max_atoms=3)]
+    assert len(some) > 10 and all(c.split == "test" and len(c.slab.z) <= 3 for c in some)
+    from jarvis.core.atoms import Atoms
+    for c in some[:8]: assert compare(Atoms.from_dict(entries[c.id]["atoms"]), c.atoms).tight
+
+
+# ---- files
+
+def test_prepared_crystals_round_trip(crystals, tmp_path):
+    back = read_crystals(save_crystals(crystals, tmp_path/"a"/"crystals.npz"))
+    assert [(c.id, c.source, c.formula) for c in back] == [(c.id, c.source, c.formula) for c in crystals]
+    assert all(np.array_equal(x, y) for c, d in zip(crystals, back) for x, y in zip(c.slab, d.slab))
+    assert [c.id for c in read_crystals(tmp_path/"a"/"crystals.npz", "test")] == [c.id for c in crystals if c.split == "test"]
+    assert [p.name for p in (tmp_path/"a").iterdir()] == ["crystals.npz"]
+
+
+def test_damaged_crystals_are_named(crystals, tmp_path):
+    file = save_crystals(crystals, tmp_path/"crystals.npz"); whole = file.read_bytes()
+    middle = bytearray(whole); middle[150:200] = bytes(50)
+    pickled = tmp_path/"objects.npz"; np.savez(pickled, id=np.array([{}], dtype=object))
+    for content in (b"", whole[:100], whole[:-40], b"not an archive", bytes(middle), pickled.read_bytes()):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match="crystals.npz"): read_crystals(file)
+    with pytest.raises(DataError, match="no such file"): read_crystals(tmp_path/"none.npz")
+
+
+def test_damaged_database_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("MICROSCOPYGPT_DATA", str(tmp_path))
+    (tmp_path/"c2db_atoms.json.zip").write_bytes(b"PK cut short")
+    with pytest.raises(DataError, match="c2db_atoms.json.zip is damaged"): load_entries("c2db")
+
+
+def test_folder_of_ones_own(tmp_path):
+    for name in ("a.cif", "POSCAR-b", "c.vasp", "d.extxyz"): write_crystal(mx2(42, 16), tmp_path/name)
+    (tmp_path/"notes.txt").write_text("no structure"); (tmp_path/"POSCAR-folder").mkdir()
+    read = load_folder(tmp_path)
+    assert [c.id for c in read] == ["POSCAR-b", "a.cif", "c.vasp", "d.extxyz"]
+    assert all(compare(mx2(42, 16), c.atoms).tight and c.source == tmp_path.name for c in read)
+    assert [c.id for c in load_crystals(tmp_path)] == [c.id for c in read]
+
+
+def test_folder_with_many_structures_in_a_file(tmp_path):
+    from ase.io import write
+    write(tmp_path/"all.extxyz", [mx2(42, 16).ase_converter(), mx2(74, 34).ase_converter()])
+    write(tmp_path/"mine.db", [mx2(42, 34).ase_converter()])
+    assert [(c.id, c.formula) for c in load_folder(tmp_path)] == [("all.extxyz#0", "MoS2"), ("all.extxyz#1", "WSe2"), ("mine.db", "MoSe2")]
+
+
+def test_id_prop_chooses_and_misses_nothing(tmp_path):
+    for name in ("a.cif", "b.cif"): write_crystal(mx2(42, 16), tmp_path/name)
+    table = tmp_path/"id_prop.csv"
+    table.write_text("b.cif,1.0\n"); assert [c.id for c in load_folder(tmp_path)] == ["b.cif"]
+    table.write_text("id,target\na.cif,1.0\n"); assert [c.id for c in load_folder(tmp_path)] == ["a.cif"]
+    table.write_text("a.cif,1.0\ngone.cif,2.0\n")
+    with pytest.raises(DataError, match="1 of 2 .*gone.cif"): load_folder(tmp_path)
+    with pytest.warns(UserWarning, match="gone.cif"): assert len(load_folder(tmp_path, skip_bad=True)) == 1
+
+
+def test_bad_folders_are_named(tmp_path):
+    with pytest.raises(DataError, match="no such folder"): load_folder(tmp_path/"none")
+    with pytest.raises(DataError, match="holds no structures"): load_folder(tmp_path)
+    (tmp_path/"z.xyz").write_text("1\nno cell\nC 0 0 0\n")
+    with pytest.raises(DataError, match="z.xyz holds a structure without a cell"): load_folder(tmp_path)
+    with pytest.raises(DataError, match="z.xyz"), warnings.catch_warnings(): load_folder(tmp_path, skip_bad=True)
+
+
+# ---- micrographs
+
+def test_an_example_depends_on_the_crystal_alone(crystals):
+    alone, among = ChatDataset(crystals[3:4])[0], ChatDataset(crystals)[3]
+    assert alone["image"] == among["image"] and alone["image"].size == (256, 256) and alone["image"].mode == "L"
+    assert example(crystals[3], seed=1)["image"] != alone["image"] != example(crystals[3], epoch=1)["image"]
+    assert "hexagonal" in example(crystals[3], bravais=True)["prompt"] and alone["space_group"] == 187
+
+
+def test_fresh_examples_every_epoch(crystals):
+    still, fresh = ChatDataset(crystals), ChatDataset(crystals, fresh=True)
+    first = still[0]["image"]
+    for d in (still, fresh): d.set_epoch(2)
+    assert still[0]["image"] == first != fresh[0]["image"]
+
+
+# ---- the dataset on disk
+
+@pytest.fixture(scope="module")
+def whole(crystals, tmp_path_factory): return build_dataset(crystals, tmp_path_factory.mktemp("whole")/"d", seed=3)
+
+
+def test_dataset_holds_the_examples(crystals, whole):
+    loaded = whole.load()
+    assert {s: len(d) for s, d in loaded.items()} == whole.counts and sum(whole.counts.values()) == len(crystals)
+    for side, rows in loaded.items():
+        assert [r["id"] for r in rows] == [c.id for c in whole.crystals(side)] == [c.id for c in crystals if c.split == side]
+    row, made = loaded["train"][1], example(whole.crystals("train")[1], seed=3)
+    assert np.array_equal(row["image"], made["image"])
+    assert all(row[k] == made[k] for k in made if k != "image")
+    assert not (whole.path/"unfinished").exists() and "20 simulated" in (whole.path/"README.md").read_text()
+
+
+class Killed(BaseException): "Stands for the end of the process."
+
+
+@pytest.mark.parametrize("alive", [0, 1, 7, 12, 19])
+def test_interrupted_dataset_ends_the_same(crystals, whole, tmp_path, monkeypatch, alive):
+    calls, real = [], data.example
+    def dies(*args, **how):
+        calls.append(1)
+        if len(calls) > alive + 1: raise Killed # the first call checks the options
+        return real(*args, **how)
+    monkeypatch.setattr(data, "_shard_rows", 4); monkeypatch.setattr(data, "example", dies)
+    with pytest.raises(Killed): build_dataset(crystals, tmp_path/"d", seed=3)
+    with pytest.raises(DataError, match="unfinished"): DatasetFolder(tmp_path/"d")
+    done = sorted((tmp_path/"d"/"unfinished").glob("*.arrow"))
+    if done: done[0].write_bytes(done[0].read_bytes()[:500]) # a power cut left half a shard
+    kept = sum(len(Dataset.from_file(str(f))) for f in done[1:])
+    calls.clear(); monkeypatch.setattr(data, "example", lambda *args, **how: calls.append(1) or real(*args, **how))
+    build_dataset(crystals, tmp_path/"d", seed=3)
+    assert len(calls) == 1 + 20 - kept
+    assert files(tmp_path/"d") == files(whole.path)
+
+
+def test_interrupted_at_the_end(crystals, whole, tmp_path, monkeypatch):
+    real, left = data.os.replace, [0]
+    for stop in range(1, 9):
+        def dies(a, b):
+            left[0] -= 1
+            if left[0] < 0: raise Killed
+            real(a, b)
+        left[0] = stop; monkeypatch.setattr(data.os, "replace", dies)
+        try: build_dataset(crystals, tmp_path/"d", seed=3)
+        except Killed: pass
+    monkeypatch.setattr(data.os, "replace", real)
+    build_dataset(crystals, tmp_path/"d", seed=3)
+    assert files(tmp_path/"d") == files(whole.path)
+
+
+def test_a_finished_dataset_is_not_made_again(crystals, whole, monkeypatch):
+    before = files(whole.path)
+    monkeypatch.setattr(data, "_make", lambda *a: pytest.fail("made again"))
+    assert build_dataset(crystals, whole.path, seed=3).counts == whole.counts and files(whole.path) == before
+
+
+@pytest.mark.parametrize("change", [dict(seed=4), dict(noise="hard"), dict(split="paper"), dict(bravais=True), dict(n=5)], ids=lambda c: next(iter(c)))
+def test_another_dataset_is_not_overwritten(crystals, whole, change):
+    before = files(whole.path)
+    with pytest.raises(DataError, match="holds another dataset"): build_dataset(crystals, whole.path, **{"seed": 3, **change})
+    assert files(whole.path) == before
+
+
+def test_what_cannot_be_made_is_named(crystals, tmp_path):
+    (tmp_path/"file").write_text("")
+    for args, says in [((crystals, tmp_path/"file"/"d"), "Cannot write"), ((crystals, tmp_path), "not empty"), (("c3db", tmp_path/"d"), "Unknown source 'c3db'"), (([], tmp_path/"d"), "no crystals"), ((crystals[:2]*2, tmp_path/"d"), "same source")]:
+        with pytest.raises(DataError, match=says): build_dataset(*args)
+    with pytest.raises(DataError, match="lucky"): build_dataset(crystals, tmp_path/"d", split="lucky")
+
+
+def test_command_line(tmp_path, capsys):
+    own = tmp_path/"own"; own.mkdir()
+    for m in (42, 74): write_crystal(mx2(m, 16), own/f"{m}.cif")
+    assert main(["dataset", "--source", str(own), "--out", str(tmp_path/"d"), "--split", "paper", "--noise", "hard", "--bravais"]) == 0
+    assert "2 train" in capsys.readouterr().out
+    recipe = json.loads((tmp_path/"d"/"recipe.json").read_text())
+    assert (recipe["noise"], recipe["split"], recipe["bravais"], recipe["sources"]) == ("hard", "paper", True, ["own"])
+    assert main(["dataset", "--source", "c3db", "--out", str(tmp_path/"e")]) == 2
+    assert "Unknown source 'c3db'" in capsys.readouterr().err

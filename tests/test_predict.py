@@ -1,0 +1,82 @@
+"The main job on simulated micrographs that the model was not trained on, and what it makes of trouble."
+import json
+import numpy as np, pytest
+from microscopygpt.chat import make_prompt, parse_answer
+from microscopygpt.crystal import compare, parse_formula, read_crystal
+from microscopygpt.data import split_of
+from microscopygpt.lattice import observe
+from microscopygpt.micrograph import Micrograph
+from microscopygpt.model import AnswerGrammar, CompactVLM, ModelError, compact_tokenizer, load_model
+from microscopygpt.predict import guess, merge_answers, predict
+from microscopygpt.refine import Proposal, placements, prove, supercells
+from microscopygpt.stem import render
+
+UNSEEN = {"MoSe2": "3.32 3.32 18.34\n90 90 120\nMo 0 0 .5\nSe .33333 .66667 .59106\nSe .33333 .66667 .40894",
+          "HfSe2": "3.77 3.77 18.16\n90 90 120\nHf 0 0 .5\nSe .33333 .66667 .587\nSe .66667 .33333 .413",
+          "P": "3.306 4.631 17.13\n90 90 90\nP 0 .0897 .5616\nP .5 .4103 .5616\nP 0 .9103 .4384\nP .5 .5897 .4384"}
+
+def micrograph(formula, seed=0, **kw): return Micrograph(render(parse_answer(UNSEEN[formula]), seed=seed, **kw), kw.get("pixel_size", .1))
+
+@pytest.mark.parametrize("formula", ["MoSe2", "HfSe2"])
+@pytest.mark.parametrize("pixel_size", [.085, .1, .125])
+def test_unseen_materials_are_solved(formula, pixel_size):
+    assert split_of(formula) == "test"
+    prediction = predict(micrograph(formula, seed=4, pixel_size=pixel_size), formula, templates=None, k=1)
+    assert prediction.explained and compare(parse_answer(UNSEEN[formula]), prediction.best.atoms).solved
+
+def test_the_lattice_is_exact():
+    best = predict(micrograph("MoSe2"), "MoSe2", templates=None, k=1).best
+    assert abs(best.atoms.lattice.abc[0]/3.32 - 1) < 1e-3
+
+def test_the_crystal_may_be_larger_than_the_period_seen():
+    observation = observe(micrograph("P", seed=1))
+    assert abs(np.linalg.det(observation.lattice.cell))*2 == pytest.approx(3.306*4.631, rel=5e-3)
+    from microscopygpt.crystal import to_slab
+    proof = prove(Proposal(to_slab(parse_answer(UNSEEN["P"]))), observation)
+    assert compare(parse_answer(UNSEEN["P"]), proof.atoms).tight
+
+def test_the_same_seed_gives_the_same_answer(tmp_path):
+    first, second = (predict(micrograph("MoSe2"), "MoSe2", templates=None, k=3, seed=7).as_dict() for _ in range(2))
+    assert first == second
+
+def test_k_candidates_are_written_and_read_back(tmp_path):
+    prediction = predict(micrograph("MoSe2"), "MoSe2", templates=None, k=5)
+    prediction.write(tmp_path)
+    assert len(list(tmp_path.glob("rank_*.cif"))) == len(prediction.candidates) == 5
+    facts = json.loads((tmp_path/"prediction.json").read_text())
+    assert facts["seed"] == 0 and facts["candidates"][0]["confidence"] == prediction.best.confidence
+    assert compare(prediction.best.atoms, read_crystal(tmp_path/"rank_1.cif")).rmsd < .01
+    assert (tmp_path/"report.png").stat().st_size > 10_000
+
+def test_scores_fall_with_rank():
+    scores = [c.score for c in predict(micrograph("HfSe2"), "HfSe2", templates=None).candidates]
+    assert scores == sorted(scores, reverse=True)
+
+def test_a_formula_too_large_for_the_model_is_named():
+    with pytest.raises(ModelError, match="at most 24"): predict(micrograph("MoSe2"), "W6CCl18", templates=None)
+
+def test_a_guess_needs_no_image():
+    assert all(a.composition.reduced_formula == "MoSe2" for a in guess("MoSe2", k=3))
+
+@pytest.mark.parametrize("formula", ["MoS2", "C", "CrI3", "WSe2", "Nb3Br8", "NaCl", "AlBiBr6"])
+def test_answers_from_random_weights_parse(formula):
+    from microscopygpt.model import CompactConfig, CompactModel
+    toy = CompactConfig(d_model=32, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=64, decoder_ffn_dim=64, encoder_attention_heads=2, decoder_attention_heads=2)
+    for answer in CompactVLM(CompactModel(toy), compact_tokenizer()).generate(None, make_prompt(formula), n=4):
+        counts = parse_answer(answer.text, formula).composition.to_dict()
+        assert set(counts) == set(parse_formula(formula))
+
+def test_a_damaged_model_is_named(tmp_path):
+    from microscopygpt.model import weights_folder
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"): (tmp_path/name).write_bytes((weights_folder()/"compact"/name).read_bytes())
+    (tmp_path/"model.safetensors").write_bytes((weights_folder()/"compact"/"model.safetensors").read_bytes()[:1000])
+    with pytest.raises(ModelError, match="cannot be read"): load_model(tmp_path)
+
+@pytest.mark.parametrize("index", [1, 2, 3, 4, 6])
+def test_supercells_are_complete_and_distinct(index):
+    "The number of sublattices of index n in two dimensions is the sum of n's divisors."
+    forms = supercells(index)
+    assert len(forms) == sum(d for d in range(1, index+1) if index % d == 0)
+    assert all(round(abs(np.linalg.det(H))) == index for H in forms)
+    for i, A in enumerate(forms):
+        for B in forms[:i]: assert np.abs((M := A@np.linalg.inv(B)) - np.round(M)).max() > 1e-6
