@@ -47,7 +47,7 @@ test-nbs: $(READY) ## every notebook runs
 	$(IN_VENV) OMP_NUM_THREADS=1 nbdev_test --n_workers $(WORKERS) --timing
 
 test-py: $(READY) ## the tests that would make poor pages
-	$(IN_VENV) pytest -q tests
+	$(IN_VENV) OMP_NUM_THREADS=1 pytest -q tests
 
 lab: $(READY) ## JupyterLab on the notebooks
 	$(IN_VENV) jupyter lab nbs

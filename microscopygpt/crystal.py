@@ -8,7 +8,7 @@ __all__ = ['BRAVAIS', 'MicroscopyGPTError', 'CrystalError', 'FormulaError', 'par
            'space_group', 'element_order', 'equivalent_bases', 'canonical', 'Comparison', 'compare', 'read_crystal',
            'write_crystal']
 
-# %% ../nbs/00_crystal.ipynb #b7ca06e5
+# %% ../nbs/00_crystal.ipynb #df8809e1
 import itertools, re, warnings
 from dataclasses import dataclass
 from math import gcd
@@ -20,12 +20,12 @@ from jarvis.core.atoms import Atoms
 from pymatgen.core import Composition, Element
 from pymatgen.analysis.structure_matcher import StructureMatcher
 
-# %% ../nbs/00_crystal.ipynb #cbd93d46
+# %% ../nbs/00_crystal.ipynb #c067a313
 class MicroscopyGPTError(ValueError): "Base of every error that this library raises on purpose."
 class CrystalError(MicroscopyGPTError): "A structure that is not a usable two-dimensional crystal."
 class FormulaError(MicroscopyGPTError): "A chemical formula that cannot be read."
 
-# %% ../nbs/00_crystal.ipynb #78b5cb83
+# %% ../nbs/00_crystal.ipynb #0111fda5
 _subscripts = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 
 def parse_formula(text:str # chemical formula, e.g. "MoS2"
@@ -43,14 +43,14 @@ def parse_formula(text:str # chemical formula, e.g. "MoS2"
     divisor = reduce(gcd, map(int, counts.values()))
     return {element: int(n)//divisor for element, n in counts.items()}
 
-# %% ../nbs/00_crystal.ipynb #cd5b9ee1
+# %% ../nbs/00_crystal.ipynb #62b4bcd2
 def reduced_formula(what:"Atoms|str" # a structure or a formula
                    )->str:
     "The reduced formula as pymatgen writes it."
     counts = parse_formula(what) if isinstance(what, str) else what.composition.to_dict()
     return Composition(counts).reduced_formula
 
-# %% ../nbs/00_crystal.ipynb #be0c2a7a
+# %% ../nbs/00_crystal.ipynb #475b889c
 class Slab(NamedTuple):
     "A two-dimensional crystal in arrays."
     cell: np.ndarray    # (2, 2) in Å, rows a and b
@@ -72,7 +72,7 @@ def cell_from_lengths(a:float, # Å
     g = np.radians(gamma)
     return np.array([[a, 0.], [b*np.cos(g), b*np.sin(g)]])
 
-# %% ../nbs/00_crystal.ipynb #c8e50778
+# %% ../nbs/00_crystal.ipynb #42ff2de2
 def reduce_cell(cell:np.ndarray # (2, 2) in Å
                )->tuple: # (reduced cell (2, 2), H (2, 2) integers with reduced = H @ cell)
     "Gauss-reduce a two-dimensional cell to a <= b and 90 <= gamma <= 120."
@@ -87,7 +87,7 @@ def reduce_cell(cell:np.ndarray # (2, 2) in Å
     if cell[0]@cell[1] > 1e-9: M = np.diag([1, -1]); cell, H = M@cell, M@H
     return cell, H
 
-# %% ../nbs/00_crystal.ipynb #18b4c8a3
+# %% ../nbs/00_crystal.ipynb #28d43bcf
 def _vacuum(lattice, frac):
     "Axis with the widest empty gap, its width in Å, and the fractional coordinate where the slab starts."
     best = (-1., 2, 0.)
@@ -121,7 +121,7 @@ def to_slab(atoms:Atoms # a slab with vacuum along one axis
     cell, _ = reduce_cell(lattice[:2]@plane)
     return Slab(cell, (xyz@plane@np.linalg.inv(cell)) % 1, z - (z.max()+z.min())/2, numbers)
 
-# %% ../nbs/00_crystal.ipynb #55dbad44
+# %% ../nbs/00_crystal.ipynb #936edd91
 def from_slab(slab:Slab,
               vacuum:float=15. # Å between the slab and its next image
              )->Atoms: # c along z, slab centred at c/2
@@ -132,7 +132,7 @@ def from_slab(slab:Slab,
     centred = slab.z - (slab.z.max()+slab.z.min())/2
     return Atoms(lattice_mat=lattice, coords=np.c_[slab.frac % 1, centred/c + .5], elements=[Element.from_Z(int(n)).symbol for n in slab.numbers], cartesian=False)
 
-# %% ../nbs/00_crystal.ipynb #d6b967e5
+# %% ../nbs/00_crystal.ipynb #1f64db64
 def standardize(atoms:Atoms,
                 symprec:float=.05 # Å, tolerance of the search for the primitive cell; 0 keeps the cell
                )->Atoms:
@@ -146,7 +146,7 @@ def standardize(atoms:Atoms,
             if abs(np.ptp(to_slab(smaller).z) - np.ptp(slab.z)) < .2: return smaller
     return std
 
-# %% ../nbs/00_crystal.ipynb #af93b869
+# %% ../nbs/00_crystal.ipynb #f025571e
 BRAVAIS = ("hexagonal", "square", "rectangular", "rhombic", "oblique")
 
 def bravais_2d(cell:"np.ndarray|Atoms", # (2, 2) cell in Å, or a structure
@@ -163,7 +163,7 @@ def bravais_2d(cell:"np.ndarray|Atoms", # (2, 2) cell in Å, or a structure
     centred = abs(cell[0]@cell[1]/(a*a) + .5) < length_tol
     return 3 if centred else 4
 
-# %% ../nbs/00_crystal.ipynb #32dc851c
+# %% ../nbs/00_crystal.ipynb #d3a563d9
 def space_group(atoms:Atoms,
                 symprec:float=.1 # Å
                )->int: # space group number, 0 when spglib finds none
@@ -172,7 +172,7 @@ def space_group(atoms:Atoms,
     data = spglib.get_symmetry_dataset((lattice, frac % 1, numbers), symprec=symprec)
     return int(data.number) if data is not None else 0
 
-# %% ../nbs/00_crystal.ipynb #63d551ad
+# %% ../nbs/00_crystal.ipynb #0cef645d
 def element_order(counts:dict # symbol -> count
                  )->list: # symbols
     "Order in which a composition's elements are listed: rarest first, then the more electropositive."
@@ -193,7 +193,7 @@ def equivalent_bases(cell:np.ndarray, # (2, 2) reduced, Å
     same = (np.abs(new[:, 0]/old[0] - 1) < length_tol) & (np.abs(new[:, 1]/old[1] - 1) < length_tol) & (np.abs(angle) < angle_tol)
     return _unimodular[same]
 
-# %% ../nbs/00_crystal.ipynb #d3f27327
+# %% ../nbs/00_crystal.ipynb #9a408772
 def canonical(slab:Slab, # with a reduced cell
              )->Slab:
     "The one description of a crystal: smallest coordinates over equivalent axes, both sides and all origins."
@@ -211,7 +211,7 @@ def canonical(slab:Slab, # with a reduced cell
             if best is None or key < best[0]: best = key, Slab(M@slab.cell, f[i] % 1, side*slab.z[i], slab.numbers[i])
     return best[1]
 
-# %% ../nbs/00_crystal.ipynb #96eeefde
+# %% ../nbs/00_crystal.ipynb #ebebc2ce
 @dataclass
 class Comparison:
     "How a proposed crystal compares with the true one; distances are nan where the two cannot be matched."
@@ -228,7 +228,7 @@ class Comparison:
     dgamma: float = np.nan # error of gamma, degrees
     failure: str = "missing" # why it is not solved, "" when it is
 
-# %% ../nbs/00_crystal.ipynb #ca147011
+# %% ../nbs/00_crystal.ipynb #a770fba3
 _loose = dict(ltol=.3, stol=.5, angle_tol=10, primitive_cell=False)
 _hit, _match_abs = StructureMatcher(scale=True, **_loose), StructureMatcher(scale=False, **_loose)
 
@@ -246,7 +246,7 @@ def _displacements(stol, truth, guess):
     d -= d.mean(0)
     return float(np.sqrt((d[:, :2]**2).sum(1).mean())), float(np.sqrt((d[:, 2]**2).mean()))
 
-# %% ../nbs/00_crystal.ipynb #dadeac8d
+# %% ../nbs/00_crystal.ipynb #acc1fd00
 def _flat(structure):
     "The structure pressed into its plane, in a cell 15 Å high."
     flat = structure.copy()
@@ -281,7 +281,7 @@ def compare(truth:Atoms,
     return Comparison(solved, bool(rmsd <= .1), bool(_hit.fit(t, g)), bool(_match_abs.fit(t, g)), same_group, float(rmsd), xy, z, *lattice,
                       _why_not(t, g, solved, matcher, *lattice))
 
-# %% ../nbs/00_crystal.ipynb #1112f1a5
+# %% ../nbs/00_crystal.ipynb #f7124651
 def _ase_format(path):
     path = Path(path)
     if path.suffix.lower() == ".cif": return "cif"
@@ -300,7 +300,7 @@ def _cut_short(text, kind):
     coords = [line.split() for line in lines[counts+1:] if re.match(r"\s*[-+.\d]", line)]
     return n > len(coords) or any(len(xyz) < 3 for xyz in coords[:int(n)])
 
-# %% ../nbs/00_crystal.ipynb #146cc617
+# %% ../nbs/00_crystal.ipynb #6cc3b909
 def read_crystal(path:"str|Path" # .cif, .vasp/POSCAR*, .extxyz
                 )->Atoms:
     "Read a structure file."
@@ -318,7 +318,7 @@ def read_crystal(path:"str|Path" # .cif, .vasp/POSCAR*, .extxyz
         raise CrystalError(f"{path.name} holds no crystal that can be read as {kind}: {' '.join(str(e).split())[:150] or 'it is empty, cut short or something else.'}") from e
     return atoms
 
-# %% ../nbs/00_crystal.ipynb #45657ccc
+# %% ../nbs/00_crystal.ipynb #93465db3
 def write_crystal(atoms:Atoms,
                   path:"str|Path" # .cif, .vasp/POSCAR*, .extxyz
                  )->Path:

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['ELEMENTS', 'COUNTS', 'SPECIAL', 'VOCABULARY', 'ModelError', 'compact_tokenizer', 'word_features', 'CompactConfig',
-           'CellEncoder', 'CompactModel', 'cell_image', 'prompt_words', 'look', 'AnswerGrammar', 'Answer', 'CompactVLM',
-           'weights_folder', 'load_model']
+           'CellEncoder', 'CompactModel', 'cell_image', 'prompt_words', 'look', 'AnswerGrammar', 'Answer', 'one_thread',
+           'CompactVLM', 'weights_folder', 'load_model']
 
-# %% ../nbs/06_model.ipynb #92bd8c93
-import json, warnings
+# %% ../nbs/06_model.ipynb #70dde7c8
+import contextlib, json, warnings
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 import numpy as np, torch
 from safetensors import SafetensorError
@@ -25,10 +26,10 @@ from .crystal import MicroscopyGPTError, cell_lengths, equivalent_bases, reduce_
 from .chat import (ANGLES, FRACTIONS, HEIGHTS, LENGTHS, UNITS, angle_word, formula_words, length_word, prompt_formula)
 from .lattice import Observation, fold
 
-# %% ../nbs/06_model.ipynb #3b6a039d
+# %% ../nbs/06_model.ipynb #729df10c
 class ModelError(MicroscopyGPTError): "A model that cannot be found, loaded or asked."
 
-# %% ../nbs/06_model.ipynb #d8f1dce8
+# %% ../nbs/06_model.ipynb #d2547bcf
 ELEMENTS = [Element.from_Z(z).symbol for z in range(1, 104)]
 COUNTS = [str(i) for i in range(1, 41)]
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
@@ -40,7 +41,7 @@ def compact_tokenizer()->PreTrainedTokenizerFast:
     words = Tokenizer(WordLevel(_id, unk_token="<unk>")); words.pre_tokenizer = WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>", padding_side="right")
 
-# %% ../nbs/06_model.ipynb #6fdb5a46
+# %% ../nbs/06_model.ipynb #5cd4ca7f
 def _waves(values, periods):
     phase = 2*np.pi*np.asarray(values)[:, None]/np.asarray(periods)
     return np.concatenate([np.sin(phase), np.cos(phase)], 1)
@@ -65,13 +66,13 @@ def word_features()->np.ndarray: # (vocabulary, features)
         out[rows, column:column+k] = block; out[rows, column+k] = 1; column += k + 1
     return out
 
-# %% ../nbs/06_model.ipynb #0c662bc4
+# %% ../nbs/06_model.ipynb #6d3cf27d
 class CompactConfig(MBartConfig):
     "Configuration of the compact model: an encoder-decoder transformer whose encoder also reads the folded cell."
     model_type = "microscopygpt_compact"
     def __init__(self, cell_shape=(24, 32), **kw):
         defaults = dict(vocab_size=len(VOCABULARY), d_model=192, encoder_layers=3, decoder_layers=4, encoder_attention_heads=6, decoder_attention_heads=6,
-                        encoder_ffn_dim=768, decoder_ffn_dim=768, max_position_embeddings=160, dropout=.05, attention_dropout=0., activation_dropout=0., activation_function="relu",
+                        encoder_ffn_dim=768, decoder_ffn_dim=768, max_position_embeddings=160, dropout=.15, attention_dropout=0., activation_dropout=0., activation_function="relu",
                         pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1, forced_eos_token_id=None, attn_implementation="eager")
         self.cell_shape = tuple(cell_shape)
         super().__init__(**{**defaults, **kw})
@@ -85,7 +86,7 @@ class CellEncoder(nn.Module):
         self.position = nn.Parameter(torch.randn(shape[0]//4*shape[1]//4, d)*.02)
     def forward(self, x): return self.net(x).flatten(2).transpose(1, 2) + self.position
 
-# %% ../nbs/06_model.ipynb #c5aab1d8
+# %% ../nbs/06_model.ipynb #18a1c022
 class CompactModel(MBartForConditionalGeneration):
     "Micrograph (folded cell) and prompt words in, structure words out; 'generate', caching, saving and peft are transformers' own."
     config_class = CompactConfig
@@ -123,7 +124,7 @@ class CompactModel(MBartForConditionalGeneration):
         encoder_outputs = self.model.encoder(inputs_embeds=inputs_embeds, attention_mask=mask)
         return super().generate(encoder_outputs=encoder_outputs, attention_mask=mask, **kw)
 
-# %% ../nbs/06_model.ipynb #64503513
+# %% ../nbs/06_model.ipynb #6b1368ca
 def cell_image(folded:np.ndarray # (..., na, nb) folded cells
               )->np.ndarray: # (..., 2, na, nb) float32
     "Two channels of a folded cell, brightest point at the origin: intensity and its square root, each standardised."
@@ -138,7 +139,7 @@ def cell_image(folded:np.ndarray # (..., na, nb) folded cells
     both = (both - both.mean((2, 3), keepdims=True))/(both.std((2, 3), keepdims=True) + 1e-6)
     return both.reshape(*x.shape[:-2], 2, na, nb).astype(np.float32)
 
-# %% ../nbs/06_model.ipynb #0697d719
+# %% ../nbs/06_model.ipynb #a2b8b3f1
 def prompt_words(formula:str, # e.g. "MoS2"
                  cell:"np.ndarray|None"=None # (2, 2) Å, as measured; None when there is no image
                 )->list:
@@ -158,7 +159,7 @@ def look(observation:Observation,
     keep = (np.abs(hk[:, 0]) < shape[0]//2) & (np.abs(hk[:, 1]) < shape[1]//2)
     return cell_image(fold(hk[keep], c[keep], shape))
 
-# %% ../nbs/06_model.ipynb #15de63ad
+# %% ../nbs/06_model.ipynb #4071a1ed
 def _ids(words): return torch.tensor([_id[w] for w in words])
 _slots = {"unit": _ids(UNITS), "length": _ids(LENGTHS), "angle": _ids(ANGLES), "fraction": _ids(FRACTIONS), "height": _ids(HEIGHTS)}
 
@@ -184,12 +185,19 @@ class AnswerGrammar(LogitsProcessor):
             ids = self.allowed(tokens); masked[row, ids] = scores[row, ids]
         return masked
 
-# %% ../nbs/06_model.ipynb #65e7e783
+# %% ../nbs/06_model.ipynb #ed7868a1
 @dataclass
 class Answer:
     "One answer of a model."
     text: str
     log_p: float # of the whole text, under the model
+
+@contextlib.contextmanager
+def one_thread():
+    "Small matrices: a second thread costs more than it brings, and much more on a busy machine."
+    n = torch.get_num_threads(); torch.set_num_threads(1)
+    try: yield
+    finally: torch.set_num_threads(n)
 
 class CompactVLM:
     "The compact model with its tokenizer: micrograph and prompt in, structure text out."
@@ -209,7 +217,7 @@ class CompactVLM:
         "Sample answers, shown the cell from several equivalent sides."
         formula = prompt_formula(prompt)
         views = [None]*n if observation is None else self.sides(observation, n, np.random.default_rng(seed))
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        with one_thread(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             torch.manual_seed(seed); warnings.simplefilter("ignore")
             out = self.model.generate(**self.inputs(formula, views), do_sample=True, temperature=temperature, top_k=0, max_new_tokens=102, return_dict_in_generate=True, output_scores=True,
                                       logits_processor=LogitsProcessorList([AnswerGrammar(formula)]))
@@ -224,8 +232,10 @@ class CompactVLM:
         cells = [lattice.cell]*(n - n//3*bool(larger)) + larger*(n//3)
         return [(observation, bases[rng.integers(len(bases))]@cell) for cell in cells for bases in [equivalent_bases(cell, .015, 1.)]]
 
-# %% ../nbs/06_model.ipynb #ea9331b0
-def weights_folder(): return Path(__file__).parent/"weights"
+# %% ../nbs/06_model.ipynb #5fd764a3
+def weights_folder()->Path:
+    "Where the package keeps its models."
+    return Path(str(files("microscopygpt")))/"weights"
 
 def load_model(name:"str|Path"="compact" # "compact", or a folder written by training
               ):

@@ -6,7 +6,7 @@
 __all__ = ['EVIDENCE', 'WEIGHTS', 'OFFSET', 'EXPLAINED', 'PLAUSIBLE', 'merge_answers', 'propose_templates', 'evidence',
            'Candidate', 'rank', 'Prediction', 'PredictError', 'local_crystals', 'predict', 'guess']
 
-# %% ../nbs/09_predict.ipynb #2e054529
+# %% ../nbs/09_predict.ipynb #f1a49726
 import base64, hashlib, io, itertools, json, platform, warnings
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -27,7 +27,7 @@ from .lattice import Observation, observe
 from .refine import Proof, Proposal, prove, resimulate, strains, symmetrize
 from .refine import relax as relax_atoms
 
-# %% ../nbs/09_predict.ipynb #bd6f4f25
+# %% ../nbs/09_predict.ipynb #d0a4e843
 def _same_description(a, b, tol=.45):
     "Whether two canonical slabs list the same atoms in nearly the same places."
     if len(a.z) != len(b.z) or (a.numbers != b.numbers).any() or abs(np.log(np.linalg.det(a.cell)/np.linalg.det(b.cell))) > .2: return False
@@ -60,7 +60,7 @@ def merge_answers(answers:list, # of `Answer`
     proposals = [Proposal(_mean([s for s, _ in g]), "model", max(p for _, p in g), len(g)) for g in groups]
     return sorted(proposals, key=lambda p: (-p.votes, -p.belief))
 
-# %% ../nbs/09_predict.ipynb #afbd80c2
+# %% ../nbs/09_predict.ipynb #f0ec98cb
 _mendeleev = np.array([0.] + [float(Element.from_Z(z).mendeleev_no) for z in range(1, 104)])
 
 _counts = lru_cache(maxsize=None)(parse_formula)
@@ -90,7 +90,7 @@ def propose_templates(crystals:list, # of `Crystal`
     ranked.sort(key=lambda r: r[0])
     return [Proposal(Slab(c.slab.cell*np.exp(.8*growth), c.slab.frac, c.slab.z*np.exp(growth), numbers), f"{c.formula} ({c.id})", -cost) for cost, c, numbers, growth in ranked[:n]]
 
-# %% ../nbs/09_predict.ipynb #de3daf4a
+# %% ../nbs/09_predict.ipynb #0a3271f5
 def evidence(proof:Proof, asked:int)->np.ndarray: # (9,)
     "What counts for or against a proof: see `EVIDENCE`."
     template = proof.proposal.origin != "model"
@@ -99,7 +99,7 @@ def evidence(proof:Proof, asked:int)->np.ndarray: # (9,)
 
 EVIDENCE = ("log residual", "atoms moved", "cell stretched", "cell sheared", "crowded", "atoms relocated", "log symmetry", "log vote share", "template distance")
 WEIGHTS = np.array([-.7, -.2, -.3, -.4, -1., -.3, .4, .9, -.6])
-OFFSET = -.75
+OFFSET = -.5
 
 @dataclass
 class Candidate:
@@ -116,7 +116,7 @@ class Candidate:
     @property
     def space_group(self): return space_group(self.atoms)
 
-# %% ../nbs/09_predict.ipynb #7742e92f
+# %% ../nbs/09_predict.ipynb #5bba98e0
 def _fingerprint(slab, reach=5.5):
     "Sorted distances between each pair of elements up to `reach`, smoothed."
     shifts = np.array(list(itertools.product(range(-2, 3), repeat=2)))
@@ -135,7 +135,7 @@ def _words(proof, confidence, asked):
     fit = "explains the image in the plane" if proof.residual < .12 else "explains most of the image" if proof.residual < .35 else "does not explain the image"
     return f"{said}; {fit} (residual {100*proof.residual:.1f} %, atoms moved {proof.fit.moved:.2f} Å); heights come from the {'model' if p.origin == 'model' else 'template'}, the image does not show them"
 
-# %% ../nbs/09_predict.ipynb #a6b1f157
+# %% ../nbs/09_predict.ipynb #8c6fdbd9
 def rank(proofs:list, # of `Proof`
          asked:int, # how many answers the model was asked for
          k:int=5)->list: # of `Candidate`, best first
@@ -147,11 +147,11 @@ def rank(proofs:list, # of `Proof`
         if any(len(proof.slab.z) == n and _alike(print_, other) for n, other in prints): continue
         prints.append((len(proof.slab.z), print_))
         confidence = float(1/(1 + np.exp(-score)))
-        kept.append(Candidate(standardize(proof.atoms, symprec=.1), score, proof.residual, confidence, _words(proof, confidence, asked), proof))
+        kept.append(Candidate(from_slab(canonical(to_slab(standardize(proof.atoms, symprec=.1)))), score, proof.residual, confidence, _words(proof, confidence, asked), proof))
         if len(kept) == k: break
     return kept
 
-# %% ../nbs/09_predict.ipynb #41cfa379
+# %% ../nbs/09_predict.ipynb #71e457d6
 EXPLAINED, PLAUSIBLE = .35, .02 # largest residual and smallest confidence with which a candidate still explains an image
 
 @dataclass
@@ -173,7 +173,7 @@ class Prediction:
     @property
     def explained(self): return bool(self.candidates and self.best.residual < EXPLAINED and self.best.confidence > PLAUSIBLE)
 
-# %% ../nbs/09_predict.ipynb #5230ee39
+# %% ../nbs/09_predict.ipynb #e9c333c7
 class PredictError(MicroscopyGPTError): "A question that cannot be answered: no formula, or an unknown option."
 
 def _question(formula, prompt):
@@ -198,7 +198,7 @@ def local_crystals()->list: # of `Crystal`
     except OSError: warnings.warn(f"{kept} cannot be written: the databases will be prepared again next time.")
     return crystals
 
-# %% ../nbs/09_predict.ipynb #6c62e6b9
+# %% ../nbs/09_predict.ipynb #9e87e3f0
 def predict(image, # path, array or `Micrograph`
             formula:"str|None"=None, # e.g. "MoS2"; may come from the prompt
             pixel_size:"float|None"=None, # Å per pixel; needed unless the file tells
@@ -232,7 +232,7 @@ def _remarks(micrograph, observation, candidates):
     if not candidates or candidates[0].residual >= EXPLAINED: notes.append("No candidate explains the image: check the formula and the pixel size.")
     return notes
 
-# %% ../nbs/09_predict.ipynb #586d2996
+# %% ../nbs/09_predict.ipynb #4bbe6b46
 def guess(formula:str, model="compact", # name, folder or loaded model
           k:int=5, seed:int=0)->list: # of `Atoms`, most votes first
     "What the model says of a formula when it is shown no image."
@@ -240,7 +240,7 @@ def guess(formula:str, model="compact", # name, folder or loaded model
     merged = merge_answers(load_model(model).generate(None, make_prompt(formula), n=32, seed=seed), formula)
     return [standardize(from_slab(symmetrize(p.slab)), symprec=.1) for p in merged[:k]]
 
-# %% ../nbs/09_predict.ipynb #c60caa71
+# %% ../nbs/09_predict.ipynb #557aa9d4
 def _draw_atoms(ax, slab, side=False, reach=7.):
     "The crystal from above, or from the side, higher (nearer) atoms on top, with its cell."
     n = np.ceil(2*reach/np.linalg.norm(slab.cell, axis=1)).astype(int) + 1
@@ -269,15 +269,15 @@ def plot(self:Prediction, rank:int=1 # which candidate
         ax.imshow(data, cmap="gray" if scale[0] == 0 else "RdBu_r", vmin=scale[0], vmax=scale[1], extent=extent); ax.set_title(title, fontsize=10); ax.set_xlabel("Å")
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]])@self.lattice.cell + np.array(view.fov)/2
     axes[0].plot(*corners.T, color="#ffb000", lw=2); axes[0].set(xlim=extent[:2], ylim=extent[2:])
-    reach = max(5., .8*cell_lengths(proof.slab.cell)[1])
-    _draw_atoms(axes[3], proof.slab, reach=reach); _draw_atoms(axes[4], proof.slab, side=True, reach=reach)
-    a, b, gamma = cell_lengths(proof.slab.cell)
+    slab = to_slab(chosen.atoms); a, b, gamma = cell_lengths(slab.cell)
+    reach = max(5., .8*b)
+    _draw_atoms(axes[3], slab, reach=reach); _draw_atoms(axes[4], slab, side=True, reach=reach)
     axes[3].set_title(f"{chosen.formula} from above, space group {chosen.space_group}", fontsize=10); axes[3].set_xlabel(f"a {a:.3f} Å, b {b:.3f} Å, γ {gamma:.1f}°")
     axes[4].set_title("from the side (not seen in the image)", fontsize=10); axes[4].legend(loc="upper right", fontsize=8, framealpha=.9)
     plt.close(fig)
     return fig
 
-# %% ../nbs/09_predict.ipynb #e12cab96
+# %% ../nbs/09_predict.ipynb #5462f716
 @patch
 def table(self:Prediction)->str: # Markdown
     "The candidates with their figures and reasons."
@@ -295,7 +295,7 @@ def _repr_markdown_(self:Prediction):
     picture = io.BytesIO(); self.plot().savefig(picture, format="png", dpi=90)
     return f"{lattice}{notes}\n\n![](data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()})\n\n{self.table()}"
 
-# %% ../nbs/09_predict.ipynb #95dc3b4a
+# %% ../nbs/09_predict.ipynb #dd63f7f6
 def _plain(c, rank):
     a, b, gamma = cell_lengths(to_slab(c.atoms).cell)
     return dict(rank=rank, file=f"rank_{rank}.cif", formula=c.formula, a=a, b=b, gamma=gamma, n_atoms=int(c.atoms.num_atoms), space_group=c.space_group, score=c.score,

@@ -6,7 +6,7 @@
 __all__ = ['TrainError', 'Projection', 'fold_crystals', 'SimulatedBatches', 'make_batch', 'soft_targets', 'answer_loss',
            'CompactTrainer', 'plot_losses', 'LossCurve', 'train_compact', 'train']
 
-# %% ../nbs/07_train.ipynb #052400b1
+# %% ../nbs/07_train.ipynb #a7d4cafb
 import json
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, torch
@@ -24,10 +24,10 @@ from .chat import ANGLES, FRACTIONS, HEIGHTS, LENGTHS, to_compact
 from .data import DatasetFolder, read_crystals
 from .model import ELEMENTS, VOCABULARY, CompactConfig, CompactModel, _id, cell_image, compact_tokenizer, prompt_words
 
-# %% ../nbs/07_train.ipynb #49d8a4c6
+# %% ../nbs/07_train.ipynb #63e0467b
 class TrainError(MicroscopyGPTError): "A training run that cannot start."
 
-# %% ../nbs/07_train.ipynb #9ecbbfdd
+# %% ../nbs/07_train.ipynb #57903b26
 _finer = [np.linalg.inv([[a, s], [0, index//a]]) for index in (2, 3, 4, 6, 8) for a in range(1, index+1) if index % a == 0 for s in range(a)]
 
 class Projection:
@@ -48,7 +48,7 @@ class Projection:
         seen = [f for f, l in zip(_finer, lost) if l < threshold*amplitude.max(initial=1e-9)]
         return min(seen, key=lambda f: abs(np.linalg.det(f)), default=np.eye(2))
 
-# %% ../nbs/07_train.ipynb #7b07d5c6
+# %% ../nbs/07_train.ipynb #7837973c
 def fold_crystals(frac:np.ndarray, # (B, n, 2) positions in the observed cell
                   weights:np.ndarray, # (B, n) scattering of each atom, 0 for padding
                   cells:np.ndarray, # (B, 2, 2) observed cells, Å
@@ -65,12 +65,12 @@ def fold_crystals(frac:np.ndarray, # (B, n, 2) positions in the observed cell
     white = rng.normal(size=(2, *spectrum.shape))*(noise*np.ptp(clean, axis=(1, 2))/np.sqrt(2))[:, None, None]
     return np.fft.irfft2(spectrum + keep*(white[0] + 1j*white[1]), s=shape)*na*nb
 
-# %% ../nbs/07_train.ipynb #ad266123
+# %% ../nbs/07_train.ipynb #89cd606d
 class SimulatedBatches(Dataset):
     "Item i is training batch i, made from (seed, i) alone: the same on any machine and after any interruption."
     def __init__(self, crystals:list, # of `Crystal`
                  n_batches:int, batch_size:int=64, seed:int=0, augment:bool=True,
-                 substitute_until:float=.8 # share of the run after which elements are no longer exchanged
+                 substitute_until:float=1. # share of the run at whose end elements are no longer exchanged
                 ):
         self.n_batches, self.batch_size, self.seed, self.augment, self.substitute_until = n_batches, batch_size, seed, augment, substitute_until
         self.slabs = [c.slab for c in crystals]
@@ -93,7 +93,7 @@ class SimulatedBatches(Dataset):
         drawn = drawn[np.argsort(self.sizes[drawn], kind="stable")].reshape(block, -1)
         return drawn[rng.permutation(block)[i % block]]
 
-# %% ../nbs/07_train.ipynb #e4bce512
+# %% ../nbs/07_train.ipynb #fa76c17d
 @patch
 def substitute(self:SimulatedBatches, numbers, rng)->"np.ndarray|None":
     "Exchange elements for similar ones; None when the canonical order would change."
@@ -105,7 +105,7 @@ def substitute(self:SimulatedBatches, numbers, rng)->"np.ndarray|None":
     if len(set(symbols)) < len(old) or symbols != element_order({s: int((numbers == z).sum()) for s, z in zip(symbols, old)}): return None
     return np.array([new[z] for z in numbers.tolist()])
 
-# %% ../nbs/07_train.ipynb #ff0867f4
+# %% ../nbs/07_train.ipynb #a2b0f782
 @patch
 def sample(self:SimulatedBatches, index, progress, rng)->tuple: # slab, positions, weights, cell, cell as measured, probe covariance, noise
     "A crystal and how it was seen."
@@ -128,7 +128,7 @@ def sample(self:SimulatedBatches, index, progress, rng)->tuple: # slab, position
     noise = np.exp(rng.uniform(np.log(2e-4), np.log(4e-3))) if self.augment else 6e-4
     return Slab(cell, slab.frac, z, numbers), (slab.frac@cell@np.linalg.inv(M)) % 1, weights, M, measured, sigma, noise
 
-# %% ../nbs/07_train.ipynb #f633a0f6
+# %% ../nbs/07_train.ipynb #5ea4e51e
 def _pad(rows, value): return torch.tensor([r + [value]*(max(map(len, rows)) - len(r)) for r in rows])
 
 def make_batch(samples:list, # from `SimulatedBatches.sample`
@@ -147,7 +147,7 @@ def make_batch(samples:list, # from `SimulatedBatches.sample`
     return dict(pixel_values=torch.from_numpy(pixels), input_ids=prompt, attention_mask=(prompt != 0).long(),
                 decoder_input_ids=_pad([[1] + a[:-1] for a in answers], 0), labels=_pad(answers, -100))
 
-# %% ../nbs/07_train.ipynb #4d8a93f7
+# %% ../nbs/07_train.ipynb #6e4b1c73
 def soft_targets(width:float=.8 # steps of the number's grid
                 )->torch.Tensor: # (vocabulary, vocabulary), rows add up to 1
     "Labels that give neighbouring numbers a Gaussian share."
@@ -165,7 +165,7 @@ def answer_loss(logits, labels, soft)->tuple: # (loss with soft labels, plain ne
     logp, labels = F.log_softmax(logits[keep].float(), -1), labels[keep]
     return -(soft[labels]*logp).sum(-1).mean(), -logp.gather(1, labels[:, None]).mean()
 
-# %% ../nbs/07_train.ipynb #063a224c
+# %% ../nbs/07_train.ipynb #4c07320c
 class CompactTrainer(Trainer):
     "transformers' Trainer with ready-made batches in a fixed order and soft labels."
     def __init__(self, *args, **kw):
@@ -179,7 +179,7 @@ class CompactTrainer(Trainer):
         loss = soft if model.training else plain
         return (loss, output) if return_outputs else loss
 
-# %% ../nbs/07_train.ipynb #6b3dbd4a
+# %% ../nbs/07_train.ipynb #08a7c33a
 def plot_losses(log:list, # Trainer's log history
                 ax=None):
     "Training loss (soft labels) and validation loss (plain) against the step."
@@ -200,13 +200,13 @@ class LossCurve(TrainerCallback):
         if get_ipython(): self.handle = self.handle.update(fig) or self.handle if self.handle else display(fig, display_id=True)
         plt.close(fig)
 
-# %% ../nbs/07_train.ipynb #3a855126
+# %% ../nbs/07_train.ipynb #5d268b21
 def train_compact(train:list, # of `Crystal`
                   validation:list, # of `Crystal`
                   out:"str|Path", # folder for checkpoints and the final model
-                  steps:int=12000, batch_size:int=64, lr:float=1e-3, seed:int=0, resume:bool=False, config:"CompactConfig|None"=None, eval_every:int=500,
+                  steps:int=7500, batch_size:int=64, lr:float=1e-3, seed:int=0, resume:bool=False, config:"CompactConfig|None"=None, eval_every:int=500,
                   workers:int=1, # processes that make batches
-                  substitute_until:float=.8, # share of the run after which elements are no longer exchanged
+                  substitute_until:float=1., # share of the run at whose end elements are no longer exchanged
                   callbacks:tuple=())->CompactTrainer:
     "Train the compact model on simulated folded cells; the last checkpoint is the model."
     torch.manual_seed(seed); out = Path(out); out.mkdir(parents=True, exist_ok=True)
@@ -222,7 +222,7 @@ def train_compact(train:list, # of `Crystal`
     trainer.save_model(str(out)); compact_tokenizer().save_pretrained(str(out))
     return trainer
 
-# %% ../nbs/07_train.ipynb #53c1eeb2
+# %% ../nbs/07_train.ipynb #5ac0a5fb
 def train(dataset:"str|Path", # folder made by `microscopygpt dataset`, or a file of prepared crystals
           base:str="compact", # what to train
           out:"str|Path"="compact-model", resume:bool=False, max_atoms:int=24, **options # of `train_compact`

@@ -79,4 +79,6 @@ def test_supercells_are_complete_and_distinct(index):
     assert len(forms) == sum(d for d in range(1, index+1) if index % d == 0)
     assert all(round(abs(np.linalg.det(H))) == index for H in forms)
     for i, A in enumerate(forms):
-        for B in forms[:i]: assert np.abs((M := A@np.linalg.inv(B)) - np.round(M)).max() > 1e-6
+        for B in forms[:i]:
+            M = A@np.linalg.inv(B)
+            assert np.abs(M - np.round(M)).max() > 1e-6
