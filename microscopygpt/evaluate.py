@@ -7,7 +7,7 @@ __all__ = ['FAILURES', 'RATES', 'DISTANCES', 'UNITS', 'SIZES', 'COLUMNS', 'Evalu
            'summarize', 'kind', 'Library', 'constant', 'draw_micrograph', 'Question', 'ask', 'Journal', 'draw',
            'Report', 'make_report', 'read_report', 'cell_text', 'table', 'evaluate', 'Calibration', 'calibrate']
 
-# %% ../nbs/10_evaluate.ipynb #1e432ad5
+# %% ../nbs/10_evaluate.ipynb #30dd773e
 import hashlib, json, time
 from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -29,10 +29,10 @@ from .model import load_model
 from .predict import guess, local_crystals, predict
 from .stem import render
 
-# %% ../nbs/10_evaluate.ipynb #6eb169cb
+# %% ../nbs/10_evaluate.ipynb #e611aaed
 class EvaluateError(MicroscopyGPTError): "An evaluation that cannot be run or gone on with."
 
-# %% ../nbs/10_evaluate.ipynb #5a23b000
+# %% ../nbs/10_evaluate.ipynb #0e8c75c8
 FAILURES = ("", "ranked lower", "z", "in-plane", "lattice", "atoms in cell", "formula", "unmatched", "missing")
 
 def _compare(truth, guess):
@@ -53,7 +53,7 @@ def score_answers(truth:Atoms,
     failure = "ranked lower" if rates["solved@5"] and not first.solved else first.failure
     return rates | dict(match_abs=bool(first.match_abs), same_space_group=bool(first.same_space_group)) | distances | dict(failure=failure)
 
-# %% ../nbs/10_evaluate.ipynb #c79d9ca2
+# %% ../nbs/10_evaluate.ipynb #58a908d5
 def rate(flags:list # of bool, failures included
         )->dict: # value, low, high, n
     "A share with Wilson's 95 % interval."
@@ -73,7 +73,7 @@ def percentile(values:list, # numbers, None where nothing could be measured
     interval = bootstrap((x,), lambda x, axis: np.percentile(x, q, axis=axis), n_resamples=2000, method="percentile", rng=np.random.default_rng(0)).confidence_interval
     return dict(value=value, low=float(interval.low), high=float(interval.high), n=len(x))
 
-# %% ../nbs/10_evaluate.ipynb #4761fa31
+# %% ../nbs/10_evaluate.ipynb #b290d125
 RATES = {"Solved@1": "solved@1", "Solved@5": "solved@5", "Tight@1": "tight@1", "Tight@5": "tight@5", "Hit@1": "hit@1", "Hit@5": "hit@5",
          "Match_abs": "match_abs", "SG@1": "same_space_group"}
 _lengths = {f"|{name}| {label}": (key, q, factor) for name, key, factor in (("Δa", "da", 100), ("Δb", "db", 100), ("Δγ", "dgamma", 1)) for label, q in (("median", 50), ("p95", 95))}
@@ -86,7 +86,7 @@ def summarize(records:list # of `score_answers`
     rates = {name: rate([r[key] for r in records]) for name, key in RATES.items()}
     return rates | {name: percentile([None if r[key] is None else factor*abs(r[key]) for r in records], q) for name, (key, q, factor) in DISTANCES.items()}
 
-# %% ../nbs/10_evaluate.ipynb #7c042f1b
+# %% ../nbs/10_evaluate.ipynb #2e692c2f
 def kind(formula:str # e.g. "MoS2"
         )->tuple: # e.g. (1, 2)
     "The stoichiometry without its elements."
@@ -109,7 +109,7 @@ class Library:
         if crystal.id not in self._groups: self._groups[crystal.id] = len(crystal.slab.z), space_group(crystal.atoms)
         return self._groups[crystal.id]
 
-# %% ../nbs/10_evaluate.ipynb #7ec0f052
+# %% ../nbs/10_evaluate.ipynb #0829c9e8
 def constant(formula:str, # e.g. "MoS2"
              library:Library)->list: # one `Atoms`, none where the library has no crystal of this stoichiometry
     "The commonest prototype of a stoichiometry (atoms in the cell, space group) on its mean lattice, blind to the image and to the elements."
@@ -123,7 +123,7 @@ def constant(formula:str, # e.g. "MoS2"
     exchange = {Element(a).Z: Element(b).Z for a, b in zip(in_order(typical.formula), in_order(formula))}
     return [standardize(from_slab(typical.slab._replace(cell=cell_from_lengths(*mean), numbers=np.array([exchange[z] for z in typical.slab.numbers]))))]
 
-# %% ../nbs/10_evaluate.ipynb #28628fa1
+# %% ../nbs/10_evaluate.ipynb #db2b4074
 def _hash(*what): return int(hashlib.sha256(":".join(map(str, what)).encode()).hexdigest()[:8], 16)
 
 def draw_micrograph(crystal, # `Crystal`
@@ -132,7 +132,7 @@ def draw_micrograph(crystal, # `Crystal`
     "The micrograph that a crystal is evaluated on."
     return Micrograph(render(crystal.atoms, noise=noise, seed=_hash("micrograph", seed, crystal.id) % 2**31), .1, crystal.id)
 
-# %% ../nbs/10_evaluate.ipynb #6135efbb
+# %% ../nbs/10_evaluate.ipynb #9004a1bf
 @dataclass
 class Question:
     "What every crystal of an evaluation is asked, and whom."
@@ -152,7 +152,7 @@ class Question:
         found = predict(draw_micrograph(crystal, self.noise, self.seed), crystal.formula, model=self.model, templates=templates, k=self.k, seed=self.seed).candidates
         return [c.atoms for c in found], dict(residual=_plain(found[0].residual), confidence=_plain(found[0].confidence)) if found else {}
 
-# %% ../nbs/10_evaluate.ipynb #554fddef
+# %% ../nbs/10_evaluate.ipynb #141a6196
 def _write_candidates(answers, folder):
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("rank_*.cif"): old.unlink()
@@ -169,7 +169,7 @@ def ask(question:Question, crystal # `Crystal`
     about = dict(id=crystal.id, source=crystal.source, formula=crystal.formula, n_atoms=len(crystal.slab.z), n_answers=len(answers), error=error, seconds=round(seconds, 3))
     return about | says | score_answers(crystal.atoms, answers)
 
-# %% ../nbs/10_evaluate.ipynb #7625f2a9
+# %% ../nbs/10_evaluate.ipynb #7f53beae
 class Journal:
     "Finished records, in memory and, with a folder, on disk."
     def __init__(self, out:"Path|None", settings:dict):
@@ -198,7 +198,7 @@ class Journal:
         if self.path:
             with self.path.open("a") as f: f.write(json.dumps(record) + "\n")
 
-# %% ../nbs/10_evaluate.ipynb #0c2745db
+# %% ../nbs/10_evaluate.ipynb #28c257b8
 def draw(sources, # database names, or a list of `Crystal`
          subset:str="test", # "test", "validation" or "train"; a list of `Crystal` is taken as it is
          n:"int|None"=None, # how many from each source; None for all
@@ -213,7 +213,7 @@ def draw(sources, # database names, or a list of `Crystal`
     if not drawn: raise EvaluateError(f"There are no crystals to evaluate in {sources!r}, subset {subset!r}.")
     return drawn
 
-# %% ../nbs/10_evaluate.ipynb #de9c4e22
+# %% ../nbs/10_evaluate.ipynb #8ece5cf6
 _question = None
 
 def _start(question):
@@ -229,7 +229,7 @@ def _ask_all(question, crystals, workers):
         try: yield from (future.result() for future in as_completed([pool.submit(_work, c) for c in crystals]))
         except BaseException: pool.shutdown(wait=False, cancel_futures=True); raise
 
-# %% ../nbs/10_evaluate.ipynb #a459addf
+# %% ../nbs/10_evaluate.ipynb #f0e9a72e
 SIZES = {"1-3 atoms": (1, 3), "4-7 atoms": (4, 7), "8 or more": (8, 10**6)}
 
 @dataclass
@@ -259,7 +259,7 @@ def read_report(path:"str|Path" # a scores.json
     try: return Report(**json.loads(Path(path).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as e: raise EvaluateError(f"{path} does not hold the scores of an evaluation ({type(e).__name__}): run `microscopygpt evaluate`.") from e
 
-# %% ../nbs/10_evaluate.ipynb #039bb549
+# %% ../nbs/10_evaluate.ipynb #c9691681
 def cell_text(score:dict, # value, low, high, n
               digits:int=2)->str:
     "A score as people write it."
@@ -277,7 +277,7 @@ def table(reports:list, # of `Report`, one row each
     rows = [(r.name, r.scores[source]) for r in reports if source in r.scores]
     return head + "\n".join(f"| {name} | {s['Solved@1']['n']} | " + " | ".join(text(s, c) for c in columns) + " |" for name, s in rows)
 
-# %% ../nbs/10_evaluate.ipynb #429f29ff
+# %% ../nbs/10_evaluate.ipynb #8199051f
 def _repr_markdown_(self):
     "The scores, a column for each source."
     sources = list(self.scores)
@@ -289,7 +289,7 @@ def _repr_markdown_(self):
 
 Report._repr_markdown_ = Report.__str__ = _repr_markdown_
 
-# %% ../nbs/10_evaluate.ipynb #28673ae8
+# %% ../nbs/10_evaluate.ipynb #2f4e312a
 def _who(model, templates, seed, k, noise, out)->Question:
     "The question that a model's name stands for."
     if not isinstance(model, str): model, name = load_model(model), getattr(model, "name", "model")
@@ -312,7 +312,7 @@ def _fingerprint(model):
     for name, w in sorted(model.model.state_dict().items()): digest.update(name.encode()); digest.update(w.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:12]
 
-# %% ../nbs/10_evaluate.ipynb #c96da75a
+# %% ../nbs/10_evaluate.ipynb #7138c181
 def _command(settings, by_hand, n, k, seed):
     if by_hand: return ""
     return (f"microscopygpt evaluate --source {' '.join(settings['sources'])} --subset {settings['subset']} --model {settings['model']} --noise {settings['noise']}"
@@ -341,7 +341,7 @@ def evaluate(sources, # database names, or a list of `Crystal`
     if out: report.write(out/"scores.json")
     return report
 
-# %% ../nbs/10_evaluate.ipynb #2b4c694a
+# %% ../nbs/10_evaluate.ipynb #887ddd8b
 class Calibration(NamedTuple):
     "A logistic regression of success on evidence."
     weights: np.ndarray # (f,)
