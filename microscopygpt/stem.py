@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NOISE', 'half_plane', 'image_sum', 'StemError', 'simulate', 'Noise', 'add_noise', 'random_view', 'render']
 
-# %% ../nbs/01_stem.ipynb #03480711
+# %% ../nbs/01_stem.ipynb #d636353a
 from dataclasses import dataclass
 from numbers import Integral, Real
 
@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d, map_coordinates
 
 from .crystal import MicroscopyGPTError, to_slab
 
-# %% ../nbs/01_stem.ipynb #669b8d92
+# %% ../nbs/01_stem.ipynb #2964d1a0
 def half_plane(
     cell, # In-plane cell, rows a and b, (2, 2), in A
     gmax, # Largest spatial frequency, in 1/A
@@ -29,14 +29,14 @@ def half_plane(
     g = np.linalg.norm(hk @ np.linalg.inv(cell).T, axis=1)
     return hk[(g < gmax) & ((hk[:, 0] > 0) | (hk[:, 1] > 0))]
 
-# %% ../nbs/01_stem.ipynb #7d59e30c
+# %% ../nbs/01_stem.ipynb #25f96459
 def _waves(g, n, pixel_size):
     "cos and sin of 2 pi g x at x = 0, `pixel_size`, ...: g (b, m) -> two (b, n, m)"
     x = torch.arange(n, dtype=g.dtype, device=g.device)*pixel_size
     phase = 2*torch.pi*(x[:, None]*g[:, None, :])
     return phase.cos(), phase.sin()
 
-# %% ../nbs/01_stem.ipynb #4e33b898
+# %% ../nbs/01_stem.ipynb #667db409
 def image_sum(
     cell:torch.Tensor, # Rows a and b, (b, 2, 2), in A
     frac:torch.Tensor, # In-plane fractional positions, (b, n, 2)
@@ -63,7 +63,7 @@ def image_sum(
     image = rows @ torch.cat([cx, sx], -1).transpose(-1, -2)
     return (image + weights.sum(-1)[:, None, None])/torch.linalg.det(cell).abs()[:, None, None]
 
-# %% ../nbs/01_stem.ipynb #cd023587
+# %% ../nbs/01_stem.ipynb #f8010ad9
 class StemError(MicroscopyGPTError): "Input from which no picture can be simulated."
 
 def _number(name, value, low, high, unit=""):
@@ -72,7 +72,7 @@ def _number(name, value, low, high, unit=""):
         raise StemError(f"{name} must be a number between {low:g} and {high:g}{unit}, not {value!r}")
     return float(value)
 
-# %% ../nbs/01_stem.ipynb #fe73f8df
+# %% ../nbs/01_stem.ipynb #6de33cf1
 def _structures(atoms):
     "Check a structure or a list of them; returns the list"
     many = list(atoms) if isinstance(atoms, (list, tuple)) else [atoms]
@@ -89,7 +89,7 @@ def _shape(size):
         raise StemError(f"size must be a number of pixels, or (rows, columns), each between 1 and 16384, not {size!r}")
     return tuple(int(n) for n in shape)
 
-# %% ../nbs/01_stem.ipynb #076ec36f
+# %% ../nbs/01_stem.ipynb #d36c2574
 def _per_image(name, value, b, width):
     "`value` for each of `b` images as (b, width)"
     try: v = np.broadcast_to(np.asarray(value, float).reshape((-1, width) if np.ndim(value) else (1, width)), (b, width))
@@ -104,14 +104,14 @@ def _orientation(rotation, mirror, b):
     c, s = np.cos(angle), np.sin(angle)
     return np.stack([np.stack([c, s], -1), np.stack([-s, c], -1)*flip[:, None]], 1)
 
-# %% ../nbs/01_stem.ipynb #a318d13b
+# %% ../nbs/01_stem.ipynb #1be8ed4a
 def _pad(arrays):
     "Stack (n_i, ...) arrays to (b, max n, ...), zeros where nothing is"
     out = np.zeros((len(arrays), max(map(len, arrays)), *arrays[0].shape[1:]))
     for row, a in zip(out, arrays): row[:len(a)] = a
     return out
 
-# %% ../nbs/01_stem.ipynb #71633aa8
+# %% ../nbs/01_stem.ipynb #c2747772
 def simulate(
     atoms, # A jarvis Atoms slab, or a list of them
     pixel_size=.1, # A/px
@@ -140,7 +140,7 @@ def simulate(
     images = torch.cat(images).numpy()
     return images if isinstance(atoms, (list, tuple)) else images[0]
 
-# %% ../nbs/01_stem.ipynb #686c53a4
+# %% ../nbs/01_stem.ipynb #6a9c6644
 @dataclass(frozen=True)
 class Noise:
     "What separates a recorded picture from a perfect one; lengths in A, intensities relative to a picture from 0 to 1"
@@ -156,13 +156,13 @@ class Noise:
     dose: float = 0. # Electrons per pixel at intensity 1; 0 means no shot noise
     readout: float = 0. # Standard deviation of Gaussian noise
 
-# %% ../nbs/01_stem.ipynb #25b6612d
+# %% ../nbs/01_stem.ipynb #8923dfb6
 NOISE = dict(
     none=Noise(),
     paper=Noise(blur=.1, tilt=.2, gain=.1, readout=.02**.5),
     hard=Noise(jitter=.04, sway=.05, blur=.1, background=.4, offset=.1, dose=8, readout=.1))
 
-# %% ../nbs/01_stem.ipynb #6f905c53
+# %% ../nbs/01_stem.ipynb #30db2307
 def _unit(image):
     "Levelled to 0..1; zeros when constant"
     low, high = image.min(), image.max()
@@ -181,7 +181,7 @@ def _tilt(shape, rng):
     plane = np.cos(angle)*x + np.sin(angle)*y
     return plane/max(np.ptp(plane), 1e-9)
 
-# %% ../nbs/01_stem.ipynb #fb94bcef
+# %% ../nbs/01_stem.ipynb #6c21811b
 def _jittered(image, jitter, sway, sway_lines, rng):
     "Displace every scan line along x; lengths in pixels"
     drift = gaussian_filter1d(rng.normal(size=len(image)), sway_lines)*(2*np.pi**.5*sway_lines)**.5
@@ -189,7 +189,7 @@ def _jittered(image, jitter, sway, sway_lines, rng):
     y, x = np.indices(image.shape)
     return map_coordinates(image, [y, x+dx[:, None]], order=3, mode="nearest")
 
-# %% ../nbs/01_stem.ipynb #ba9c303c
+# %% ../nbs/01_stem.ipynb #4d5bfb90
 def _noisy(image, noise, pixel_size, rng):
     "One picture through the table"
     image, px = _unit(image), pixel_size
@@ -203,7 +203,7 @@ def _noisy(image, noise, pixel_size, rng):
     if noise.readout: image = image + noise.readout*rng.normal(size=image.shape)
     return _unit(image)
 
-# %% ../nbs/01_stem.ipynb #3f54071a
+# %% ../nbs/01_stem.ipynb #d5633619
 def _seeds(seed, b):
     "One seed for each of `b` pictures"
     seeds = [seed+i for i in range(b)] if isinstance(seed, Integral) else list(np.atleast_1d(seed))
@@ -217,7 +217,7 @@ def _noise(noise):
     if not isinstance(noise, str) or noise not in NOISE: raise StemError(f"noise must be one of {', '.join(NOISE)}, or a Noise, not {noise!r}")
     return NOISE[noise]
 
-# %% ../nbs/01_stem.ipynb #e01a519e
+# %% ../nbs/01_stem.ipynb #fd1fe4a4
 def add_noise(
     images, # (rows, columns) or (b, rows, columns)
     noise="paper", # "paper", "hard", "none", or a `Noise`
@@ -232,7 +232,7 @@ def add_noise(
     noisy = [_noisy(im, noise, pixel_size, np.random.default_rng(s)) for im, s in zip(batch, _seeds(seed, len(batch)))]
     return np.stack(noisy).reshape(images.shape).astype(np.float32)
 
-# %% ../nbs/01_stem.ipynb #46c36c1b
+# %% ../nbs/01_stem.ipynb #baec7fb2
 def random_view(
     seed=0, # Whole number
     mirror=False, # True or False, or None to draw it too
@@ -242,7 +242,7 @@ def random_view(
     rotation, shift, flip = rng.uniform(0, 360), rng.uniform(0, 10, 2), bool(rng.random() < .5)
     return dict(rotation=rotation, shift=tuple(map(float, shift)), mirror=flip if mirror is None else bool(mirror))
 
-# %% ../nbs/01_stem.ipynb #d643b4e9
+# %% ../nbs/01_stem.ipynb #ca5a3d98
 def render(
     atoms, # A jarvis Atoms slab, or a list of them
     noise="paper", # "paper", "hard", "none", or a `Noise`
