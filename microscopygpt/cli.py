@@ -7,12 +7,12 @@ __all__ = ['UsageError', 'Parser', 'formula_text', 'miller_index', 'at_least_one
            'candidate_line', 'run_predict', 'run_simulate', 'run_dataset', 'run_train', 'run_evaluate', 'run_lab',
            'parser', 'main']
 
-# %% ../nbs/12_cli.ipynb #b65ab7ed
+# %% ../nbs/12_cli.ipynb #0369c3fd
 import argparse, os, sys, tempfile, warnings
 from pathlib import Path
 from . import __version__
 
-# %% ../nbs/12_cli.ipynb #e39991c9
+# %% ../nbs/12_cli.ipynb #8b15815b
 class UsageError(ValueError): "A command that cannot be understood."
 
 class Parser(argparse.ArgumentParser):
@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message): raise UsageError(f"{message}. See `{self.prog} --help`.")
 
-# %% ../nbs/12_cli.ipynb #d933bebc
+# %% ../nbs/12_cli.ipynb #151b6143
 def formula_text(text:str # chemical formula, such as MoS2
                 )->str:
     "The formula as it was typed, unless it is empty."
@@ -42,7 +42,7 @@ def at_least_one(text:str # a whole number
     if not text.isdecimal() or int(text) < 1: raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
     return int(text)
 
-# %% ../nbs/12_cli.ipynb #cb414418
+# %% ../nbs/12_cli.ipynb #e591f7a5
 def output_folder(path:"str|Path" # folder to write to, made when missing
                  )->Path:
     "The folder, proven writable."
@@ -61,7 +61,7 @@ def output_file(path:"str|Path", # file to write
     if path.is_dir(): raise OSError(f"Cannot write to {path} (is a directory): give a file name.")
     return output_folder(path.parent)/path.name
 
-# %% ../nbs/12_cli.ipynb #a3a69e59
+# %% ../nbs/12_cli.ipynb #830cc494
 _extras = dict(chgnet="relax", unsloth="gpu", bitsandbytes="gpu", trl="gpu", jupyterlab="app", ipywidgets="app", nglview="app", ncempy="io")
 
 def complaint(error:Exception)->str: # one line, or "" when the error is not one a user can mend
@@ -76,7 +76,7 @@ def complaint(error:Exception)->str: # one line, or "" when the error is not one
     from microscopygpt.crystal import MicroscopyGPTError
     return " ".join(str(error).split()) if isinstance(error, MicroscopyGPTError) else ""
 
-# %% ../nbs/12_cli.ipynb #acc6b0cd
+# %% ../nbs/12_cli.ipynb #4ad5b87b
 def candidate_line(rank:int, # 1 is the best
                    candidate # of a `Prediction`
                   )->str:
@@ -98,7 +98,7 @@ def run_predict(args:argparse.Namespace # see `microscopygpt predict --help`
     print("microscopygpt: no candidate explains the image. The best are written all the same: check the formula and the pixel size.", file=sys.stderr)
     return 3
 
-# %% ../nbs/12_cli.ipynb #c22feec2
+# %% ../nbs/12_cli.ipynb #a66309e8
 def run_simulate(args:argparse.Namespace # see `microscopygpt simulate --help`
                 )->int:
     "Write the simulated micrograph of a structure."
@@ -106,13 +106,13 @@ def run_simulate(args:argparse.Namespace # see `microscopygpt simulate --help`
     from microscopygpt.crystal import read_crystal
     from microscopygpt.micrograph import Micrograph, write_micrograph
     from microscopygpt.stem import add_noise, simulate
-    view = {} if args.miller == (0, 0, 1) else dict(miller=args.miller)
-    clean = simulate(read_crystal(args.structure), pixel_size=args.pixel_size, size=args.size, **view)
+    if args.miller != (0, 0, 1): raise UsageError("--miller: this version looks along 0,0,1 only.")
+    clean = simulate(read_crystal(args.structure), pixel_size=args.pixel_size, size=args.size)
     image = add_noise(clean, args.noise, pixel_size=args.pixel_size, seed=args.seed)
     print(f"Written to {write_micrograph(Micrograph(image, args.pixel_size), out)}")
     return 0
 
-# %% ../nbs/12_cli.ipynb #c38d721c
+# %% ../nbs/12_cli.ipynb #26f9f365
 def run_dataset(args:argparse.Namespace # see `microscopygpt dataset --help`
                )->int:
     "Write a micrograph-chat data set."
@@ -139,7 +139,7 @@ def run_evaluate(args:argparse.Namespace # see `microscopygpt evaluate --help`
     print(f"Written to {out}")
     return 0
 
-# %% ../nbs/12_cli.ipynb #e433505e
+# %% ../nbs/12_cli.ipynb #3f974228
 def run_lab(args:argparse.Namespace # see `microscopygpt lab --help`
            )->int: # JupyterLab's exit code
     "Open JupyterLab."
@@ -148,7 +148,7 @@ def run_lab(args:argparse.Namespace # see `microscopygpt lab --help`
     notebooks = Path(__file__).resolve().parent.parent/"nbs"
     return subprocess.call([sys.executable, "-m", "jupyter", "lab", str(notebooks if notebooks.is_dir() else Path.cwd())])
 
-# %% ../nbs/12_cli.ipynb #fe7522cc
+# %% ../nbs/12_cli.ipynb #d5948a11
 def _verb(verbs, name, run, summary):
     "A verb's own parser."
     p = verbs.add_parser(name, help=summary, description=run.__doc__)
@@ -159,7 +159,7 @@ def _seed(p): p.add_argument("--seed", type=int, default=0, help="the same seed 
 def _noise(p): p.add_argument("--noise", choices=("paper", "hard", "none"), default="paper", help="how bad the image is (default: %(default)s)")
 def _out(p, what="folder for the results", metavar="DIR"): p.add_argument("--out", required=True, metavar=metavar, help=what)
 
-# %% ../nbs/12_cli.ipynb #7ff6d508
+# %% ../nbs/12_cli.ipynb #16c89362
 def _predict_options(p):
     p.add_argument("image", metavar="IMAGE", help="the micrograph: TIFF, PNG, JPEG or npy")
     p.add_argument("--formula", type=formula_text, help="chemical formula, such as MoS2")
@@ -177,7 +177,7 @@ def _simulate_options(p):
     p.add_argument("--miller", type=miller_index, default=(0, 0, 1), metavar="H,K,L", help="the direction of view (default: 0,0,1)")
     _noise(p); _seed(p); _out(p, "the image: .tif, .png or .npy", "IMAGE")
 
-# %% ../nbs/12_cli.ipynb #eae4e303
+# %% ../nbs/12_cli.ipynb #97c47c9a
 def _dataset_options(p):
     p.add_argument("--source", nargs="+", required=True, metavar="NAME|DIR", help="dft_2d_2021, c2db or a folder of your own")
     p.add_argument("--split", choices=("formula", "paper"), default="formula", help="no formula on both sides, or the paper's random 90/10 (default: %(default)s)")
@@ -202,7 +202,7 @@ def _evaluate_options(p):
     p.add_argument("--workers", type=at_least_one, default=1, help="processes (default: %(default)s)")
     _noise(p); _seed(p); _out(p, "folder for records, candidates and scores; the same command goes on where it stopped")
 
-# %% ../nbs/12_cli.ipynb #83d9f271
+# %% ../nbs/12_cli.ipynb #0ece4c22
 def parser()->Parser:
     "The command line."
     p = Parser(prog="microscopygpt", description="Crystal structures from STEM images of two-dimensional materials: proposed by a model, proven against the image.",
@@ -217,7 +217,7 @@ def parser()->Parser:
     _verb(verbs, "lab", run_lab, "open JupyterLab")
     return p
 
-# %% ../nbs/12_cli.ipynb #8c06500e
+# %% ../nbs/12_cli.ipynb #bfc55139
 def main(argv:list=None # arguments without the program's name; default: those of the process
         )->int: # 0, 2 or 3
     "Run one command and return its exit code."
