@@ -6,7 +6,7 @@
 __all__ = ['EVIDENCE', 'WEIGHTS', 'OFFSET', 'EXPLAINED', 'PLAUSIBLE', 'merge_answers', 'propose_templates', 'evidence',
            'Candidate', 'rank', 'Prediction', 'PredictError', 'local_crystals', 'predict', 'guess']
 
-# %% ../nbs/09_predict.ipynb #a35f76f1
+# %% ../nbs/09_predict.ipynb #21422031
 import base64, hashlib, io, itertools, json, platform, warnings
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -18,7 +18,7 @@ from jarvis.core.atoms import Atoms
 from pymatgen.core import Element
 from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
-from .crystal import (MicroscopyGPTError, CrystalError, Slab, canonical, cell_lengths, element_order, from_slab, parse_formula, reduced_formula, space_group, standardize, to_slab, write_crystal)
+from .crystal import (MicroscopyGPTError, CrystalError, Slab, canonical, cell_lengths, from_slab, parse_formula, reduced_formula, space_group, standardize, to_slab, write_crystal)
 from .chat import ChatError, make_prompt, parse_answer, prompt_formula
 from .micrograph import Micrograph, read_micrograph
 from .data import SOURCES, database_file, have_database, load_crystals, read_crystals, save_crystals
@@ -27,7 +27,7 @@ from .lattice import Observation, observe
 from .refine import Proof, Proposal, prove, resimulate, strains, symmetrize
 from .refine import relax as relax_atoms
 
-# %% ../nbs/09_predict.ipynb #779473a3
+# %% ../nbs/09_predict.ipynb #4900a938
 def _same_description(a, b, tol=.45):
     "Whether two canonical slabs list the same atoms in nearly the same places."
     if len(a.z) != len(b.z) or (a.numbers != b.numbers).any() or abs(np.log(np.linalg.det(a.cell)/np.linalg.det(b.cell))) > .2: return False
@@ -60,7 +60,7 @@ def merge_answers(answers:list, # of `Answer`
     proposals = [Proposal(_mean([s for s, _ in g]), "model", max(p for _, p in g), len(g)) for g in groups]
     return sorted(proposals, key=lambda p: (-p.votes, -p.belief))
 
-# %% ../nbs/09_predict.ipynb #1a9d7c83
+# %% ../nbs/09_predict.ipynb #0488423f
 _mendeleev = np.array([0.] + [float(Element.from_Z(z).mendeleev_no) for z in range(1, 104)])
 
 _counts = lru_cache(maxsize=None)(parse_formula)
@@ -90,7 +90,7 @@ def propose_templates(crystals:list, # of `Crystal`
     ranked.sort(key=lambda r: r[0])
     return [Proposal(Slab(c.slab.cell*np.exp(.8*growth), c.slab.frac, c.slab.z*np.exp(growth), numbers), f"{c.formula} ({c.id})", -cost) for cost, c, numbers, growth in ranked[:n]]
 
-# %% ../nbs/09_predict.ipynb #83fbf08f
+# %% ../nbs/09_predict.ipynb #d03fcfcf
 def evidence(proof:Proof, asked:int)->np.ndarray: # (9,)
     "What counts for or against a proof: see `EVIDENCE`."
     template = proof.proposal.origin != "model"
@@ -116,7 +116,7 @@ class Candidate:
     @property
     def space_group(self): return space_group(self.atoms)
 
-# %% ../nbs/09_predict.ipynb #91c55f79
+# %% ../nbs/09_predict.ipynb #3e88ccaa
 def _fingerprint(slab, reach=5.5):
     "Sorted distances between each pair of elements up to `reach`, smoothed."
     shifts = np.array(list(itertools.product(range(-2, 3), repeat=2)))
@@ -128,14 +128,14 @@ def _fingerprint(slab, reach=5.5):
 
 def _alike(a, b): return len(a) == len(b) and a@b/(np.linalg.norm(a)*np.linalg.norm(b) + 1e-9) > .985
 
-def _words(proof, confidence, asked):
+def _words(proof, asked):
     "Why a candidate stands where it stands."
     p = proof.proposal
     said = f"template {p.origin}" if p.origin != "model" else f"{p.votes} of {asked} answers" if p.votes >= 1 else "a bolder guess"
     fit = "explains the image in the plane" if proof.residual < .12 else "explains most of the image" if proof.residual < .35 else "does not explain the image"
     return f"{said}; {fit} (residual {100*proof.residual:.1f} %, atoms moved {proof.fit.moved:.2f} Å); heights come from the {'model' if p.origin == 'model' else 'template'}, the image does not show them"
 
-# %% ../nbs/09_predict.ipynb #d551534b
+# %% ../nbs/09_predict.ipynb #2b74f7b2
 def rank(proofs:list, # of `Proof`
          asked:int, # how many answers the model was asked for
          k:int=5)->list: # of `Candidate`, best first
@@ -147,11 +147,11 @@ def rank(proofs:list, # of `Proof`
         if any(len(proof.slab.z) == n and _alike(print_, other) for n, other in prints): continue
         prints.append((len(proof.slab.z), print_))
         confidence = float(1/(1 + np.exp(-score)))
-        kept.append(Candidate(from_slab(canonical(to_slab(standardize(proof.atoms, symprec=.1)))), score, proof.residual, confidence, _words(proof, confidence, asked), proof))
+        kept.append(Candidate(from_slab(canonical(to_slab(standardize(proof.atoms, symprec=.1)))), score, proof.residual, confidence, _words(proof, asked), proof))
         if len(kept) == k: break
     return kept
 
-# %% ../nbs/09_predict.ipynb #572b5f60
+# %% ../nbs/09_predict.ipynb #6824f096
 EXPLAINED, PLAUSIBLE = .35, .02 # largest residual and smallest confidence with which a candidate still explains an image
 
 @dataclass
@@ -173,7 +173,7 @@ class Prediction:
     @property
     def explained(self): return bool(self.candidates and self.best.residual < EXPLAINED and self.best.confidence > PLAUSIBLE)
 
-# %% ../nbs/09_predict.ipynb #80e7e214
+# %% ../nbs/09_predict.ipynb #b0825a3c
 class PredictError(MicroscopyGPTError): "A question that cannot be answered: no formula, or an unknown option."
 
 def _question(formula, prompt):
@@ -198,7 +198,7 @@ def local_crystals()->list: # of `Crystal`
     except OSError: warnings.warn(f"{kept} cannot be written: the databases will be prepared again next time.")
     return crystals
 
-# %% ../nbs/09_predict.ipynb #06be2266
+# %% ../nbs/09_predict.ipynb #934cc32a
 def predict(image, # path, array or `Micrograph`
             formula:"str|None"=None, # e.g. "MoS2"; may come from the prompt
             pixel_size:"float|None"=None, # Å per pixel; needed unless the file tells
@@ -214,15 +214,16 @@ def predict(image, # path, array or `Micrograph`
     formula, prompt = _question(formula, prompt)
     if k < 1: raise PredictError(f"k is {k}: ask for at least one candidate.")
     vlm = None if model is None else load_model(model)
-    crystals = local_crystals() if isinstance(templates, str) and templates == "auto" else templates or []
     micrograph = read_micrograph(image, pixel_size)
     observation = observe(micrograph)
+    crystals = local_crystals() if isinstance(templates, str) and templates == "auto" else templates or []
     proofs = _proven(propose_templates(crystals, formula, observation)[:12], observation)
+    candidates = rank(proofs, answers, k)
     for attempt, temperature in enumerate((1., 1.4, 1.8) if vlm else ()): # bolder when too few different crystals came
         merged = merge_answers(vlm.generate(observation, prompt, n=answers, seed=seed + attempt, temperature=temperature), formula)
         proofs += _proven([p if attempt == 0 else replace(p, votes=.5) for p in merged[:14]], observation)
-        if len(rank(proofs, answers, k)) == k: break
-    candidates = rank(proofs, answers, k)
+        candidates = rank(proofs, answers, k)
+        if len(candidates) == k: break
     if relax: candidates = [replace(c, atoms=relax_atoms(c.atoms, relax), why=c.why + f"; relaxed with {relax}") for c in candidates]
     return Prediction(micrograph, observation, formula, prompt, candidates, getattr(vlm, "name", "templates"), seed, _remarks(micrograph, observation, candidates))
 
@@ -232,7 +233,7 @@ def _remarks(micrograph, observation, candidates):
     if not candidates or candidates[0].residual >= EXPLAINED: notes.append("No candidate explains the image: check the formula and the pixel size.")
     return notes
 
-# %% ../nbs/09_predict.ipynb #0ca20069
+# %% ../nbs/09_predict.ipynb #ae5776a4
 def guess(formula:str, model="compact", # name, folder or loaded model
           k:int=5, seed:int=0)->list: # of `Atoms`, most votes first
     "What the model says of a formula when it is shown no image."
@@ -240,7 +241,7 @@ def guess(formula:str, model="compact", # name, folder or loaded model
     merged = merge_answers(load_model(model).generate(None, make_prompt(formula), n=32, seed=seed), formula)
     return [standardize(from_slab(symmetrize(p.slab)), symprec=.1) for p in merged[:k]]
 
-# %% ../nbs/09_predict.ipynb #31fe6085
+# %% ../nbs/09_predict.ipynb #3021aa8e
 def _draw_atoms(ax, slab, side=False, reach=7.):
     "The crystal from above, or from the side, higher (nearer) atoms on top, with its cell."
     n = np.ceil(2*reach/np.linalg.norm(slab.cell, axis=1)).astype(int) + 1
@@ -277,7 +278,7 @@ def plot(self:Prediction, rank:int=1 # which candidate
     plt.close(fig)
     return fig
 
-# %% ../nbs/09_predict.ipynb #476729d0
+# %% ../nbs/09_predict.ipynb #bafd9911
 @patch
 def table(self:Prediction)->str: # Markdown
     "The candidates with their figures and reasons."
@@ -295,7 +296,7 @@ def _repr_markdown_(self:Prediction):
     picture = io.BytesIO(); self.plot().savefig(picture, format="png", dpi=90)
     return f"{lattice}{notes}\n\n![](data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()})\n\n{self.table()}"
 
-# %% ../nbs/09_predict.ipynb #71acae69
+# %% ../nbs/09_predict.ipynb #f2c1a2e2
 def _plain(c, rank):
     a, b, gamma = cell_lengths(to_slab(c.atoms).cell)
     return dict(rank=rank, file=f"rank_{rank}.cif", formula=c.formula, a=a, b=b, gamma=gamma, n_atoms=int(c.atoms.num_atoms), space_group=c.space_group, score=c.score,
