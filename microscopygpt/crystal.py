@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['BRAVAIS', 'MicroscopyGPTError', 'CrystalError', 'FormulaError', 'parse_formula', 'reduced_formula', 'Slab',
            'cell_lengths', 'cell_from_lengths', 'reduce_cell', 'to_slab', 'from_slab', 'standardize', 'bravais_2d',
-           'space_group', 'element_order', 'equivalent_bases', 'canonical', 'Comparison', 'compare', 'read_crystal',
-           'write_crystal']
+           'space_group', 'element_order', 'equivalent_bases', 'canonical', 'Comparison', 'Prepared', 'prepare',
+           'compare', 'draw_atoms', 'read_crystal', 'write_crystal']
 
-# %% ../nbs/00_crystal.ipynb #df8809e1
+# %% ../nbs/00_crystal.ipynb #c9efc625
 import itertools, re, warnings
 from dataclasses import dataclass
 from math import gcd
@@ -16,16 +16,18 @@ from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np, spglib
+from ase.data import covalent_radii
+from ase.data.colors import jmol_colors
 from jarvis.core.atoms import Atoms
 from pymatgen.core import Composition, Element
 from pymatgen.analysis.structure_matcher import StructureMatcher
 
-# %% ../nbs/00_crystal.ipynb #c067a313
+# %% ../nbs/00_crystal.ipynb #30529e23
 class MicroscopyGPTError(ValueError): "Base of every error that this library raises on purpose."
 class CrystalError(MicroscopyGPTError): "A structure that is not a usable two-dimensional crystal."
 class FormulaError(MicroscopyGPTError): "A chemical formula that cannot be read."
 
-# %% ../nbs/00_crystal.ipynb #0111fda5
+# %% ../nbs/00_crystal.ipynb #ea79804e
 _subscripts = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 
 def parse_formula(text:str # chemical formula, e.g. "MoS2"
@@ -43,14 +45,14 @@ def parse_formula(text:str # chemical formula, e.g. "MoS2"
     divisor = reduce(gcd, map(int, counts.values()))
     return {element: int(n)//divisor for element, n in counts.items()}
 
-# %% ../nbs/00_crystal.ipynb #62b4bcd2
+# %% ../nbs/00_crystal.ipynb #40a94662
 def reduced_formula(what:"Atoms|str" # a structure or a formula
                    )->str:
     "The reduced formula as pymatgen writes it."
     counts = parse_formula(what) if isinstance(what, str) else what.composition.to_dict()
     return Composition(counts).reduced_formula
 
-# %% ../nbs/00_crystal.ipynb #475b889c
+# %% ../nbs/00_crystal.ipynb #cd99dc69
 class Slab(NamedTuple):
     "A two-dimensional crystal in arrays."
     cell: np.ndarray    # (2, 2) in Å, rows a and b
@@ -72,7 +74,7 @@ def cell_from_lengths(a:float, # Å
     g = np.radians(gamma)
     return np.array([[a, 0.], [b*np.cos(g), b*np.sin(g)]])
 
-# %% ../nbs/00_crystal.ipynb #42ff2de2
+# %% ../nbs/00_crystal.ipynb #cd731f05
 def reduce_cell(cell:np.ndarray # (2, 2) in Å
                )->tuple: # (reduced cell (2, 2), H (2, 2) integers with reduced = H @ cell)
     "Gauss-reduce a two-dimensional cell to a <= b and 90 <= gamma <= 120."
@@ -87,7 +89,7 @@ def reduce_cell(cell:np.ndarray # (2, 2) in Å
     if cell[0]@cell[1] > 1e-9: M = np.diag([1, -1]); cell, H = M@cell, M@H
     return cell, H
 
-# %% ../nbs/00_crystal.ipynb #28d43bcf
+# %% ../nbs/00_crystal.ipynb #b64b8904
 def _vacuum(lattice, frac):
     "Axis with the widest empty gap, its width in Å, and the fractional coordinate where the slab starts."
     best = (-1., 2, 0.)
@@ -121,7 +123,7 @@ def to_slab(atoms:Atoms # a slab with vacuum along one axis
     cell, _ = reduce_cell(lattice[:2]@plane)
     return Slab(cell, (xyz@plane@np.linalg.inv(cell)) % 1, z - (z.max()+z.min())/2, numbers)
 
-# %% ../nbs/00_crystal.ipynb #936edd91
+# %% ../nbs/00_crystal.ipynb #6a9d23db
 def from_slab(slab:Slab,
               vacuum:float=15. # Å between the slab and its next image
              )->Atoms: # c along z, slab centred at c/2
@@ -132,7 +134,7 @@ def from_slab(slab:Slab,
     centred = slab.z - (slab.z.max()+slab.z.min())/2
     return Atoms(lattice_mat=lattice, coords=np.c_[slab.frac % 1, centred/c + .5], elements=[Element.from_Z(int(n)).symbol for n in slab.numbers], cartesian=False)
 
-# %% ../nbs/00_crystal.ipynb #1f64db64
+# %% ../nbs/00_crystal.ipynb #1cd73916
 def standardize(atoms:Atoms,
                 symprec:float=.05 # Å, tolerance of the search for the primitive cell; 0 keeps the cell
                )->Atoms:
@@ -146,7 +148,7 @@ def standardize(atoms:Atoms,
             if abs(np.ptp(to_slab(smaller).z) - np.ptp(slab.z)) < .2: return smaller
     return std
 
-# %% ../nbs/00_crystal.ipynb #f025571e
+# %% ../nbs/00_crystal.ipynb #6e13c309
 BRAVAIS = ("hexagonal", "square", "rectangular", "rhombic", "oblique")
 
 def bravais_2d(cell:"np.ndarray|Atoms", # (2, 2) cell in Å, or a structure
@@ -163,7 +165,7 @@ def bravais_2d(cell:"np.ndarray|Atoms", # (2, 2) cell in Å, or a structure
     centred = abs(cell[0]@cell[1]/(a*a) + .5) < length_tol
     return 3 if centred else 4
 
-# %% ../nbs/00_crystal.ipynb #d3a563d9
+# %% ../nbs/00_crystal.ipynb #2c8fe14b
 def space_group(atoms:Atoms,
                 symprec:float=.1 # Å
                )->int: # space group number, 0 when spglib finds none
@@ -172,7 +174,7 @@ def space_group(atoms:Atoms,
     data = spglib.get_symmetry_dataset((lattice, frac % 1, numbers), symprec=symprec)
     return int(data.number) if data is not None else 0
 
-# %% ../nbs/00_crystal.ipynb #0cef645d
+# %% ../nbs/00_crystal.ipynb #b0ccebcf
 def element_order(counts:dict # symbol -> count
                  )->list: # symbols
     "Order in which a composition's elements are listed: rarest first, then the more electropositive."
@@ -193,7 +195,7 @@ def equivalent_bases(cell:np.ndarray, # (2, 2) reduced, Å
     same = (np.abs(new[:, 0]/old[0] - 1) < length_tol) & (np.abs(new[:, 1]/old[1] - 1) < length_tol) & (np.abs(angle) < angle_tol)
     return _unimodular[same]
 
-# %% ../nbs/00_crystal.ipynb #9a408772
+# %% ../nbs/00_crystal.ipynb #e755d326
 def canonical(slab:Slab, # with a reduced cell
              )->Slab:
     "The one description of a crystal: smallest coordinates over equivalent axes, both sides and all origins."
@@ -211,7 +213,7 @@ def canonical(slab:Slab, # with a reduced cell
             if best is None or key < best[0]: best = key, Slab(M@slab.cell, f[i] % 1, side*slab.z[i], slab.numbers[i])
     return best[1]
 
-# %% ../nbs/00_crystal.ipynb #ebebc2ce
+# %% ../nbs/00_crystal.ipynb #fbf1bbd3
 @dataclass
 class Comparison:
     "How a proposed crystal compares with the true one; distances are nan where the two cannot be matched."
@@ -220,6 +222,7 @@ class Comparison:
     hit: bool = False # loose matcher, cell may be rescaled
     match_abs: bool = False # loose matcher, cell as it is
     same_space_group: bool = False # and same formula
+    rms: float = np.nan # of the loose matcher that may rescale, in units of (volume per atom)^(1/3)
     rmsd: float = np.nan # Å
     rmsd_xy: float = np.nan # Å, in the plane
     rmsd_z: float = np.nan # Å, out of the plane
@@ -228,9 +231,24 @@ class Comparison:
     dgamma: float = np.nan # error of gamma, degrees
     failure: str = "missing" # why it is not solved, "" when it is
 
-# %% ../nbs/00_crystal.ipynb #a770fba3
+# %% ../nbs/00_crystal.ipynb #8f179abc
 _loose = dict(ltol=.3, stol=.5, angle_tol=10, primitive_cell=False)
 _hit, _match_abs = StructureMatcher(scale=True, **_loose), StructureMatcher(scale=False, **_loose)
+
+def _hopeless(truth, guess, ltol, scale):
+    "Whether no basis of the guess can have the truth's lengths, nor the other way round: the matcher would search for it for minutes."
+    factor = (truth.volume/len(truth)/guess.volume*len(guess))**(1/3) if scale else 1.
+    t, g = np.sort(truth.lattice.abc), factor*np.sort(guess.lattice.abc)
+    return bool((g > (1 + ltol)*t).any() and (t > (1 + ltol)*g).any()) or not .01 < np.prod(g/t) < 100
+
+def _rms(matcher, truth, guess, ltol=.3, scale=False):
+    "The matcher's root mean square displacement in its own unit, nan where it finds no match."
+    found = None if _hopeless(truth, guess, ltol, scale) else matcher.get_rms_dist(truth, guess)
+    return np.nan if found is None else float(found[0])
+
+def _matches(matcher, truth, guess):
+    "Whether `_rms` finds a match; `fit` stops at the first that is good enough."
+    return not _hopeless(truth, guess, .3, False) and bool(matcher.fit(truth, guess) or np.isfinite(_rms(matcher, truth, guess)))
 
 def _strict(truth):
     "The matcher of the Solved tier: displacement tolerance 0.5 Å whatever the vacuum."
@@ -246,7 +264,7 @@ def _displacements(stol, truth, guess):
     d -= d.mean(0)
     return float(np.sqrt((d[:, :2]**2).sum(1).mean())), float(np.sqrt((d[:, 2]**2).mean()))
 
-# %% ../nbs/00_crystal.ipynb #acc1fd00
+# %% ../nbs/00_crystal.ipynb #6179ec21
 def _flat(structure):
     "The structure pressed into its plane, in a cell 15 Å high."
     flat = structure.copy()
@@ -262,26 +280,62 @@ def _why_not(truth, guess, solved, matcher, da, db, dgamma):
     flat = StructureMatcher(ltol=.05, stol=matcher.stol, angle_tol=2, scale=False, primitive_cell=False)
     return "z" if flat.fit(_flat(truth), _flat(guess)) else "in-plane"
 
-def compare(truth:Atoms,
-            guess:"Atoms|None" # None counts as a failure
+class Prepared(NamedTuple):
+    "A crystal made ready for comparisons."
+    formula: str
+    lattice: tuple # a, b (Å), gamma (degrees)
+    group: int # space group number
+    structure: object # pymatgen's
+
+def prepare(atoms:"Atoms|Prepared")->Prepared:
+    "Bring a crystal to the slab convention and look up what comparisons need: worth it for a truth that meets many guesses."
+    if isinstance(atoms, Prepared): return atoms
+    std = standardize(atoms)
+    return Prepared(reduced_formula(std), cell_lengths(to_slab(std).cell), space_group(std), std.pymatgen_converter())
+
+def compare(truth:"Atoms|Prepared",
+            guess:"Atoms|Prepared|None", # None counts as a failure
+            split:bool=True # also split the RMSD into its parts in the plane and out of it
            )->Comparison:
     "Compare a proposed crystal with the true one, both brought to the slab convention first."
     if guess is None: return Comparison()
-    if reduced_formula(truth) != reduced_formula(guess): return Comparison(failure="formula")
-    t, g = standardize(truth), standardize(guess)
-    (a, b, gamma), (a2, b2, gamma2) = (cell_lengths(to_slab(s).cell) for s in (t, g))
+    truth = prepare(truth)
+    if isinstance(guess, Atoms) and reduced_formula(guess) != truth.formula: return Comparison(failure="formula")
+    guess = prepare(guess)
+    if guess.formula != truth.formula: return Comparison(failure="formula")
+    (a, b, gamma), (a2, b2, gamma2), t, g = truth.lattice, guess.lattice, truth.structure, guess.structure
     lattice = a2/a - 1, b2/b - 1, gamma2 - gamma
-    same_group = space_group(t) == space_group(g)
-    t, g = t.pymatgen_converter(), g.pymatgen_converter()
     matcher, spacing = _strict(t)
-    rms = matcher.get_rms_dist(t, g)
-    rmsd = rms[0]*spacing if rms is not None else np.nan
-    solved = bool(rmsd <= .2)
-    xy, z = _displacements(matcher.stol, t, g) if rms is not None else (np.nan, np.nan)
-    return Comparison(solved, bool(rmsd <= .1), bool(_hit.fit(t, g)), bool(_match_abs.fit(t, g)), same_group, float(rmsd), xy, z, *lattice,
+    rmsd, rms = _rms(matcher, t, g)*spacing, _rms(_hit, t, g, scale=True)
+    solved, same_cell = bool(rmsd <= .2), len(t) == len(g) and max(map(abs, lattice[:2])) < .05 and abs(lattice[2]) < 2
+    match_abs = solved and same_cell or _matches(_match_abs, t, g) # what the strict matcher finds in the same cell, the loose one finds too
+    xy, z = _displacements(matcher.stol, t, g) if split and np.isfinite(rmsd) else (np.nan, np.nan)
+    if solved and len(t) != len(g): lattice = np.nan, np.nan, np.nan # the matcher found a smaller cell in one of them
+    return Comparison(solved, bool(rmsd <= .1), bool(np.isfinite(rms)), match_abs, truth.group == guess.group, rms, rmsd, xy, z, *lattice,
                       _why_not(t, g, solved, matcher, *lattice))
 
-# %% ../nbs/00_crystal.ipynb #f7124651
+# %% ../nbs/00_crystal.ipynb #20a29f8a
+def draw_atoms(ax, # matplotlib's
+               slab:Slab,
+               side:bool=False, # from the side instead of from above
+               reach:float=7. # half the width of the picture, Å
+              )->None:
+    "The crystal from above, or from the side, higher (nearer) atoms on top, with its cell."
+    n = np.ceil(2*reach/np.linalg.norm(slab.cell, axis=1)).astype(int) + 1
+    shifts = np.array(list(itertools.product(range(-n[0], n[0]+1), range(-n[1], n[1]+1))))
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]])@slab.cell
+    spots = (slab.frac[:, None] + shifts)@slab.cell - corners[:4].mean(0)
+    x, y, depth = spots[..., 0], spots[..., 1], np.broadcast_to(slab.z[:, None], spots.shape[:2])
+    if side: y, depth = depth, -y
+    kind = np.broadcast_to(slab.numbers[:, None], x.shape)
+    seen = (np.abs(x) < reach) & (np.abs(spots[..., 1]) < reach); order = np.argsort(depth[seen])
+    x, y, kind = x[seen][order], y[seen][order], kind[seen][order]
+    ax.scatter(x, y, s=260*covalent_radii[kind]**2*(7/reach)**2, c=jmol_colors[kind], edgecolor="black", linewidth=.5)
+    if not side: ax.plot(*(corners - corners[:4].mean(0)).T, color="black", lw=1.2)
+    for z in np.unique(slab.numbers): ax.scatter([], [], s=60, color=jmol_colors[z], edgecolor="black", linewidth=.5, label=Element.from_Z(int(z)).symbol)
+    ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
+
+# %% ../nbs/00_crystal.ipynb #90e0b3b7
 def _ase_format(path):
     path = Path(path)
     if path.suffix.lower() == ".cif": return "cif"
@@ -300,7 +354,15 @@ def _cut_short(text, kind):
     coords = [line.split() for line in lines[counts+1:] if re.match(r"\s*[-+.\d]", line)]
     return n > len(coords) or any(len(xyz) < 3 for xyz in coords[:int(n)])
 
-# %% ../nbs/00_crystal.ipynb #6cc3b909
+def _lost_atoms(text, symbols):
+    "What a CIF says it holds, when its atoms are not a whole number of that."
+    said = re.search(r"^_chemical_formula_sum\s+['\"]?([A-Za-z0-9 ]+)", text, re.M)
+    parts = re.findall(r"([A-Z][a-z]?)(\d*)", said[1]) if said else []
+    times = {symbols.count(element)/int(n or 1) for element, n in parts}
+    whole = len(times) == 1 and min(times) >= 1 and min(times) % 1 == 0 and {e for e, _ in parts} == set(symbols)
+    return "" if whole or not parts else said[1].strip()
+
+# %% ../nbs/00_crystal.ipynb #6c2bdf3b
 def read_crystal(path:"str|Path" # .cif, .vasp/POSCAR*, .extxyz
                 )->Atoms:
     "Read a structure file."
@@ -308,17 +370,20 @@ def read_crystal(path:"str|Path" # .cif, .vasp/POSCAR*, .extxyz
     path, kind = Path(path), _ase_format(path)
     if not path.is_file(): raise CrystalError(f"{path}: no such file.")
     try:
-        if _cut_short(path.read_text(errors="replace"), kind): raise EOFError("it announces more atoms than it holds.")
+        text = path.read_text(errors="replace")
+        if _cut_short(text, kind): raise EOFError("it announces more atoms than it holds.")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             atoms = read(path, format=kind)
         atoms = Atoms(lattice_mat=atoms.cell.array, coords=atoms.get_scaled_positions(), elements=atoms.get_chemical_symbols(), cartesian=False)
         _arrays(atoms)
+        if kind == "cif" and (said := _lost_atoms(text, list(atoms.elements))): raise ValueError(f"it announces {said} but lists {atoms.composition.formula}: atoms are missing, or on top of each other.")
     except Exception as e:
-        raise CrystalError(f"{path.name} holds no crystal that can be read as {kind}: {' '.join(str(e).split())[:150] or 'it is empty, cut short or something else.'}") from e
+        why = " ".join(str(e).split())[:150] if isinstance(e, (ValueError, EOFError)) else ""
+        raise CrystalError(f"{path.name} holds no crystal that can be read as {kind}: {why or 'it is empty, cut short or something else.'}") from e
     return atoms
 
-# %% ../nbs/00_crystal.ipynb #93465db3
+# %% ../nbs/00_crystal.ipynb #5d185739
 def write_crystal(atoms:Atoms,
                   path:"str|Path" # .cif, .vasp/POSCAR*, .extxyz
                  )->Path:

@@ -6,7 +6,7 @@
 __all__ = ['EVIDENCE', 'WEIGHTS', 'OFFSET', 'EXPLAINED', 'PLAUSIBLE', 'merge_answers', 'propose_templates', 'evidence',
            'Candidate', 'rank', 'Prediction', 'PredictError', 'local_crystals', 'predict', 'guess']
 
-# %% ../nbs/09_predict.ipynb #21422031
+# %% ../nbs/09_predict.ipynb #4048faa8
 import base64, hashlib, io, itertools, json, platform, warnings
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -17,8 +17,7 @@ from fastcore.basics import patch
 from jarvis.core.atoms import Atoms
 from pymatgen.core import Element
 from ase.data import covalent_radii
-from ase.data.colors import jmol_colors
-from .crystal import (MicroscopyGPTError, CrystalError, Slab, canonical, cell_lengths, from_slab, parse_formula, reduced_formula, space_group, standardize, to_slab, write_crystal)
+from .crystal import (MicroscopyGPTError, CrystalError, Slab, canonical, cell_lengths, draw_atoms, from_slab, parse_formula, reduced_formula, space_group, standardize, to_slab, write_crystal)
 from .chat import ChatError, make_prompt, parse_answer, prompt_formula
 from .micrograph import Micrograph, read_micrograph
 from .data import SOURCES, database_file, have_database, load_crystals, read_crystals, save_crystals
@@ -27,7 +26,7 @@ from .lattice import Observation, observe
 from .refine import Proof, Proposal, prove, resimulate, strains, symmetrize
 from .refine import relax as relax_atoms
 
-# %% ../nbs/09_predict.ipynb #4900a938
+# %% ../nbs/09_predict.ipynb #324d0ea0
 def _same_description(a, b, tol=.45):
     "Whether two canonical slabs list the same atoms in nearly the same places."
     if len(a.z) != len(b.z) or (a.numbers != b.numbers).any() or abs(np.log(np.linalg.det(a.cell)/np.linalg.det(b.cell))) > .2: return False
@@ -60,7 +59,7 @@ def merge_answers(answers:list, # of `Answer`
     proposals = [Proposal(_mean([s for s, _ in g]), "model", max(p for _, p in g), len(g)) for g in groups]
     return sorted(proposals, key=lambda p: (-p.votes, -p.belief))
 
-# %% ../nbs/09_predict.ipynb #0488423f
+# %% ../nbs/09_predict.ipynb #818a67c4
 _mendeleev = np.array([0.] + [float(Element.from_Z(z).mendeleev_no) for z in range(1, 104)])
 
 _counts = lru_cache(maxsize=None)(parse_formula)
@@ -90,7 +89,7 @@ def propose_templates(crystals:list, # of `Crystal`
     ranked.sort(key=lambda r: r[0])
     return [Proposal(Slab(c.slab.cell*np.exp(.8*growth), c.slab.frac, c.slab.z*np.exp(growth), numbers), f"{c.formula} ({c.id})", -cost) for cost, c, numbers, growth in ranked[:n]]
 
-# %% ../nbs/09_predict.ipynb #d03fcfcf
+# %% ../nbs/09_predict.ipynb #bfcd9b50
 def evidence(proof:Proof, asked:int)->np.ndarray: # (9,)
     "What counts for or against a proof: see `EVIDENCE`."
     template = proof.proposal.origin != "model"
@@ -116,7 +115,7 @@ class Candidate:
     @property
     def space_group(self): return space_group(self.atoms)
 
-# %% ../nbs/09_predict.ipynb #3e88ccaa
+# %% ../nbs/09_predict.ipynb #1c028f79
 def _fingerprint(slab, reach=5.5):
     "Sorted distances between each pair of elements up to `reach`, smoothed."
     shifts = np.array(list(itertools.product(range(-2, 3), repeat=2)))
@@ -135,7 +134,7 @@ def _words(proof, asked):
     fit = "explains the image in the plane" if proof.residual < .12 else "explains most of the image" if proof.residual < .35 else "does not explain the image"
     return f"{said}; {fit} (residual {100*proof.residual:.1f} %, atoms moved {proof.fit.moved:.2f} Å); heights come from the {'model' if p.origin == 'model' else 'template'}, the image does not show them"
 
-# %% ../nbs/09_predict.ipynb #2b74f7b2
+# %% ../nbs/09_predict.ipynb #eba31b51
 def rank(proofs:list, # of `Proof`
          asked:int, # how many answers the model was asked for
          k:int=5)->list: # of `Candidate`, best first
@@ -151,7 +150,7 @@ def rank(proofs:list, # of `Proof`
         if len(kept) == k: break
     return kept
 
-# %% ../nbs/09_predict.ipynb #6824f096
+# %% ../nbs/09_predict.ipynb #47f90fa9
 EXPLAINED, PLAUSIBLE = .35, .02 # largest residual and smallest confidence with which a candidate still explains an image
 
 @dataclass
@@ -173,7 +172,7 @@ class Prediction:
     @property
     def explained(self): return bool(self.candidates and self.best.residual < EXPLAINED and self.best.confidence > PLAUSIBLE)
 
-# %% ../nbs/09_predict.ipynb #b0825a3c
+# %% ../nbs/09_predict.ipynb #6cd4bb5b
 class PredictError(MicroscopyGPTError): "A question that cannot be answered: no formula, or an unknown option."
 
 def _question(formula, prompt):
@@ -198,7 +197,7 @@ def local_crystals()->list: # of `Crystal`
     except OSError: warnings.warn(f"{kept} cannot be written: the databases will be prepared again next time.")
     return crystals
 
-# %% ../nbs/09_predict.ipynb #934cc32a
+# %% ../nbs/09_predict.ipynb #db4c438b
 def predict(image, # path, array or `Micrograph`
             formula:"str|None"=None, # e.g. "MoS2"; may come from the prompt
             pixel_size:"float|None"=None, # Å per pixel; needed unless the file tells
@@ -233,7 +232,7 @@ def _remarks(micrograph, observation, candidates):
     if not candidates or candidates[0].residual >= EXPLAINED: notes.append("No candidate explains the image: check the formula and the pixel size.")
     return notes
 
-# %% ../nbs/09_predict.ipynb #ae5776a4
+# %% ../nbs/09_predict.ipynb #d4ed7126
 def guess(formula:str, model="compact", # name, folder or loaded model
           k:int=5, seed:int=0)->list: # of `Atoms`, most votes first
     "What the model says of a formula when it is shown no image."
@@ -241,23 +240,7 @@ def guess(formula:str, model="compact", # name, folder or loaded model
     merged = merge_answers(load_model(model).generate(None, make_prompt(formula), n=32, seed=seed), formula)
     return [standardize(from_slab(symmetrize(p.slab)), symprec=.1) for p in merged[:k]]
 
-# %% ../nbs/09_predict.ipynb #3021aa8e
-def _draw_atoms(ax, slab, side=False, reach=7.):
-    "The crystal from above, or from the side, higher (nearer) atoms on top, with its cell."
-    n = np.ceil(2*reach/np.linalg.norm(slab.cell, axis=1)).astype(int) + 1
-    shifts = np.array(list(itertools.product(range(-n[0], n[0]+1), range(-n[1], n[1]+1))))
-    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]])@slab.cell
-    spots = (slab.frac[:, None] + shifts)@slab.cell - corners[:4].mean(0)
-    x, y, depth = spots[..., 0], spots[..., 1], np.broadcast_to(slab.z[:, None], spots.shape[:2])
-    if side: y, depth = depth, -y
-    kind = np.broadcast_to(slab.numbers[:, None], x.shape)
-    seen = (np.abs(x) < reach) & (np.abs(spots[..., 1]) < reach); order = np.argsort(depth[seen])
-    x, y, kind = x[seen][order], y[seen][order], kind[seen][order]
-    ax.scatter(x, y, s=260*covalent_radii[kind]**2*(7/reach)**2, c=jmol_colors[kind], edgecolor="black", linewidth=.5)
-    if not side: ax.plot(*(corners - corners[:4].mean(0)).T, color="black", lw=1.2)
-    for z in np.unique(slab.numbers): ax.scatter([], [], s=60, color=jmol_colors[z], edgecolor="black", linewidth=.5, label=Element.from_Z(int(z)).symbol)
-    ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
-
+# %% ../nbs/09_predict.ipynb #4ee5ab5b
 @patch
 def plot(self:Prediction, rank:int=1 # which candidate
         ):
@@ -272,13 +255,13 @@ def plot(self:Prediction, rank:int=1 # which candidate
     axes[0].plot(*corners.T, color="#ffb000", lw=2); axes[0].set(xlim=extent[:2], ylim=extent[2:])
     slab = to_slab(chosen.atoms); a, b, gamma = cell_lengths(slab.cell)
     reach = max(5., .8*b)
-    _draw_atoms(axes[3], slab, reach=reach); _draw_atoms(axes[4], slab, side=True, reach=reach)
+    draw_atoms(axes[3], slab, reach=reach); draw_atoms(axes[4], slab, side=True, reach=reach)
     axes[3].set_title(f"{chosen.formula} from above, space group {chosen.space_group}", fontsize=10); axes[3].set_xlabel(f"a {a:.3f} Å, b {b:.3f} Å, γ {gamma:.1f}°")
     axes[4].set_title("from the side (not seen in the image)", fontsize=10); axes[4].legend(loc="upper right", fontsize=8, framealpha=.9)
     plt.close(fig)
     return fig
 
-# %% ../nbs/09_predict.ipynb #bafd9911
+# %% ../nbs/09_predict.ipynb #e3f709a7
 @patch
 def table(self:Prediction)->str: # Markdown
     "The candidates with their figures and reasons."
@@ -296,7 +279,7 @@ def _repr_markdown_(self:Prediction):
     picture = io.BytesIO(); self.plot().savefig(picture, format="png", dpi=90)
     return f"{lattice}{notes}\n\n![](data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()})\n\n{self.table()}"
 
-# %% ../nbs/09_predict.ipynb #f2c1a2e2
+# %% ../nbs/09_predict.ipynb #831f96e4
 def _plain(c, rank):
     a, b, gamma = cell_lengths(to_slab(c.atoms).cell)
     return dict(rank=rank, file=f"rank_{rank}.cif", formula=c.formula, a=a, b=b, gamma=gamma, n_atoms=int(c.atoms.num_atoms), space_group=c.space_group, score=c.score,
