@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['UsageError', 'Parser', 'formula_text', 'miller_index', 'at_least_one', 'output_folder', 'output_file', 'complaint',
-           'candidate_line', 'run_predict', 'run_simulate', 'run_dataset', 'run_train', 'run_evaluate', 'run_lab',
-           'parser', 'main']
+           'candidate_line', 'run_predict', 'run_simulate', 'run_dataset', 'run_train', 'run_evaluate', 'run_score',
+           'run_benchmark', 'run_lab', 'parser', 'main']
 
-# %% ../nbs/12_cli.ipynb #0369c3fd
+# %% ../nbs/12_cli.ipynb #0f190a51
 import argparse, os, sys, tempfile, warnings
 from pathlib import Path
 from . import __version__
 
-# %% ../nbs/12_cli.ipynb #8b15815b
+# %% ../nbs/12_cli.ipynb #357c85ef
 class UsageError(ValueError): "A command that cannot be understood."
 
 class Parser(argparse.ArgumentParser):
@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message): raise UsageError(f"{message}. See `{self.prog} --help`.")
 
-# %% ../nbs/12_cli.ipynb #151b6143
+# %% ../nbs/12_cli.ipynb #cf32cf33
 def formula_text(text:str # chemical formula, such as MoS2
                 )->str:
     "The formula as it was typed, unless it is empty."
@@ -42,7 +42,7 @@ def at_least_one(text:str # a whole number
     if not text.isdecimal() or int(text) < 1: raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
     return int(text)
 
-# %% ../nbs/12_cli.ipynb #e591f7a5
+# %% ../nbs/12_cli.ipynb #a67004a1
 def output_folder(path:"str|Path" # folder to write to, made when missing
                  )->Path:
     "The folder, proven writable."
@@ -61,7 +61,7 @@ def output_file(path:"str|Path", # file to write
     if path.is_dir(): raise OSError(f"Cannot write to {path} (is a directory): give a file name.")
     return output_folder(path.parent)/path.name
 
-# %% ../nbs/12_cli.ipynb #830cc494
+# %% ../nbs/12_cli.ipynb #78ad9933
 _extras = dict(chgnet="relax", unsloth="gpu", bitsandbytes="gpu", trl="gpu", jupyterlab="app", ipywidgets="app", nglview="app", ncempy="io")
 
 def complaint(error:Exception)->str: # one line, or "" when the error is not one a user can mend
@@ -76,7 +76,7 @@ def complaint(error:Exception)->str: # one line, or "" when the error is not one
     from microscopygpt.crystal import MicroscopyGPTError
     return " ".join(str(error).split()) if isinstance(error, MicroscopyGPTError) else ""
 
-# %% ../nbs/12_cli.ipynb #4ad5b87b
+# %% ../nbs/12_cli.ipynb #a3e3e309
 def candidate_line(rank:int, # 1 is the best
                    candidate # of a `Prediction`
                   )->str:
@@ -98,7 +98,7 @@ def run_predict(args:argparse.Namespace # see `microscopygpt predict --help`
     print("microscopygpt: no candidate explains the image. The best are written all the same: check the formula and the pixel size.", file=sys.stderr)
     return 3
 
-# %% ../nbs/12_cli.ipynb #a66309e8
+# %% ../nbs/12_cli.ipynb #17dbef3b
 def run_simulate(args:argparse.Namespace # see `microscopygpt simulate --help`
                 )->int:
     "Write the simulated micrograph of a structure."
@@ -112,7 +112,7 @@ def run_simulate(args:argparse.Namespace # see `microscopygpt simulate --help`
     print(f"Written to {write_micrograph(Micrograph(image, args.pixel_size), out)}")
     return 0
 
-# %% ../nbs/12_cli.ipynb #26f9f365
+# %% ../nbs/12_cli.ipynb #0eaa1f6d
 def run_dataset(args:argparse.Namespace # see `microscopygpt dataset --help`
                )->int:
     "Write a micrograph-chat data set."
@@ -130,16 +130,48 @@ def run_train(args:argparse.Namespace # see `microscopygpt train --help`
     print(f"Written to {out}")
     return 0
 
-def run_evaluate(args:argparse.Namespace # see `microscopygpt evaluate --help`
-                )->int:
-    "Score a model's answers, or a baseline's."
-    out = output_folder(args.out)
-    from microscopygpt.evaluate import evaluate
-    print(evaluate(args.source, args.subset, args.model, args.noise, args.n, out, seed=args.seed, k=args.k, workers=args.workers))
-    print(f"Written to {out}")
+def _beside(files):
+    from microscopygpt.metrics import read_report
+    return [read_report(file) for file in files]
+
+def _told(report, out):
+    "What a report says on a screen, with the answers that could not be used by name."
+    print(report)
+    faults = [f"{r['id']}, rank {f['rank']}: {f['reason']}" for r in report.records for f in r["faults"]]
+    if faults: print("\n".join([f"\n{len(faults)} answers could not be used, and count as failures:", *faults[:10]] + ["..."]*(len(faults) > 10)))
+    print(f"\nWritten to {out}: report.html to read and browse, scores.json, table.md, table.tex, records.jsonl")
     return 0
 
-# %% ../nbs/12_cli.ipynb #3f974228
+def run_evaluate(args:argparse.Namespace # see `microscopygpt evaluate --help`
+                )->int:
+    "Ask a model, or a baseline, about known crystals, and score the answers."
+    if not args.source and args.subset != "benchmark": raise UsageError("--source is missing: name a database (dft_2d_2021, c2db) or a folder, or take --subset benchmark. See `microscopygpt evaluate --help`.")
+    out = output_folder(args.out)
+    from microscopygpt.evaluate import evaluate
+    source, subset = args.source, args.subset
+    if subset == "benchmark":
+        from microscopygpt.benchmark import benchmark_crystals
+        source = benchmark_crystals(args.source) if args.source else benchmark_crystals()
+    return _told(evaluate(source, subset, args.model, args.noise, args.n, out, seed=args.seed, k=args.k, workers=args.workers, beside=_beside(args.beside)), out)
+
+# %% ../nbs/12_cli.ipynb #14c7fd0f
+def run_score(args:argparse.Namespace # see `microscopygpt score --help`
+             )->int:
+    "Score a folder of answers against the true structures."
+    out = output_folder(args.out)
+    from microscopygpt.evaluate import score
+    return _told(score(args.predictions, args.truth, out, args.workers, settings=dict(model=args.name) if args.name else None, beside=_beside(args.beside)), out)
+
+def run_benchmark(args:argparse.Namespace # see `microscopygpt benchmark --help`
+                 )->int:
+    "Write the benchmark's micrographs, truths and questions."
+    out = output_folder(args.out)
+    from microscopygpt.benchmark import make_benchmark
+    make_benchmark(out, args.level, args.workers, **({"sources": args.source} if args.source else {}))
+    print(f"Written to {out}: README.md tells how to take part")
+    return 0
+
+# %% ../nbs/12_cli.ipynb #eced4d25
 def run_lab(args:argparse.Namespace # see `microscopygpt lab --help`
            )->int: # JupyterLab's exit code
     "Open JupyterLab."
@@ -148,7 +180,7 @@ def run_lab(args:argparse.Namespace # see `microscopygpt lab --help`
     notebooks = Path(__file__).resolve().parent.parent/"nbs"
     return subprocess.call([sys.executable, "-m", "jupyter", "lab", str(notebooks if notebooks.is_dir() else Path.cwd())])
 
-# %% ../nbs/12_cli.ipynb #d5948a11
+# %% ../nbs/12_cli.ipynb #fe37c52b
 def _verb(verbs, name, run, summary):
     "A verb's own parser."
     p = verbs.add_parser(name, help=summary, description=run.__doc__)
@@ -156,10 +188,12 @@ def _verb(verbs, name, run, summary):
     return p
 
 def _seed(p): p.add_argument("--seed", type=int, default=0, help="the same seed gives the same result (default: %(default)s)")
-def _noise(p): p.add_argument("--noise", choices=("paper", "hard", "none"), default="paper", help="how bad the image is (default: %(default)s)")
+def _noise(p): p.add_argument("--noise", choices=("paper", "hard", "low", "mid", "high", "none"), default="paper", help="how bad the image is (default: %(default)s)")
+def _workers(p): p.add_argument("--workers", type=at_least_one, default=1, help="processes (default: %(default)s)")
+def _compared(p): p.add_argument("--beside", nargs="+", default=(), metavar="JSON", help="scores.json of other runs, to stand in the same tables")
 def _out(p, what="folder for the results", metavar="DIR"): p.add_argument("--out", required=True, metavar=metavar, help=what)
 
-# %% ../nbs/12_cli.ipynb #16c89362
+# %% ../nbs/12_cli.ipynb #0193431e
 def _predict_options(p):
     p.add_argument("image", metavar="IMAGE", help="the micrograph: TIFF, PNG, JPEG or npy")
     p.add_argument("--formula", type=formula_text, help="chemical formula, such as MoS2")
@@ -177,7 +211,7 @@ def _simulate_options(p):
     p.add_argument("--miller", type=miller_index, default=(0, 0, 1), metavar="H,K,L", help="the direction of view (default: 0,0,1)")
     _noise(p); _seed(p); _out(p, "the image: .tif, .png or .npy", "IMAGE")
 
-# %% ../nbs/12_cli.ipynb #97c47c9a
+# %% ../nbs/12_cli.ipynb #8c996f79
 def _dataset_options(p):
     p.add_argument("--source", nargs="+", required=True, metavar="NAME|DIR", help="dft_2d_2021, c2db or a folder of your own")
     p.add_argument("--split", choices=("formula", "paper"), default="formula", help="no formula on both sides, or the paper's random 90/10 (default: %(default)s)")
@@ -193,16 +227,27 @@ def _train_options(p):
     p.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
     _out(p, "folder for the model")
 
+# %% ../nbs/12_cli.ipynb #bd5a0259
 def _evaluate_options(p):
-    p.add_argument("--source", nargs="+", required=True, metavar="NAME", help="databases: dft_2d_2021, c2db")
-    p.add_argument("--subset", choices=("test", "validation", "train"), default="test", help="which part of the split (default: %(default)s)")
-    p.add_argument("--model", default="compact", metavar="NAME|PATH", help="compact, compact+templates, PATH, PATH+templates; or a baseline: templates, blank, PATH+blank, constant (default: %(default)s)")
-    p.add_argument("--n", type=at_least_one, help="how many structures from each database (default: all)")
+    p.add_argument("--source", nargs="+", metavar="NAME|DIR", help="databases (dft_2d_2021, c2db), or folders of your own structures")
+    p.add_argument("--subset", choices=("test", "validation", "train", "all", "benchmark"), default="test", help="which part of the split, or the fixed benchmark (default: %(default)s)")
+    p.add_argument("--model", default="compact", metavar="NAME|PATH|HUB-ID", help="compact, compact+templates, PATH, PATH+templates; or a baseline: templates, nearest-image, image-only, blank, PATH+blank, nearest-formula, constant (default: %(default)s)")
+    p.add_argument("--n", type=at_least_one, help="how many structures from each source (default: all)")
     p.add_argument("--k", type=at_least_one, default=5, help="how many candidates to keep (default: %(default)s)")
-    p.add_argument("--workers", type=at_least_one, default=1, help="processes (default: %(default)s)")
-    _noise(p); _seed(p); _out(p, "folder for records, candidates and scores; the same command goes on where it stopped")
+    _workers(p); _compared(p); _noise(p); _seed(p); _out(p, "folder for answers and report; the same command goes on where it stopped")
 
-# %% ../nbs/12_cli.ipynb #0ece4c22
+def _score_options(p):
+    p.add_argument("predictions", metavar="PREDICTIONS", help="folder of ID_0/rank_1.cif to rank_5.cif, best first")
+    p.add_argument("truth", metavar="TRUTH", help="folder of ID.cif")
+    p.add_argument("--name", help="what the report calls the method (default: the folder's name)")
+    _workers(p); _compared(p); _out(p, "folder for the report")
+
+def _benchmark_options(p):
+    p.add_argument("--source", nargs="+", choices=("dft_2d_2021", "c2db"), help="only this database's crystals (default: both)")
+    p.add_argument("--level", nargs="+", choices=("low", "mid", "high"), default=("low", "mid", "high"), help="noise levels (default: all three)")
+    _workers(p); _out(p, "folder for the benchmark, about 150 MB; the same command goes on where it stopped")
+
+# %% ../nbs/12_cli.ipynb #cf538ae8
 def parser()->Parser:
     "The command line."
     p = Parser(prog="microscopygpt", description="Crystal structures from STEM images of two-dimensional materials: proposed by a model, proven against the image.",
@@ -213,11 +258,13 @@ def parser()->Parser:
     _simulate_options(_verb(verbs, "simulate", run_simulate, "a structure to its micrograph"))
     _dataset_options(_verb(verbs, "dataset", run_dataset, "structures to a micrograph-chat data set"))
     _train_options(_verb(verbs, "train", run_train, "train a model on a data set"))
-    _evaluate_options(_verb(verbs, "evaluate", run_evaluate, "score a model"))
+    _evaluate_options(_verb(verbs, "evaluate", run_evaluate, "ask a model about known crystals, and score it"))
+    _score_options(_verb(verbs, "score", run_score, "score the answers of any method"))
+    _benchmark_options(_verb(verbs, "benchmark", run_benchmark, "pictures that every method can be asked about"))
     _verb(verbs, "lab", run_lab, "open JupyterLab")
     return p
 
-# %% ../nbs/12_cli.ipynb #bfc55139
+# %% ../nbs/12_cli.ipynb #bdf2af22
 def main(argv:list=None # arguments without the program's name; default: those of the process
         )->int: # 0, 2 or 3
     "Run one command and return its exit code."

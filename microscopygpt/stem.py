@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NOISE', 'half_plane', 'image_sum', 'StemError', 'simulate', 'Noise', 'add_noise', 'random_view', 'render']
 
-# %% ../nbs/01_stem.ipynb #d636353a
+# %% ../nbs/01_stem.ipynb #ab60f62e
 from dataclasses import dataclass
 from numbers import Integral, Real
 
@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from jarvis.core.atoms import Atoms
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, map_coordinates
+from scipy.stats import poisson
 
 from .crystal import MicroscopyGPTError, to_slab
 
-# %% ../nbs/01_stem.ipynb #2964d1a0
+# %% ../nbs/01_stem.ipynb #a11b2bf5
 def half_plane(
     cell, # In-plane cell, rows a and b, (2, 2), in A
     gmax, # Largest spatial frequency, in 1/A
@@ -29,14 +30,14 @@ def half_plane(
     g = np.linalg.norm(hk @ np.linalg.inv(cell).T, axis=1)
     return hk[(g < gmax) & ((hk[:, 0] > 0) | (hk[:, 1] > 0))]
 
-# %% ../nbs/01_stem.ipynb #25f96459
+# %% ../nbs/01_stem.ipynb #b39d85b4
 def _waves(g, n, pixel_size):
     "cos and sin of 2 pi g x at x = 0, `pixel_size`, ...: g (b, m) -> two (b, n, m)"
     x = torch.arange(n, dtype=g.dtype, device=g.device)*pixel_size
     phase = 2*torch.pi*(x[:, None]*g[:, None, :])
     return phase.cos(), phase.sin()
 
-# %% ../nbs/01_stem.ipynb #667db409
+# %% ../nbs/01_stem.ipynb #cd4d25e7
 def image_sum(
     cell:torch.Tensor, # Rows a and b, (b, 2, 2), in A
     frac:torch.Tensor, # In-plane fractional positions, (b, n, 2)
@@ -63,7 +64,7 @@ def image_sum(
     image = rows @ torch.cat([cx, sx], -1).transpose(-1, -2)
     return (image + weights.sum(-1)[:, None, None])/torch.linalg.det(cell).abs()[:, None, None]
 
-# %% ../nbs/01_stem.ipynb #f8010ad9
+# %% ../nbs/01_stem.ipynb #a8693bd8
 class StemError(MicroscopyGPTError): "Input from which no picture can be simulated."
 
 def _number(name, value, low, high, unit=""):
@@ -72,7 +73,7 @@ def _number(name, value, low, high, unit=""):
         raise StemError(f"{name} must be a number between {low:g} and {high:g}{unit}, not {value!r}")
     return float(value)
 
-# %% ../nbs/01_stem.ipynb #6de33cf1
+# %% ../nbs/01_stem.ipynb #3b602cc6
 def _structures(atoms):
     "Check a structure or a list of them; returns the list"
     many = list(atoms) if isinstance(atoms, (list, tuple)) else [atoms]
@@ -89,7 +90,7 @@ def _shape(size):
         raise StemError(f"size must be a number of pixels, or (rows, columns), each between 1 and 16384, not {size!r}")
     return tuple(int(n) for n in shape)
 
-# %% ../nbs/01_stem.ipynb #d36c2574
+# %% ../nbs/01_stem.ipynb #4f662ddc
 def _per_image(name, value, b, width):
     "`value` for each of `b` images as (b, width)"
     try: v = np.broadcast_to(np.asarray(value, float).reshape((-1, width) if np.ndim(value) else (1, width)), (b, width))
@@ -104,14 +105,14 @@ def _orientation(rotation, mirror, b):
     c, s = np.cos(angle), np.sin(angle)
     return np.stack([np.stack([c, s], -1), np.stack([-s, c], -1)*flip[:, None]], 1)
 
-# %% ../nbs/01_stem.ipynb #1be8ed4a
+# %% ../nbs/01_stem.ipynb #cfa3b9ea
 def _pad(arrays):
     "Stack (n_i, ...) arrays to (b, max n, ...), zeros where nothing is"
     out = np.zeros((len(arrays), max(map(len, arrays)), *arrays[0].shape[1:]))
     for row, a in zip(out, arrays): row[:len(a)] = a
     return out
 
-# %% ../nbs/01_stem.ipynb #c2747772
+# %% ../nbs/01_stem.ipynb #379fc656
 def simulate(
     atoms, # A jarvis Atoms slab, or a list of them
     pixel_size=.1, # A/px
@@ -140,7 +141,7 @@ def simulate(
     images = torch.cat(images).numpy()
     return images if isinstance(atoms, (list, tuple)) else images[0]
 
-# %% ../nbs/01_stem.ipynb #6a9c6644
+# %% ../nbs/01_stem.ipynb #d35fd653
 @dataclass(frozen=True)
 class Noise:
     "What separates a recorded picture from a perfect one; lengths in A, intensities relative to a picture from 0 to 1"
@@ -155,14 +156,18 @@ class Noise:
     length: float = 4. # Standard deviation of the Gaussian that makes slow changes slow, A
     dose: float = 0. # Electrons per pixel at intensity 1; 0 means no shot noise
     readout: float = 0. # Standard deviation of Gaussian noise
+    steady: bool = False # Count electrons with one random number per pixel: a rounding error in one leaves the others alone
 
-# %% ../nbs/01_stem.ipynb #8923dfb6
+# %% ../nbs/01_stem.ipynb #73c3347e
 NOISE = dict(
     none=Noise(),
     paper=Noise(blur=.1, tilt=.2, gain=.1, readout=.02**.5),
-    hard=Noise(jitter=.04, sway=.05, blur=.1, background=.4, offset=.1, dose=8, readout=.1))
+    hard=Noise(jitter=.04, sway=.05, blur=.1, background=.4, offset=.1, dose=8, readout=.1),
+    low=Noise(jitter=.01, sway=.02, blur=.05, background=.1, offset=.05, dose=100, readout=.02, steady=True),
+    mid=Noise(jitter=.03, sway=.04, blur=.15, background=.3, offset=.1, dose=15, readout=.05, steady=True),
+    high=Noise(jitter=.08, sway=.08, blur=.25, background=.6, offset=.2, dose=2, readout=.1, steady=True))
 
-# %% ../nbs/01_stem.ipynb #30db2307
+# %% ../nbs/01_stem.ipynb #c4e2184d
 def _unit(image):
     "Levelled to 0..1; zeros when constant"
     low, high = image.min(), image.max()
@@ -181,7 +186,7 @@ def _tilt(shape, rng):
     plane = np.cos(angle)*x + np.sin(angle)*y
     return plane/max(np.ptp(plane), 1e-9)
 
-# %% ../nbs/01_stem.ipynb #6c21811b
+# %% ../nbs/01_stem.ipynb #0373e6d5
 def _jittered(image, jitter, sway, sway_lines, rng):
     "Displace every scan line along x; lengths in pixels"
     drift = gaussian_filter1d(rng.normal(size=len(image)), sway_lines)*(2*np.pi**.5*sway_lines)**.5
@@ -189,7 +194,12 @@ def _jittered(image, jitter, sway, sway_lines, rng):
     y, x = np.indices(image.shape)
     return map_coordinates(image, [y, x+dx[:, None]], order=3, mode="nearest")
 
-# %% ../nbs/01_stem.ipynb #4d5bfb90
+# %% ../nbs/01_stem.ipynb #f545e1ed
+def _counts(mean, steady, rng):
+    "Electrons that arrive where `mean` are expected"
+    return poisson.ppf(rng.random(mean.shape), mean) if steady else rng.poisson(mean)
+
+# %% ../nbs/01_stem.ipynb #69cfd4d6
 def _noisy(image, noise, pixel_size, rng):
     "One picture through the table"
     image, px = _unit(image), pixel_size
@@ -199,11 +209,11 @@ def _noisy(image, noise, pixel_size, rng):
     if noise.gain: image = image*(1 + noise.gain*(_slow(image.shape, max(1, noise.length/px), rng) - .5))
     if noise.background: image = image + noise.background*_slow(image.shape, max(1, noise.length/px), rng)
     image = image + noise.offset
-    if noise.dose: image = rng.poisson(noise.dose*image.clip(0))/noise.dose
+    if noise.dose: image = _counts(noise.dose*image.clip(0), noise.steady, rng)/noise.dose
     if noise.readout: image = image + noise.readout*rng.normal(size=image.shape)
     return _unit(image)
 
-# %% ../nbs/01_stem.ipynb #d5633619
+# %% ../nbs/01_stem.ipynb #4103a162
 def _seeds(seed, b):
     "One seed for each of `b` pictures"
     seeds = [seed+i for i in range(b)] if isinstance(seed, Integral) else list(np.atleast_1d(seed))
@@ -217,10 +227,10 @@ def _noise(noise):
     if not isinstance(noise, str) or noise not in NOISE: raise StemError(f"noise must be one of {', '.join(NOISE)}, or a Noise, not {noise!r}")
     return NOISE[noise]
 
-# %% ../nbs/01_stem.ipynb #fd1fe4a4
+# %% ../nbs/01_stem.ipynb #955bd321
 def add_noise(
     images, # (rows, columns) or (b, rows, columns)
-    noise="paper", # "paper", "hard", "none", or a `Noise`
+    noise="paper", # a name in `NOISE`, or a `Noise`
     pixel_size=.1, # A/px
     seed=0, # One number (picture i uses seed + i), or one for each picture
 ) -> np.ndarray: # The shape of `images`, float32, each from 0 to 1
@@ -232,7 +242,7 @@ def add_noise(
     noisy = [_noisy(im, noise, pixel_size, np.random.default_rng(s)) for im, s in zip(batch, _seeds(seed, len(batch)))]
     return np.stack(noisy).reshape(images.shape).astype(np.float32)
 
-# %% ../nbs/01_stem.ipynb #baec7fb2
+# %% ../nbs/01_stem.ipynb #4bab7c4c
 def random_view(
     seed=0, # Whole number
     mirror=False, # True or False, or None to draw it too
@@ -242,10 +252,10 @@ def random_view(
     rotation, shift, flip = rng.uniform(0, 360), rng.uniform(0, 10, 2), bool(rng.random() < .5)
     return dict(rotation=rotation, shift=tuple(map(float, shift)), mirror=flip if mirror is None else bool(mirror))
 
-# %% ../nbs/01_stem.ipynb #ca5a3d98
+# %% ../nbs/01_stem.ipynb #c4aeeeab
 def render(
     atoms, # A jarvis Atoms slab, or a list of them
-    noise="paper", # "paper", "hard", "none", or a `Noise`
+    noise="paper", # a name in `NOISE`, or a `Noise`
     seed=0, # One number (picture i uses seed + i), or one for each structure
     rotation=None, # Degrees; None draws it from the seed
     shift=None, # x, y in A; None draws it from the seed

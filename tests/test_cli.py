@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pytest
 from microscopygpt.cli import main
 
-VERBS = ("predict", "simulate", "dataset", "train", "evaluate", "lab")
+VERBS = ("predict", "simulate", "dataset", "train", "evaluate", "score", "benchmark", "lab")
 RUN = "import sys; from microscopygpt.cli import main; sys.exit(main())"
 
 def refused(capsys, *argv):
@@ -54,6 +54,11 @@ def test_version(capsys):
     (["dataset", "--source", "c2db", "--split", "lucky", "--out", "out"], "lucky"),
     (["train", "--out", "out"], "--dataset"),
     (["evaluate", "--source", "c2db", "--subset", "best", "--out", "out"], "best"),
+    (["evaluate", "--model", "compact", "--out", "out"], "--source"),
+    (["score", "answers", "--out", "out"], "TRUTH"),
+    (["score", "answers", "truth"], "--out"),
+    (["score", "answers", "truth", "--workers", "0", "--out", "out"], "--workers"),
+    (["benchmark", "--level", "loud", "--out", "out"], "loud"),
 ], ids=lambda v: " ".join(v) if isinstance(v, list) else "")
 def test_bad_arguments(argv, says, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -71,7 +76,7 @@ def unwritable(request, tmp_path):
 
 @pytest.mark.parametrize("argv", [
     ["predict", "scan.tif", "--formula", "MoS2"], ["dataset", "--source", "c2db"],
-    ["train", "--dataset", "data"], ["evaluate", "--source", "c2db"]], ids=lambda v: v[0])
+    ["train", "--dataset", "data"], ["evaluate", "--source", "c2db"], ["score", "answers", "truth"], ["benchmark"]], ids=lambda v: v[0])
 def test_unwritable_folder(argv, unwritable, capsys):
     line = refused(capsys, *argv, "--out", unwritable)
     assert "Cannot write" in line and str(unwritable) in line and "--out" in line
@@ -107,8 +112,6 @@ def test_help_loads_nothing_heavy():
     code = "import sys; from microscopygpt.cli import main; main(['predict', '--help']); sys.exit(bool({'torch', 'numpy', 'pymatgen', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
-# ---- simulate
-
 @pytest.fixture(scope="module")
 def mos2():
     "2H MoS2, a = 3.18 Å."
@@ -122,6 +125,41 @@ def structure(mos2, tmp_path_factory):
     path = tmp_path_factory.mktemp("structure")/"mos2.cif"
     write_crystal(mos2, path)
     return path
+
+# ---- score
+
+@pytest.fixture
+def answers(mos2, tmp_path):
+    "Answers to three questions, and the truth."
+    from microscopygpt.crystal import write_crystal
+    truth = tmp_path/"truth"; truth.mkdir()
+    for name in "abc":
+        write_crystal(mos2, truth/f"{name}.cif")
+        (tmp_path/"answers"/f"{name}_0").mkdir(parents=True)
+        write_crystal(mos2, tmp_path/"answers"/f"{name}_0"/"rank_1.cif")
+    return tmp_path/"answers", truth, tmp_path/"out"
+
+def test_score(answers, capsys):
+    predictions, truth, out = answers
+    (predictions/"b_0"/"rank_1.cif").write_text(""); (predictions/"c_0"/"rank_1.cif").unlink()
+    assert main(["score", str(predictions), str(truth), "--out", str(out), "--name", "theirs"]) == 0
+    told = capsys.readouterr().out
+    assert "theirs" in told and "2 answers could not be used" in told and "b, rank 1" in told and "c, rank 1" in told and str(out) in told
+    scores = json.loads((out/"scores.json").read_text())
+    assert scores["Solved@1"]["value"] == pytest.approx(1/3) and scores["Solved@1"]["n"] == 3 and set(scores["Solved@1"]) == {"value", "low", "high", "n"}
+    assert main(["score", str(predictions), str(truth), "--out", str(out), "--beside", str(out/"scores.json")]) == 0
+    assert "theirs" in (out/"table.md").read_text()
+
+def test_score_refuses(answers, capsys, tmp_path):
+    predictions, truth, out = answers
+    assert "no such folder" in refused(capsys, "score", tmp_path/"nowhere", truth, "--out", out)
+    assert "ID.cif" in refused(capsys, "score", predictions, tmp_path/"nowhere", "--out", out)
+    assert "holds no answer" in refused(capsys, "score", truth, truth, "--out", out)
+    assert "does not hold the scores" in refused(capsys, "score", predictions, truth, "--out", out, "--beside", tmp_path/"none.json")
+    (truth/"a.cif").write_text("data_")
+    assert "a.cif" in refused(capsys, "score", predictions, truth, "--out", out)
+
+# ---- simulate
 
 @pytest.mark.parametrize("suffix", [".tif", ".png", ".npy"])
 def test_simulate(structure, tmp_path, suffix):

@@ -1,11 +1,10 @@
-"Scores on cases worked by hand, failures in every denominator, and runs that are stopped and go on."
-import json
+"Folders of answers good and bad, runs that are stopped and go on, and baselines that do not leak."
+import json, os, signal, subprocess, sys
 import numpy as np, pytest
-from jarvis.core.atoms import Atoms
-from microscopygpt.crystal import CrystalError, Slab, canonical, cell_from_lengths, from_slab, reduced_formula, standardize, to_slab
+from microscopygpt.crystal import Slab, canonical, cell_from_lengths, from_slab, reduced_formula, standardize, to_slab, write_crystal
 from microscopygpt.data import Crystal
 from microscopygpt.lattice import LatticeError
-from microscopygpt import evaluate as E
+from microscopygpt import evaluate as E, metrics as M
 
 def layer(numbers=(42, 16, 16), a=3.18, h=1.56, phase="2H"):
     bottom = [1/3, 2/3] if phase == "2H" else [2/3, 1/3]
@@ -19,81 +18,77 @@ TRUTHS = [crystal(MOS2, "2H"), crystal(honeycomb([6, 6], 2.46), "graphene"), cry
 SHELF = [crystal(layer((74, 34, 34), 3.32, 1.68), "WSe2"), crystal(honeycomb([14, 14], 3.87), "Si"), crystal(honeycomb([14, 6], 3.10), "SiC"),
          crystal(layer((72, 16, 16), 3.64, 1.45, "1T"), "HfS2"), crystal(layer((34, 42, 34), 3.3), "MoSe2-leak"), crystal(MOS2, "MoS2-leak")]
 
-def changed(frac=None, order=(0, 1, 2), scale=1., turn=None):
-    "MoS2 written in another way."
-    f = np.array(MOS2.frac_coords)[list(order)] if frac is None else frac
-    lattice = np.array(MOS2.lattice_mat)@(np.eye(3) if turn is None else turn)*scale
-    return Atoms(lattice_mat=lattice, coords=f, elements=[MOS2.elements[i] for i in order])
+# ---- folders of answers
 
-def turned(degrees):
-    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    return np.array([[c, s, 0], [-s, c, 0], [0, 0, 1.]])
+@pytest.fixture
+def folders(tmp_path):
+    "Eight true structures, and a right answer to each."
+    truth, answers = tmp_path/"truth", tmp_path/"method"
+    truth.mkdir()
+    for i, name in enumerate("abcdefgh"):
+        write_crystal(layer(a=3.1 + .05*i), truth/f"{name}.cif")
+        E.write_answers([layer(a=3.1 + .05*i)], answers/f"{name}_0")
+    return answers, truth
 
-FRAC = np.array(MOS2.frac_coords)
-SAME = {"itself": MOS2, "supercell": MOS2.make_supercell_matrix([2, 1, 1]), "3 x 2": MOS2.make_supercell_matrix([3, 2, 1]), "reordered": changed(order=(2, 0, 1)),
-        "mirrored": changed(FRAC[:, [1, 0, 2]]), "turned over": changed(FRAC*[1, 1, -1]), "rotated": changed(turn=turned(33.)), "shifted along z": changed(FRAC + [.2, .1, .3]),
-        "across the boundary": changed(FRAC + [0, 0, .5]), "other vacuum": from_slab(to_slab(MOS2), vacuum=28.), "4 % larger": layer(a=3.18*1.04),
-        "S moved by 0.12": layer(h=1.68)}
-OTHER = {"1T": (layer(phase="1T"), "in-plane"), "6 % larger": (layer(a=3.18*1.06), "lattice"), "6 % smaller": (layer(a=3.18*.94), "lattice"), "swapped": (layer((16, 42, 16)), "in-plane"),
-         "other formula": (layer((74, 16, 16)), "formula"), "heights": (layer(h=1.9), "z"), "one atom": (honeycomb([42, 42], 3.18), "formula")}
+def test_right_answers_score_one(folders, tmp_path):
+    report = E.score(*folders, tmp_path/"out")
+    saved = json.loads((tmp_path/"out/scores.json").read_text())
+    for name in ("Solved@1", "Solved@5", "Tight@1", "Tight@5", "SG@1", "Hit@1", "Hit@5", "Match_abs"): assert saved[name]["value"] == 1 and saved[name]["n"] == 8 and saved[name]["low"] > .6 and saved[name]["high"] == 1
+    assert report.name == "method" and saved["baselines"]["shuffled"]["Tight@1"]["n"] == 8 and saved["baselines"]["shuffled"]["|Δa| median"]["value"] > 1
+    assert {p.name for p in (tmp_path/"out").iterdir()} == {"scores.json", "table.md", "table.tex", "report.html", "records.jsonl"}
 
-@pytest.mark.parametrize("name", SAME)
-def test_solved(name):
-    r = E.score_answers(MOS2, [SAME[name]])
-    assert r["solved@1"] and r["solved@5"] and r["failure"] == "" and r["same_space_group"]
+def test_missing_empty_and_corrupt_files_are_failures_by_name(folders, tmp_path):
+    answers, truth = folders
+    first = lambda name: answers/f"{name}_0"/"rank_1.cif"
+    first("a").unlink(); first("a").parent.rmdir()                                          # no folder
+    first("b").unlink()                                                                     # an empty folder
+    first("c").write_text("")                                                               # an empty file
+    first("d").write_bytes(os.urandom(500))                                                 # noise
+    first("e").write_text(first("e").read_text().rstrip().rsplit("\n", 1)[0])               # an atom cut off
+    first("f").write_text(first("f").read_text()[:120])                                     # cut short
+    first("g").write_text(first("g").read_text().replace("3.4", "nan"))                     # no number
+    report = E.score(answers, truth, tmp_path/"out")
+    assert report.total["scores"]["Solved@1"] == M.rate([True] + [False]*7)
+    records = {r["id"]: r for r in report.records}
+    assert {n: records[n]["failure"] for n in "abcdefgh"} == dict(a="missing", b="missing", c="unparsed", d="unparsed", e="unparsed", f="unparsed", g="unparsed", h="")
+    assert all(len(records[n]["faults"]) == 1 for n in "abcdefg") and not records["h"]["faults"]
+    html = (tmp_path/"out/report.html").read_text()
+    for n in "cdefg": assert "rank_1.cif" in records[n]["faults"][0]["reason"]
+    assert "rank_1.cif" in html
 
-@pytest.mark.parametrize("name", OTHER)
-def test_not_solved(name):
-    r = E.score_answers(MOS2, [OTHER[name][0]])
-    assert not r["solved@1"] and not r["tight@5"] and r["failure"] == OTHER[name][1]
+def test_a_refused_first_answer_does_not_promote_the_second(folders):
+    answers, truth = folders
+    E.write_answers([layer(a=3.1), layer(a=3.1)], answers/"a_0"); (answers/"a_0"/"rank_1.cif").write_text("")
+    E.write_answers([layer(a=3.15), layer(a=3.15)], answers/"b_0"); (answers/"b_0"/"rank_1.cif").unlink()
+    report = E.score(answers, truth)
+    assert [r["failure"] for r in report.records[:3]] == ["ranked lower", "ranked lower", ""]
+    assert report.total["scores"]["Solved@1"]["value"] == 6/8 and report.total["scores"]["Solved@5"]["value"] == 1
 
-def test_the_loose_matcher_is_blind_where_ours_is_not():
-    for name in ("1T", "6 % larger", "swapped"): assert E.score_answers(MOS2, [OTHER[name][0]])["hit@1"]
+def test_bad_folders_are_refused(folders, tmp_path):
+    answers, truth = folders
+    with pytest.raises(E.EvaluateError, match="no such folder"): E.score(tmp_path/"nowhere", truth)
+    with pytest.raises(E.EvaluateError, match="holds no answer"): E.score(truth, truth)
+    with pytest.raises(E.EvaluateError, match="holds no ID.cif"): E.score(answers, answers)
+    (answers/"stranger_0").mkdir()
+    with pytest.warns(UserWarning, match="stranger_0"): E.score(answers, truth)
+    (truth/"a.cif").write_text("")
+    with pytest.raises(E.EvaluateError, match="a.cif"): E.score(answers, truth)
+    write_crystal(MOS2, truth/"a.cif"); (truth/"about.json").write_text("{")
+    with pytest.raises(E.EvaluateError, match="about.json"): E.score(answers, truth)
 
-def test_tight_is_stricter():
-    assert E.score_answers(MOS2, [layer(h=1.62)])["tight@1"]
-    r = E.score_answers(MOS2, [layer(h=1.75)]) # both S 0.19 Å out
-    assert r["solved@1"] and not r["tight@1"] and .12 < r["rmsd"] < .16 and r["rmsd_xy"] < 1e-3
+def test_sources_come_from_about(folders):
+    answers, truth = folders
+    (truth/"about.json").write_text(json.dumps({"a": dict(source="x"), "b": dict(source="y")}))
+    assert {s: p["scores"]["Solved@1"]["n"] for s, p in E.score(answers, truth).sources.items()} == {"all": 6, "x": 1, "y": 1}
 
-def test_distances():
-    r = E.score_answers(MOS2, [layer(a=3.18*1.02)])
-    assert r["da"] == pytest.approx(.02, abs=1e-6) and r["db"] == pytest.approx(.02, abs=1e-6) and r["dgamma"] == pytest.approx(0, abs=1e-6)
+def test_workers_give_the_same_report(folders, tmp_path):
+    E.score(*folders, tmp_path/"one"); E.score(*folders, tmp_path/"two", workers=2)
+    for name in ("scores.json", "records.jsonl", "report.html", "table.md", "table.tex"): assert (tmp_path/"one"/name).read_bytes() == (tmp_path/"two"/name).read_bytes()
 
-def test_rank():
-    wrong = layer(phase="1T")
-    r = E.score_answers(MOS2, [wrong]*4 + [MOS2])
-    assert not r["solved@1"] and r["solved@5"] and r["failure"] == "ranked lower"
-    assert not E.score_answers(MOS2, [wrong]*5 + [MOS2])["solved@5"], "the sixth answer does not count"
-
-def test_failures_count_in_every_rate():
-    records = [E.score_answers(MOS2, [MOS2])] + [E.score_answers(MOS2, a) for a in ([], [layer((74, 16, 16))], [layer(phase="1T")])]
-    scores = E.summarize(records)
-    for name in E.RATES: assert scores[name]["n"] == 4
-    assert scores["Solved@1"]["value"] == scores["Solved@5"]["value"] == .25 and scores["Hit@1"]["value"] == .5
-    assert scores["RMSD"]["n"] == 1 and scores["|Δa| median"]["n"] == 2
-
-def test_matcher_errors_are_failures_and_bugs_are_not(monkeypatch):
-    def choke(truth, guess, compare=E.compare):
-        if guess is None: return compare(truth, None)
-        raise ValueError("inconsistent")
-    monkeypatch.setattr(E, "compare", choke)
-    assert E.score_answers(MOS2, [MOS2])["failure"] == "unmatched"
-    monkeypatch.setattr(E, "compare", lambda t, g: 1/0)
-    with pytest.raises(ZeroDivisionError): E.score_answers(MOS2, [MOS2])
-
-def test_nothing_to_sum_up():
-    assert E.rate([]) == E.percentile([None]) == dict(value=None, low=None, high=None, n=0)
-    assert E.cell_text(E.rate([])) == "–"
-
-@pytest.mark.parametrize("q", (50, 95))
-def test_intervals_bracket_the_value(q):
-    for seed in range(4):
-        x = np.random.default_rng(seed).exponential(size=5 + 20*seed)
-        s = E.percentile(list(x) + [None], q)
-        assert s["low"] <= s["value"] <= s["high"] and s["n"] == len(x)
-    for hits in range(6):
-        s = E.rate([True]*hits + [False]*(5 - hits))
-        assert 0 <= s["low"] <= s["value"] + 1e-9 and s["value"] <= s["high"] + 1e-9 and s["high"] <= 1
+def test_shuffling_gives_everybody_anothers_answers():
+    names = list("abcdefg")
+    other = E._others(names)
+    assert sorted(other.values()) == names and all(k != v for k, v in other.items()) and E._others(["a"]) == {}
 
 # ---- runs
 
@@ -102,12 +97,6 @@ def test_templates_never_leak():
     names = {c.id for formula in ("MoS2", "C", "BN", "WSe2") for c in library.like(formula)}
     assert "MoSe2-leak" not in names, "MoSe2 is on the test side"
     assert "MoS2-leak" not in {c.id for c in library.like("MoS2")} and "WSe2" not in {c.id for c in library.like("WSe2")}
-    assert E.constant("Mo5S7", library) == []
-
-def test_constant_is_blind():
-    library = E.Library(SHELF[:1])
-    cells = [np.array(E.constant(f, library)[0].lattice_mat) for f in ("MoS2", "PbI2")]
-    assert np.allclose(*cells) and reduced_formula(E.constant("PbI2", library)[0]) == "PbI2"
 
 def test_draw_is_nested_and_does_not_depend_on_order():
     many = [crystal(honeycomb([6, 6], 2.4 + .01*i), f"c{i}", "ab"[i % 2]) for i in range(20)]
@@ -116,6 +105,10 @@ def test_draw_is_nested_and_does_not_depend_on_order():
     assert set(ids(many, 4)) <= set(ids(many, 7)) and ids(many, None) != [c.id for c in E.draw(many, seed=4)]
     with pytest.raises(E.EvaluateError, match="identifier"): E.draw(many + many[:1])
 
+def test_draw_from_a_folder_of_ones_own(folders):
+    _, truth = folders
+    assert len(E.draw(str(truth), "all")) == len(E.draw([str(truth)], "train")) == 8 and E.draw(str(truth), "all")[0].source == "truth"
+
 def test_the_same_micrograph_anywhere():
     a, b = E.draw_micrograph(TRUTHS[0]).data, E.draw_micrograph(TRUTHS[0]).data
     assert (a == b).all() and (E.draw_micrograph(TRUTHS[0], seed=1).data != a).any()
@@ -123,36 +116,71 @@ def test_the_same_micrograph_anywhere():
 
 def run(out, **kw): return E.evaluate(TRUTHS, model="templates", templates=SHELF, out=out, **kw)
 
-def test_resume_gives_identical_scores(tmp_path, monkeypatch):
-    whole = run(tmp_path/"a")
-    assert (tmp_path/"a/predictions/graphene_0/rank_1.cif").is_file()
-    scores, lines = (tmp_path/"a/scores.json").read_bytes(), (tmp_path/"a/records.jsonl").read_text().splitlines(True)
-    (tmp_path/"a/records.jsonl").write_text(lines[0] + lines[1][:40]) # killed while it wrote
-    (tmp_path/"a/scores.json").unlink()
+def files(folder): return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "answers.jsonl"} # that one also keeps the seconds
+
+def test_resume_gives_the_identical_report(tmp_path, monkeypatch):
+    whole, before = run(tmp_path/"a"), files(tmp_path/"a")
+    journal = tmp_path/"a/answers.jsonl"
+    lines = journal.read_text().splitlines(True)
+    journal.write_text(lines[0] + lines[1][:40]) # killed while it wrote
+    for name in ("scores.json", "report.html"): (tmp_path/"a"/name).unlink()
+    (tmp_path/"a/predictions"/f"{json.loads(lines[1])['id']}_0"/"rank_1.cif").write_text("half a")
     asked = []
     monkeypatch.setattr(E, "ask", lambda q, c, ask=E.ask: asked.append(c.id) or ask(q, c))
     again = run(tmp_path/"a")
-    assert len(asked) == 2 and (tmp_path/"a/scores.json").read_bytes() == scores and again.as_dict() == whole.as_dict()
+    assert len(asked) == 2 and files(tmp_path/"a") == before and again.as_dict() == whole.as_dict()
     run(tmp_path/"a"); assert len(asked) == 2
-    assert E.read_report(tmp_path/"a/scores.json").as_dict() == whole.as_dict()
+    assert M.read_report(tmp_path/"a/scores.json").as_dict() == whole.as_dict()
     with pytest.raises(E.EvaluateError, match="noise"): run(tmp_path/"a", noise="hard")
-    (tmp_path/"a/records.jsonl").write_text("nonsense\n")
+    journal.write_text("nonsense\n")
     with pytest.raises(E.EvaluateError, match="no record"): run(tmp_path/"a")
+
+CHILD = """
+import sys; sys.path.insert(0, {tests!r})
+from test_evaluate import *
+def main():
+    import time
+    ask = E.ask
+    def slow(q, c): print(c.id, flush=True); time.sleep(.5); return ask(q, c)
+    E.ask = slow
+    run(__import__("pathlib").Path({out!r}))
+if __name__ == "__main__": main()
+"""
+
+def test_a_killed_process_goes_on_to_the_identical_report(tmp_path):
+    run(tmp_path/"whole")
+    child = subprocess.Popen([sys.executable, "-c", CHILD.format(tests=os.path.dirname(__file__), out=str(tmp_path/"killed"))], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child.stdout.readline(); child.stdout.readline() # the second one is being asked
+    child.send_signal(signal.SIGKILL); child.wait()
+    assert len((tmp_path/"killed/answers.jsonl").read_text().splitlines()) == 1 and not (tmp_path/"killed/scores.json").exists()
+    run(tmp_path/"killed")
+    assert files(tmp_path/"killed") == files(tmp_path/"whole")
+
+def test_evaluation_is_the_score_of_its_own_folder(tmp_path):
+    whole = run(tmp_path/"a")
+    again = E.score(tmp_path/"a/predictions", tmp_path/"a/truth")
+    assert again.total == whole.total and again.sources == whole.sources
 
 def test_refusals_are_failures_by_name_and_bugs_propagate(monkeypatch, tmp_path):
     def refuse(*a, **k): raise LatticeError("no lattice")
     monkeypatch.setattr(E, "predict", refuse)
     report = run(tmp_path/"a")
-    assert report.scores["by hand"]["Solved@5"]["value"] == 0 and report.failures == {"by hand": {"missing": 3}}
-    assert all(json.loads(line)["error"].startswith("LatticeError") for line in (tmp_path/"a/records.jsonl").open())
+    assert report.total["scores"]["Solved@5"]["value"] == 0 and report.total["failures"] == {"missing": 3}
+    assert all(r["faults"][0]["reason"].startswith("LatticeError") for r in report.records)
+    assert "LatticeError: no lattice" in (tmp_path/"a/report.html").read_text()
     monkeypatch.setattr(E, "predict", lambda *a, **k: [][0])
     with pytest.raises(IndexError): run(tmp_path/"b")
 
-def test_report_shows_itself():
-    report = run(None)
-    assert "Solved@1" in report._repr_markdown_() and str(report) == report._repr_markdown_()
-    lines = E.table([report, report], "by hand").splitlines()
-    assert len(lines) == 4 and len({line.replace("\\|", "").count("|") for line in lines}) == 1
+@pytest.mark.parametrize("model", ("constant", "nearest-formula", "nearest-image", "image-only", "templates"))
+def test_every_baseline_runs(model):
+    scores = E.evaluate(TRUTHS, model=model, templates=SHELF).total["scores"]
+    assert scores["Solved@1"]["n"] == 3
+    if model == "image-only": assert scores["Hit@5"]["value"] == 0, "it cannot know the formula"
+
+def test_unknown_models_and_databases_that_are_not_there(monkeypatch):
+    monkeypatch.setattr(E, "local_crystals", lambda: [])
+    with pytest.raises(E.EvaluateError, match="MICROSCOPYGPT_DATA"): E.evaluate(TRUTHS, model="nearest-image")
+    with pytest.raises(E.MicroscopyGPTError): E.evaluate(TRUTHS, model="no such model")
 
 def test_calibrate_finds_what_counts():
     rng = np.random.default_rng(1)
