@@ -1,5 +1,5 @@
 "The command line: every mistake costs one line and exit code 2; everything else ends in structures."
-import importlib.util, json, subprocess, sys
+import importlib.util, json, os, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest
 from microscopygpt.cli import main
@@ -158,6 +158,15 @@ def test_score_refuses(answers, capsys, tmp_path):
     assert "does not hold the scores" in refused(capsys, "score", predictions, truth, "--out", out, "--beside", tmp_path/"none.json")
     (truth/"a.cif").write_text("data_")
     assert "a.cif" in refused(capsys, "score", predictions, truth, "--out", out)
+
+@pytest.mark.skipif(not os.environ.get("MICROSCOPYGPT_DATA"), reason="MICROSCOPYGPT_DATA is not set: no databases here")
+def test_evaluate_on_the_benchmark(tmp_path):
+    argv = ["evaluate", "--subset", "benchmark", "--source", "dft_2d_2021", "--n", "2", "--model", "nearest-image", "--noise", "mid", "--out", str(tmp_path)]
+    assert main(argv) == 0
+    scores = json.loads((tmp_path/"scores.json").read_text())
+    assert scores["Solved@1"]["n"] == 2 and scores["settings"]["subset"] == "benchmark" and "--source dft_2d_2021 --subset benchmark" in scores["settings"]["command"]
+    assert main(["score", str(tmp_path/"predictions"), str(tmp_path/"truth"), "--out", str(tmp_path/"again")]) == 0
+    assert json.loads((tmp_path/"again/scores.json").read_text())["sources"] == scores["sources"]
 
 # ---- simulate
 
