@@ -5,24 +5,23 @@
 # %% auto #0
 __all__ = ['WINDOW', 'SHORTLIST', 'kind', 'Library', 'constant', 'nearest_formula', 'likeness', 'nearest_image']
 
-# %% ../nbs/09b_baselines.ipynb #7633807d
+# %% ../nbs/09b_baselines.ipynb #d25ec805
 from collections import Counter, defaultdict
 import numpy as np
 from ase.data import covalent_radii
-from jarvis.core.atoms import Atoms
 from pymatgen.core import Element
 from .crystal import Slab, _rms, _strict, cell_from_lengths, cell_lengths, from_slab, parse_formula, reduced_formula, space_group, standardize
 from .lattice import Observation
 from .predict import _exchanges, _mendeleev
 from .refine import Z_POWER, best_shifts, strains, structure_factors
 
-# %% ../nbs/09b_baselines.ipynb #24183fd1
+# %% ../nbs/09b_baselines.ipynb #cb91597b
 def kind(formula:str # e.g. "MoS2"
         )->tuple: # e.g. (1, 2)
     "The stoichiometry without its elements."
     return tuple(sorted(parse_formula(formula).values()))
 
-# %% ../nbs/09b_baselines.ipynb #3458a860
+# %% ../nbs/09b_baselines.ipynb #de44ba60
 class Library:
     "Train-side crystals by stoichiometry."
     def __init__(self, crystals:list # of `Crystal`; those that are not on the train side are left out
@@ -41,7 +40,7 @@ class Library:
         if key not in self._groups: self._groups[key] = len(crystal.slab.z), space_group(crystal.atoms)
         return self._groups[key]
 
-# %% ../nbs/09b_baselines.ipynb #87cd0173
+# %% ../nbs/09b_baselines.ipynb #e02a7356
 def constant(formula:str, # e.g. "MoS2"
              library:Library)->list: # one `Atoms`, none where the library has no crystal of this stoichiometry
     "The commonest prototype of a stoichiometry (atoms in the cell, space group) on its mean lattice, blind to the image and to the elements."
@@ -55,7 +54,7 @@ def constant(formula:str, # e.g. "MoS2"
     exchange = {Element(a).Z: Element(b).Z for a, b in zip(have, want)}
     return [standardize(from_slab(typical.slab._replace(cell=cell_from_lengths(*mean), numbers=np.array([exchange[z] for z in typical.slab.numbers]))))]
 
-# %% ../nbs/09b_baselines.ipynb #ea16132f
+# %% ../nbs/09b_baselines.ipynb #4b27cc2b
 def _exchanged(crystal, formula):
     "The atomic numbers of a crystal after each exchange of elements that keeps its stoichiometry."
     return [np.array([exchange[z] for z in crystal.slab.numbers]) for exchange in _exchanges(crystal.formula, formula)]
@@ -74,7 +73,7 @@ def _distinct(slabs, k):
         if not any(_same(other, structure) for _, other in kept): kept.append((atoms, structure))
     return [atoms for atoms, _ in kept]
 
-# %% ../nbs/09b_baselines.ipynb #56f336d8
+# %% ../nbs/09b_baselines.ipynb #fa95cf01
 def nearest_formula(formula:str, # e.g. "MoS2"
                     library:Library,
                     k:int=5 # answers; fewer when the library has no more that differ
@@ -89,7 +88,7 @@ def nearest_formula(formula:str, # e.g. "MoS2"
             found.append((round(chemistry, 6), -common[library.group(c)], c.slab._replace(cell=c.slab.cell*np.exp(.8*growth), z=c.slab.z*np.exp(growth), numbers=numbers)))
     return _distinct((slab for *_, slab in sorted(found, key=lambda f: f[:2])), k)
 
-# %% ../nbs/09b_baselines.ipynb #aee995ad
+# %% ../nbs/09b_baselines.ipynb #aa6549c7
 WINDOW = 2. # Å, standard deviation of the window through which pictures are compared
 
 def _fading(cell, base, turn, hk, g):
@@ -104,7 +103,7 @@ def _overlap(product, hk):
     step = np.linalg.solve(curvature + 1e-9*np.eye(2), slope)
     return max(product.real.sum(), (product*np.exp(-2j*np.pi*hk@step)).real.sum())
 
-# %% ../nbs/09b_baselines.ipynb #356c34c6
+# %% ../nbs/09b_baselines.ipynb #c583e0eb
 def likeness(slab:Slab, observation:Observation)->float: # 1 for the same picture, 0 for unrelated ones
     "Correlation of a crystal's own picture with the micrograph through a window, nothing fitted but where it lies."
     stretch, shear, base, turn = strains(slab.cell, observation.lattice.cell, 4)
@@ -119,7 +118,7 @@ def likeness(slab:Slab, observation:Observation)->float: # 1 for the same pictur
         found.append(_overlap(seen.conj()*F*_fading(slab.cell, cell, turn[way[i]], hk, g), hk)/(np.linalg.norm(seen)*np.linalg.norm(F)))
     return float(max(found))
 
-# %% ../nbs/09b_baselines.ipynb #e564abf9
+# %% ../nbs/09b_baselines.ipynb #7f7e0410
 SHORTLIST = 100 # crystals whose pictures are compared
 
 def _least_strained(crystals, lattice):

@@ -8,15 +8,15 @@ __all__ = ['LENGTHS', 'ANGLES', 'FRACTIONS', 'HEIGHTS', 'UNITS', 'ChatError', 'N
            'prompt_formula', 'to_answer', 'length_word', 'angle_word', 'fraction_word', 'height_word', 'formula_words',
            'to_compact', 'to_messages', 'parse_answer']
 
-# %% ../nbs/04_chat.ipynb #a3b00072
+# %% ../nbs/04_chat.ipynb #1fa4e56c
 import re
 import numpy as np
 from jarvis.core.atoms import Atoms
 from pymatgen.core import Element
-from .crystal import (BRAVAIS, CrystalError, MicroscopyGPTError, Slab, canonical, cell_from_lengths, cell_lengths,
-                                   element_order, from_slab, parse_formula, reduced_formula, standardize, to_slab)
+from .crystal import (BRAVAIS, MicroscopyGPTError, Slab, cell_from_lengths, cell_lengths,
+                                   element_order, from_slab, parse_formula, reduced_formula, standardize)
 
-# %% ../nbs/04_chat.ipynb #33f55d32
+# %% ../nbs/04_chat.ipynb #6106eb74
 class ChatError(MicroscopyGPTError): "Text from which no crystal structure can be read."
 class NoStructureError(ChatError): "The text holds no lattice or no atoms."
 class TruncatedError(ChatError): "The text stops in the middle of a structure."
@@ -25,7 +25,7 @@ class UnknownElementError(ChatError): "The text names something that is not a ch
 class DegenerateCellError(ChatError): "The lattice in the text spans no volume."
 class WrongCompositionError(ChatError): "The atoms in the text do not add up to the formula."
 
-# %% ../nbs/04_chat.ipynb #009e1c00
+# %% ../nbs/04_chat.ipynb #13b594ea
 def make_prompt(formula:str, # chemical formula, e.g. "MoS2"
                 bravais:"int|None"=None # index into `BRAVAIS`, when known
                )->str:
@@ -41,7 +41,7 @@ def prompt_formula(prompt:str # a prompt that names the formula
     found = re.search(r"\b[Ff]ormula(?: is)?(?: ?:)? ([^ ,;]+)", " ".join((prompt or "").split()))
     return reduced_formula(found.group(1).rstrip(".") if found else "")
 
-# %% ../nbs/04_chat.ipynb #d1d13cc5
+# %% ../nbs/04_chat.ipynb #31fd4d88
 def to_answer(atoms:Atoms)->str:
     "A structure as the paper's answer text: lengths (Å), angles (degrees), `El x y z` fractional, Miller index."
     atoms = standardize(atoms, symprec=0)
@@ -49,7 +49,7 @@ def to_answer(atoms:Atoms)->str:
     lines += [f"{e} " + " ".join(f"{x:.4f}" for x in xyz % 1) for e, xyz in zip(atoms.elements, np.array(atoms.frac_coords))]
     return "\n".join([*lines, "The Miller index is (0 0 1)."])
 
-# %% ../nbs/04_chat.ipynb #1121a2db
+# %% ../nbs/04_chat.ipynb #cf5b520f
 LENGTHS = [f"{1.5+.05*i:.2f}" for i in range(571)]    # 1.50 to 30.00 Å
 ANGLES = [f"{88+.5*i:.1f}" for i in range(69)]        # 88.0 to 122.0 degrees
 FRACTIONS = [f"{.01*i:.2f}" for i in range(100)]      # 0.00 to 0.99
@@ -62,7 +62,7 @@ def angle_word(x:float)->str:    "An angle in degrees as a word, e.g. 120.0."; r
 def fraction_word(x:float)->str: "A fraction of the cell as a word, e.g. 0.33."; return FRACTIONS[round(100*x) % 100]
 def height_word(x:float)->str:   "A height in Å as a word, e.g. +1.6.";       return _nearest(x, HEIGHTS, -13, .1)
 
-# %% ../nbs/04_chat.ipynb #7b874b44
+# %% ../nbs/04_chat.ipynb #30bf36b6
 def formula_words(formula:str # e.g. "MoS2"
                  )->list: # e.g. ["Mo", "1", "S", "2"]
     "A formula in words, elements in canonical order."
@@ -79,7 +79,7 @@ def to_compact(slab:Slab # in canonical form
     lines += [f"{e} {fraction_word(x)} {fraction_word(y)} {height_word(z)}" for e, (x, y), z in zip(symbols, slab.frac, slab.z)]
     return "\n".join(lines)
 
-# %% ../nbs/04_chat.ipynb #68c8f358
+# %% ../nbs/04_chat.ipynb #8a8f1b9b
 def to_messages(image, # what the model's processor takes as an image
                 prompt:str,
                 answer:"str|None"=None # the assistant's turn, for training
@@ -89,7 +89,7 @@ def to_messages(image, # what the model's processor takes as an image
     if answer is not None: turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
     return turns
 
-# %% ../nbs/04_chat.ipynb #263b238f
+# %% ../nbs/04_chat.ipynb #cc00f968
 _noise = re.compile(r"<[^<>\n]{1,40}>|```\w*|[*`,;()\[\]{}|°Å]|\b(?:angstroms?|deg(?:rees?)?)\b|\b(?:(?:lengths?|angles?)[^\n\d=:]{0,20}|(?:alpha|beta|gamma|[abc])\s{0,3})[=:]", re.I)
 _signs = str.maketrans({"\r": "\n", "\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{ANGSTROM SIGN}": " "})
 
@@ -97,7 +97,7 @@ def _clean(text):
     "Text without special tokens, fences, bold marks, separators, units and labels."
     return _noise.sub(" ", str(text or "")[:50_000].translate(_signs))
 
-# %% ../nbs/04_chat.ipynb #7b342651
+# %% ../nbs/04_chat.ipynb #369a87e2
 _number = r"[-+]?(?:\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|(?i:nan|inf))(?!\w|\.\w)"
 _numbers = lambda n: r"\s+".join([f"({_number})"]*n)
 _paper_lattice = re.compile(rf"(?<![\w.+-])(?={_numbers(6)})")
@@ -117,7 +117,7 @@ def _read_atoms(text, at):
         symbols.append(found.group(1).capitalize()); words.append(found.groups()[1:]); at = found.end()
     return symbols, words, text[at:]
 
-# %% ../nbs/04_chat.ipynb #3d52a87e
+# %% ../nbs/04_chat.ipynb #eb3591f1
 _cut_atom = re.compile(rf"\s*[A-Z][a-z]?(?:\s+{_number}){{0,2}}(?:\s+[-+]?\d*\.?)?\s*\Z")
 _cut_lattice = re.compile(rf"(?:\bx\d+(?:\s+{_number}){{0,2}}|\n\s*{_number}(?:\s+{_number}){{2,4}})(?:\s+[-+]?\d*\.?)?\s*\Z")
 _broken_atom = re.compile(rf"\s*([A-Z][a-z]?)((?:\s+{_number}){{1,2}})\s")
@@ -130,7 +130,7 @@ def _cut_number(words, rest, is_compact):
     others = {1} if is_compact else {_decimals(w) for w in [w[2] for w in words[:-1]] or words[-1][:2]}
     return words[-1][2].endswith(".") or len(others) == 1 and _decimals(words[-1][2]) < min(others)
 
-# %% ../nbs/04_chat.ipynb #40d5841a
+# %% ../nbs/04_chat.ipynb #ef7f7f99
 _elements = {e.symbol for e in Element}
 
 def _check(symbols, words, rest, formula, units):
@@ -151,7 +151,7 @@ def _check(symbols, words, rest, formula, units):
         raise TruncatedError(f"The answer stops after {named}, short of {units or 1} {formula}. Allow more tokens.")
     raise WrongCompositionError(f"The answer's atoms, {named[:60]}, are not {units or 'a whole number of'} {formula} unit{'' if units == 1 else 's'}.")
 
-# %% ../nbs/04_chat.ipynb #77eb4155
+# %% ../nbs/04_chat.ipynb #0ce54fc1
 def _cell_3d(lengths, angles):
     if not all(1.5 <= x <= 1000 for x in lengths) or not all(15 <= x <= 165 for x in angles): raise DegenerateCellError(
         f"The answer's cell is degenerate: lengths {' '.join(f'{x:g}' for x in lengths)} Å, angles {' '.join(f'{x:g}' for x in angles)}.")
@@ -166,7 +166,7 @@ def _coordinates(symbols, words, limits):
         if far: raise CoordinateError(f"The answer's atom {' '.join([symbol, *row])[:60]!r} has coordinates that are no fractions of the cell.")
     return coords
 
-# %% ../nbs/04_chat.ipynb #df3bc013
+# %% ../nbs/04_chat.ipynb #39b45c35
 def parse_answer(text:str, # a model's answer in the paper's form or the compact dialect
                  formula:"str|None"=None # what the atoms must add up to
                 )->Atoms:

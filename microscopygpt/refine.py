@@ -7,18 +7,17 @@ __all__ = ['Z_POWER', 'PROBE2', 'supercells', 'Placement', 'strains', 'placement
            'residual_of', 'fit_positions', 'relocate', 'symmetrize', 'n_operations', 'most_symmetric', 'Proposal',
            'Proof', 'crowding', 'prove', 'resimulate', 'RelaxError', 'relax']
 
-# %% ../nbs/08_refine.ipynb #d1bae30e
+# %% ../nbs/08_refine.ipynb #4ee3cd40
 import contextlib, io, itertools, warnings
 from dataclasses import dataclass
 from functools import lru_cache
 import numpy as np, spglib
 from ase.data import covalent_radii
 from jarvis.core.atoms import Atoms
-from .crystal import (MicroscopyGPTError, Slab, _unimodular, cell_from_lengths, cell_lengths, from_slab, reduce_cell, standardize, to_slab)
-from .lattice import Observation, observe
-from .micrograph import Micrograph
+from .crystal import (MicroscopyGPTError, Slab, _unimodular, cell_from_lengths, from_slab, reduce_cell, standardize)
+from .lattice import Observation
 
-# %% ../nbs/08_refine.ipynb #cc538670
+# %% ../nbs/08_refine.ipynb #a51bfdc7
 @lru_cache
 def supercells(index:int # how many measured cells
               )->np.ndarray: # (k, 2, 2) integers
@@ -56,7 +55,7 @@ def placements(cell:np.ndarray, # (2, 2) Å, of the proposal
     stretch, shear, base, turn = strains(cell, measured, max_index)
     return [Placement(base[i], turn[i], float(stretch[i]), float(shear[i])) for i in np.flatnonzero((np.abs(stretch) < max_stretch) & (shear < max_shear))]
 
-# %% ../nbs/08_refine.ipynb #0f3a424e
+# %% ../nbs/08_refine.ipynb #36ab7b42
 Z_POWER, PROBE2 = 1.7, .27 # eq. 2 and the variance (Å²) of probe and blur, where the fit starts
 
 def structure_factors(frac, # (..., n, 2) positions in the cell
@@ -83,7 +82,7 @@ def best_shifts(frac:np.ndarray, # (p, n, 2) one set of positions per placement 
     norm = np.linalg.norm(F, axis=1)*np.linalg.norm(seen) + 1e-12
     return correlation.max(1)/norm, np.stack([best//n[1]/n[0], best % n[1]/n[1]], 1)
 
-# %% ../nbs/08_refine.ipynb #3cfcaca9
+# %% ../nbs/08_refine.ipynb #8219b675
 @dataclass
 class Fit:
     "A proposal fitted to the image in the plane."
@@ -105,7 +104,7 @@ def residual_of(frac, numbers, cell, observation, variance=PROBE2, power=Z_POWER
     _, F = _model(frac, np.log(numbers/50.), hk, (g**2).sum(1), variance, power)
     return float(np.linalg.norm(seen - _gain(F, seen)*F)/np.linalg.norm(seen))
 
-# %% ../nbs/08_refine.ipynb #3f20651a
+# %% ../nbs/08_refine.ipynb #74a5c102
 def fit_positions(frac:np.ndarray, # (n, 2) start
                   numbers:np.ndarray, # (n,)
                   cell:np.ndarray, # (2, 2) Å
@@ -136,7 +135,7 @@ def fit_positions(frac:np.ndarray, # (n, 2) start
     x, variance, power = frac + p[:-2].reshape(n, 2)@inv, float(p[-2]), float(p[-1])
     return Fit(x, variance, power, residual_of(x, numbers, cell, observation, variance, power), float(np.sqrt((moved**2).sum(1).mean())))
 
-# %% ../nbs/08_refine.ipynb #d6188663
+# %% ../nbs/08_refine.ipynb #3bc81bb8
 def relocate(frac:np.ndarray, # (n, 2)
              numbers:np.ndarray, # (n,)
              cell:np.ndarray, # (2, 2) Å
@@ -160,7 +159,7 @@ def relocate(frac:np.ndarray, # (n, 2)
         frac, best, moved = trial, residual, moved + 1
     return frac, moved
 
-# %% ../nbs/08_refine.ipynb #9f9ff4ad
+# %% ../nbs/08_refine.ipynb #36729e68
 def symmetrize(slab:Slab, # with any cell
                symprec:float=.2, # Å
                passes:int=2)->Slab:
@@ -185,7 +184,7 @@ def symmetrize(slab:Slab, # with any cell
         slab = Slab(cell_from_lengths(a, b, np.degrees(np.arccos(np.clip(metric[0, 1]/(a*b), -1, 1)))), frac[:, :2] % 1, z - (z.max() + z.min())/2, slab.numbers)
     return slab
 
-# %% ../nbs/08_refine.ipynb #3804814a
+# %% ../nbs/08_refine.ipynb #2e6faf32
 def n_operations(slab:Slab, symprec:float=.05 # Å
                 )->int:
     "How many symmetry operations a slab has."
@@ -193,7 +192,7 @@ def n_operations(slab:Slab, symprec:float=.05 # Å
     found = spglib.get_symmetry((atoms.lattice_mat, atoms.frac_coords, slab.numbers), symprec=symprec)
     return len(found["rotations"]) if found is not None else 1
 
-# %% ../nbs/08_refine.ipynb #b1c9715a
+# %% ../nbs/08_refine.ipynb #beeefe67
 def _after(exact, placed, fit, observation):
     "Residual of a symmetrised slab where it lies in the image, heavy columns kept in place."
     d = exact.frac - placed.frac; d -= np.round(d - d[0])
@@ -209,7 +208,7 @@ def most_symmetric(placed:Slab, fit:Fit, observation:Observation, tolerances=(.5
         if residual < max(1.2*fit.residual, fit.residual + .012): return exact, residual
     return placed, fit.residual
 
-# %% ../nbs/08_refine.ipynb #3d6223f4
+# %% ../nbs/08_refine.ipynb #1c5caff0
 @dataclass
 class Proposal:
     "A structure somebody suggests, and how much they believe in it."
@@ -233,7 +232,7 @@ class Proof:
     @property
     def atoms(self): return from_slab(self.slab)
 
-# %% ../nbs/08_refine.ipynb #c907a142
+# %% ../nbs/08_refine.ipynb #7b84b794
 def crowding(slab:Slab)->float:
     "Shortest interatomic distance in units of the sum of covalent radii."
     shifts = np.array(list(itertools.product((-1, 0, 1), repeat=2)))
@@ -255,7 +254,7 @@ def _lay(slab, spots, observation, keep):
     laid.sort(key=lambda l: -l[0])
     return laid[:keep]
 
-# %% ../nbs/08_refine.ipynb #aecf2752
+# %% ../nbs/08_refine.ipynb #7bbdb24a
 def prove(proposal:Proposal, observation:Observation,
           keep:int=2 # placements that are fitted
          )->"Proof|None": # None when the cell does not fit the measured lattice
@@ -276,7 +275,7 @@ def prove(proposal:Proposal, observation:Observation,
     exact, residual = most_symmetric(placed, fit, observation)
     return Proof(proposal, exact, residual, fit, spot, placed, crowding(exact), relocated, n_operations(exact))
 
-# %% ../nbs/08_refine.ipynb #e0992389
+# %% ../nbs/08_refine.ipynb #df10df23
 def resimulate(proof:Proof, observation:Observation)->np.ndarray: # (h, w), on the scale of the view
     "The fitted crystal's image where it lies in the view, with the gain and background of the view."
     hk, g, seen, _ = observation.coefficients(proof.placed.cell)
@@ -285,7 +284,7 @@ def resimulate(proof:Proof, observation:Observation)->np.ndarray: # (h, w), on t
     waves = np.exp(2j*np.pi*np.outer(y, g[:, 1]))*(_gain(F, seen)*F)@np.exp(2j*np.pi*np.outer(g[:, 0], x))
     return 2*waves.real + observation.view.data.mean()
 
-# %% ../nbs/08_refine.ipynb #54c3e65d
+# %% ../nbs/08_refine.ipynb #3e1ff578
 class RelaxError(MicroscopyGPTError): "A relaxation that cannot be done."
 
 def relax(atoms:Atoms, # slab

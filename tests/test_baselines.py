@@ -3,7 +3,7 @@ import itertools, time
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from microscopygpt import baselines as B
-from microscopygpt.crystal import FormulaError, Slab, cell_from_lengths, cell_lengths, compare, from_slab, parse_formula, reduced_formula, standardize, to_slab
+from microscopygpt.crystal import FormulaError, Slab, cell_from_lengths, cell_lengths, compare, from_slab, reduced_formula, standardize, to_slab
 from microscopygpt.data import Crystal, split_of, to_crystal
 from microscopygpt.lattice import harmonics, observe
 from microscopygpt.micrograph import Micrograph

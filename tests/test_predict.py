@@ -7,9 +7,9 @@ from microscopygpt.crystal import compare, parse_formula, read_crystal
 from microscopygpt.data import split_of
 from microscopygpt.lattice import observe
 from microscopygpt.micrograph import Micrograph
-from microscopygpt.model import AnswerGrammar, CompactVLM, ModelError, compact_tokenizer, load_model
-from microscopygpt.predict import guess, merge_answers, predict
-from microscopygpt.refine import Proposal, placements, prove, supercells
+from microscopygpt.model import CompactVLM, ModelError, compact_tokenizer, load_model
+from microscopygpt.predict import guess, predict
+from microscopygpt.refine import Proposal, prove, supercells
 from microscopygpt.stem import render
 
 UNSEEN = {"MoSe2": "3.32 3.32 18.34\n90 90 120\nMo 0 0 .5\nSe .33333 .66667 .59106\nSe .33333 .66667 .40894",

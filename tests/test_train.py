@@ -1,5 +1,5 @@
 "A killed training run continues to the same weights; a run says what is wrong before it starts."
-import numpy as np, pytest, torch
+import pytest, torch
 from transformers import TrainerCallback
 from microscopygpt.chat import parse_answer
 from microscopygpt.crystal import canonical, reduced_formula, to_slab
