@@ -5,23 +5,22 @@
 # %% auto #0
 __all__ = ['WINDOW', 'SHORTLIST', 'kind', 'Library', 'constant', 'nearest_formula', 'likeness', 'nearest_image']
 
-# %% ../nbs/09b_baselines.ipynb #d25ec805
+# %% ../nbs/09b_baselines.ipynb #a4ae3981
 from collections import Counter, defaultdict
 import numpy as np
-from ase.data import covalent_radii
 from pymatgen.core import Element
-from .crystal import Slab, _rms, _strict, cell_from_lengths, cell_lengths, from_slab, parse_formula, reduced_formula, space_group, standardize
+from .crystal import SOLVED, Slab, _rmsd, cell_from_lengths, cell_lengths, from_slab, parse_formula, reduced_formula, space_group, standardize
 from .lattice import Observation
-from .predict import _exchanges, _mendeleev
+from .predict import resized, substitutions
 from .refine import Z_POWER, best_shifts, strains, structure_factors
 
-# %% ../nbs/09b_baselines.ipynb #cb91597b
+# %% ../nbs/09b_baselines.ipynb #2df90aa2
 def kind(formula:str # e.g. "MoS2"
         )->tuple: # e.g. (1, 2)
     "The stoichiometry without its elements."
     return tuple(sorted(parse_formula(formula).values()))
 
-# %% ../nbs/09b_baselines.ipynb #de44ba60
+# %% ../nbs/09b_baselines.ipynb #2c0009a9
 class Library:
     "Train-side crystals by stoichiometry."
     def __init__(self, crystals:list # of `Crystal`; those that are not on the train side are left out
@@ -40,7 +39,7 @@ class Library:
         if key not in self._groups: self._groups[key] = len(crystal.slab.z), space_group(crystal.atoms)
         return self._groups[key]
 
-# %% ../nbs/09b_baselines.ipynb #e02a7356
+# %% ../nbs/09b_baselines.ipynb #56720719
 def constant(formula:str, # e.g. "MoS2"
              library:Library)->list: # one `Atoms`, none where the library has no crystal of this stoichiometry
     "The commonest prototype of a stoichiometry (atoms in the cell, space group) on its mean lattice, blind to the image and to the elements."
@@ -54,26 +53,17 @@ def constant(formula:str, # e.g. "MoS2"
     exchange = {Element(a).Z: Element(b).Z for a, b in zip(have, want)}
     return [standardize(from_slab(typical.slab._replace(cell=cell_from_lengths(*mean), numbers=np.array([exchange[z] for z in typical.slab.numbers]))))]
 
-# %% ../nbs/09b_baselines.ipynb #4b27cc2b
-def _exchanged(crystal, formula):
-    "The atomic numbers of a crystal after each exchange of elements that keeps its stoichiometry."
-    return [np.array([exchange[z] for z in crystal.slab.numbers]) for exchange in _exchanges(crystal.formula, formula)]
-
-def _same(truth, guess):
-    "Whether one pymatgen structure solves the other."
-    matcher, spacing = _strict(truth)
-    return _rms(matcher, truth, guess)*spacing <= .2 # nan is no match
-
+# %% ../nbs/09b_baselines.ipynb #69daa076
 def _distinct(slabs, k):
     "The first k of ranked slabs that differ, in the slab convention."
     kept = []
     for slab in slabs:
         if len(kept) >= k: break
         atoms = standardize(from_slab(slab)); structure = atoms.pymatgen_converter()
-        if not any(_same(other, structure) for _, other in kept): kept.append((atoms, structure))
+        if not any(_rmsd(other, structure) <= SOLVED for _, other in kept): kept.append((atoms, structure))
     return [atoms for atoms, _ in kept]
 
-# %% ../nbs/09b_baselines.ipynb #fa95cf01
+# %% ../nbs/09b_baselines.ipynb #0fdc7e72
 def nearest_formula(formula:str, # e.g. "MoS2"
                     library:Library,
                     k:int=5 # answers; fewer when the library has no more that differ
@@ -82,13 +72,10 @@ def nearest_formula(formula:str, # e.g. "MoS2"
     like, found = library.like(formula), []
     common = Counter(map(library.group, like))
     for c in like:
-        for numbers in _exchanged(c, formula):
-            chemistry = np.abs(_mendeleev[numbers] - _mendeleev[c.slab.numbers]).mean()
-            growth = np.log(covalent_radii[numbers].sum()/covalent_radii[c.slab.numbers].sum())
-            found.append((round(chemistry, 6), -common[library.group(c)], c.slab._replace(cell=c.slab.cell*np.exp(.8*growth), z=c.slab.z*np.exp(growth), numbers=numbers)))
+        for numbers, chemistry, growth in substitutions(c, formula): found.append((round(chemistry, 6), -common[library.group(c)], resized(c.slab, numbers, growth)))
     return _distinct((slab for *_, slab in sorted(found, key=lambda f: f[:2])), k)
 
-# %% ../nbs/09b_baselines.ipynb #aa6549c7
+# %% ../nbs/09b_baselines.ipynb #41e44077
 WINDOW = 2. # Å, standard deviation of the window through which pictures are compared
 
 def _fading(cell, base, turn, hk, g):
@@ -103,7 +90,7 @@ def _overlap(product, hk):
     step = np.linalg.solve(curvature + 1e-9*np.eye(2), slope)
     return max(product.real.sum(), (product*np.exp(-2j*np.pi*hk@step)).real.sum())
 
-# %% ../nbs/09b_baselines.ipynb #c583e0eb
+# %% ../nbs/09b_baselines.ipynb #3c7af435
 def likeness(slab:Slab, observation:Observation)->float: # 1 for the same picture, 0 for unrelated ones
     "Correlation of a crystal's own picture with the micrograph through a window, nothing fitted but where it lies."
     stretch, shear, base, turn = strains(slab.cell, observation.lattice.cell, 4)
@@ -118,7 +105,7 @@ def likeness(slab:Slab, observation:Observation)->float: # 1 for the same pictur
         found.append(_overlap(seen.conj()*F*_fading(slab.cell, cell, turn[way[i]], hk, g), hk)/(np.linalg.norm(seen)*np.linalg.norm(F)))
     return float(max(found))
 
-# %% ../nbs/09b_baselines.ipynb #7f7e0410
+# %% ../nbs/09b_baselines.ipynb #46828da3
 SHORTLIST = 100 # crystals whose pictures are compared
 
 def _least_strained(crystals, lattice):
@@ -135,5 +122,5 @@ def nearest_image(observation:Observation, # see `microscopygpt.lattice.observe`
                  )->list: # of `Atoms`, the most alike first
     "Crystals whose own pictures are most like the micrograph. Nothing is fitted to it."
     crystals = _least_strained(library.crystals if formula is None else library.like(formula), observation.lattice.cell)
-    slabs = [c.slab._replace(numbers=numbers) for c in crystals for numbers in ([c.slab.numbers] if formula is None else _exchanged(c, formula))]
+    slabs = [c.slab._replace(numbers=numbers) for c in crystals for numbers in ([c.slab.numbers] if formula is None else [numbers for numbers, *_ in substitutions(c, formula)])]
     return _distinct(sorted(slabs, key=lambda slab: -likeness(slab, observation)), k)

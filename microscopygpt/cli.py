@@ -7,12 +7,12 @@ __all__ = ['UsageError', 'Parser', 'formula_text', 'miller_index', 'at_least_one
            'candidate_line', 'run_predict', 'run_simulate', 'run_dataset', 'run_train', 'run_evaluate', 'run_score',
            'run_benchmark', 'run_lab', 'parser', 'main']
 
-# %% ../nbs/12_cli.ipynb #0f190a51
+# %% ../nbs/12_cli.ipynb #a44f928c
 import argparse, os, sys, tempfile, warnings
 from pathlib import Path
 from . import __version__
 
-# %% ../nbs/12_cli.ipynb #357c85ef
+# %% ../nbs/12_cli.ipynb #f175ed14
 class UsageError(ValueError): "A command that cannot be understood."
 
 class Parser(argparse.ArgumentParser):
@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message): raise UsageError(f"{message}. See `{self.prog} --help`.")
 
-# %% ../nbs/12_cli.ipynb #cf32cf33
+# %% ../nbs/12_cli.ipynb #889c0793
 def formula_text(text:str # chemical formula, such as MoS2
                 )->str:
     "The formula as it was typed, unless it is empty."
@@ -42,7 +42,7 @@ def at_least_one(text:str # a whole number
     if not text.isdecimal() or int(text) < 1: raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
     return int(text)
 
-# %% ../nbs/12_cli.ipynb #a67004a1
+# %% ../nbs/12_cli.ipynb #e4ab260f
 def output_folder(path:"str|Path" # folder to write to, made when missing
                  )->Path:
     "The folder, proven writable."
@@ -61,7 +61,7 @@ def output_file(path:"str|Path", # file to write
     if path.is_dir(): raise OSError(f"Cannot write to {path} (is a directory): give a file name.")
     return output_folder(path.parent)/path.name
 
-# %% ../nbs/12_cli.ipynb #78ad9933
+# %% ../nbs/12_cli.ipynb #4584bb09
 _extras = dict(chgnet="relax", unsloth="gpu", bitsandbytes="gpu", trl="gpu", jupyterlab="app", ipywidgets="app", nglview="app", ncempy="io")
 
 def complaint(error:Exception)->str: # one line, or "" when the error is not one a user can mend
@@ -76,7 +76,7 @@ def complaint(error:Exception)->str: # one line, or "" when the error is not one
     from microscopygpt.crystal import MicroscopyGPTError
     return " ".join(str(error).split()) if isinstance(error, MicroscopyGPTError) else ""
 
-# %% ../nbs/12_cli.ipynb #a3e3e309
+# %% ../nbs/12_cli.ipynb #7085c758
 def candidate_line(rank:int, # 1 is the best
                    candidate # of a `Prediction`
                   )->str:
@@ -98,7 +98,7 @@ def run_predict(args:argparse.Namespace # see `microscopygpt predict --help`
     print("microscopygpt: no candidate explains the image. The best are written all the same: check the formula and the pixel size.", file=sys.stderr)
     return 3
 
-# %% ../nbs/12_cli.ipynb #17dbef3b
+# %% ../nbs/12_cli.ipynb #0a6c19a0
 def run_simulate(args:argparse.Namespace # see `microscopygpt simulate --help`
                 )->int:
     "Write the simulated micrograph of a structure."
@@ -112,7 +112,7 @@ def run_simulate(args:argparse.Namespace # see `microscopygpt simulate --help`
     print(f"Written to {write_micrograph(Micrograph(image, args.pixel_size), out)}")
     return 0
 
-# %% ../nbs/12_cli.ipynb #0eaa1f6d
+# %% ../nbs/12_cli.ipynb #85ad2fdf
 def run_dataset(args:argparse.Namespace # see `microscopygpt dataset --help`
                )->int:
     "Write a micrograph-chat data set."
@@ -151,10 +151,11 @@ def run_evaluate(args:argparse.Namespace # see `microscopygpt evaluate --help`
     source, subset = args.source, args.subset
     if subset == "benchmark":
         from microscopygpt.benchmark import benchmark_crystals
-        source = benchmark_crystals(args.source) if args.source else benchmark_crystals()
+        from microscopygpt.data import SOURCES
+        source = benchmark_crystals(args.source or SOURCES)
     return _told(evaluate(source, subset, args.model, args.noise, args.n, out, seed=args.seed, k=args.k, workers=args.workers, beside=_beside(args.beside)), out)
 
-# %% ../nbs/12_cli.ipynb #14c7fd0f
+# %% ../nbs/12_cli.ipynb #d223dc12
 def run_score(args:argparse.Namespace # see `microscopygpt score --help`
              )->int:
     "Score a folder of answers against the true structures."
@@ -167,11 +168,11 @@ def run_benchmark(args:argparse.Namespace # see `microscopygpt benchmark --help`
     "Write the benchmark's micrographs, truths and questions."
     out = output_folder(args.out)
     from microscopygpt.benchmark import make_benchmark
-    make_benchmark(out, args.level, args.workers, **({"sources": args.source} if args.source else {}))
+    make_benchmark(out, args.level, args.workers, sources=args.source)
     print(f"Written to {out}: README.md tells how to take part")
     return 0
 
-# %% ../nbs/12_cli.ipynb #eced4d25
+# %% ../nbs/12_cli.ipynb #19afb4f1
 def run_lab(args:argparse.Namespace # see `microscopygpt lab --help`
            )->int: # JupyterLab's exit code
     "Open JupyterLab."
@@ -180,7 +181,7 @@ def run_lab(args:argparse.Namespace # see `microscopygpt lab --help`
     notebooks = Path(__file__).resolve().parent.parent/"nbs"
     return subprocess.call([sys.executable, "-m", "jupyter", "lab", str(notebooks if notebooks.is_dir() else Path.cwd())])
 
-# %% ../nbs/12_cli.ipynb #fe37c52b
+# %% ../nbs/12_cli.ipynb #74f261c7
 def _verb(verbs, name, run, summary):
     "A verb's own parser."
     p = verbs.add_parser(name, help=summary, description=run.__doc__)
@@ -193,7 +194,7 @@ def _workers(p): p.add_argument("--workers", type=at_least_one, default=1, help=
 def _compared(p): p.add_argument("--beside", nargs="+", default=(), metavar="JSON", help="scores.json of other runs, to stand in the same tables")
 def _out(p, what="folder for the results", metavar="DIR"): p.add_argument("--out", required=True, metavar=metavar, help=what)
 
-# %% ../nbs/12_cli.ipynb #0193431e
+# %% ../nbs/12_cli.ipynb #d944d749
 def _predict_options(p):
     p.add_argument("image", metavar="IMAGE", help="the micrograph: TIFF, PNG, JPEG or npy")
     p.add_argument("--formula", type=formula_text, help="chemical formula, such as MoS2")
@@ -211,7 +212,7 @@ def _simulate_options(p):
     p.add_argument("--miller", type=miller_index, default=(0, 0, 1), metavar="H,K,L", help="the direction of view (default: 0,0,1)")
     _noise(p); _seed(p); _out(p, "the image: .tif, .png or .npy", "IMAGE")
 
-# %% ../nbs/12_cli.ipynb #8c996f79
+# %% ../nbs/12_cli.ipynb #6daeefc1
 def _dataset_options(p):
     p.add_argument("--source", nargs="+", required=True, metavar="NAME|DIR", help="dft_2d_2021, c2db or a folder of your own")
     p.add_argument("--split", choices=("formula", "paper"), default="formula", help="no formula on both sides, or the paper's random 90/10 (default: %(default)s)")
@@ -227,7 +228,7 @@ def _train_options(p):
     p.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
     _out(p, "folder for the model")
 
-# %% ../nbs/12_cli.ipynb #bd5a0259
+# %% ../nbs/12_cli.ipynb #3f79dcc5
 def _evaluate_options(p):
     p.add_argument("--source", nargs="+", metavar="NAME|DIR", help="databases (dft_2d_2021, c2db), or folders of your own structures")
     p.add_argument("--subset", choices=("test", "validation", "train", "all", "benchmark"), default="test", help="which part of the split, or the fixed benchmark (default: %(default)s)")
@@ -243,11 +244,11 @@ def _score_options(p):
     _workers(p); _compared(p); _out(p, "folder for the report")
 
 def _benchmark_options(p):
-    p.add_argument("--source", nargs="+", choices=("dft_2d_2021", "c2db"), help="only this database's crystals (default: both)")
+    p.add_argument("--source", nargs="+", choices=("dft_2d_2021", "c2db"), default=("dft_2d_2021", "c2db"), help="only this database's crystals (default: both)")
     p.add_argument("--level", nargs="+", choices=("low", "mid", "high"), default=("low", "mid", "high"), help="noise levels (default: all three)")
     _workers(p); _out(p, "folder for the benchmark, about 150 MB; the same command goes on where it stopped")
 
-# %% ../nbs/12_cli.ipynb #cf538ae8
+# %% ../nbs/12_cli.ipynb #fd71c6c8
 def parser()->Parser:
     "The command line."
     p = Parser(prog="microscopygpt", description="Crystal structures from STEM images of two-dimensional materials: proposed by a model, proven against the image.",
@@ -264,7 +265,7 @@ def parser()->Parser:
     _verb(verbs, "lab", run_lab, "open JupyterLab")
     return p
 
-# %% ../nbs/12_cli.ipynb #bdf2af22
+# %% ../nbs/12_cli.ipynb #f86645fe
 def main(argv:list=None # arguments without the program's name; default: those of the process
         )->int: # 0, 2 or 3
     "Run one command and return its exit code."

@@ -6,7 +6,7 @@
 __all__ = ['SUBSETS', 'EvaluateError', 'read_answers', 'write_answers', 'write_truth', 'read_truth', 'score', 'draw_micrograph',
            'Question', 'ask', 'Journal', 'draw', 'evaluate', 'Calibration', 'calibrate']
 
-# %% ../nbs/10_evaluate.ipynb #07bc599a
+# %% ../nbs/10_evaluate.ipynb #4ec376dd
 import hashlib, json, tempfile, time, warnings
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -18,21 +18,21 @@ import numpy as np, torch
 from scipy.optimize import minimize
 from scipy.stats import mannwhitneyu
 from tqdm import tqdm
-from .crystal import CrystalError, MicroscopyGPTError, read_crystal, reduced_formula, standardize, write_crystal
+from .crystal import CrystalError, MicroscopyGPTError, prepare, read_crystal, reduced_formula, standardize, write_crystal
 from .data import load_crystals
 from .micrograph import Micrograph
 from .lattice import observe
 from .model import load_model
 from .predict import guess, local_crystals, predict
 from .stem import render
-from .metrics import Report, make_report, score_answers
+from .metrics import Report, _plain, make_report, score_answers
 from .baselines import Library, constant, nearest_formula, nearest_image
 from .report import write_report
 
-# %% ../nbs/10_evaluate.ipynb #d5a41202
+# %% ../nbs/10_evaluate.ipynb #7fa322ca
 class EvaluateError(MicroscopyGPTError): "An evaluation that cannot be run or gone on with."
 
-# %% ../nbs/10_evaluate.ipynb #1c4a7b1d
+# %% ../nbs/10_evaluate.ipynb #209384e9
 def read_answers(folder:"str|Path", # holds rank_1.cif ... rank_5.cif
                  k:int=5 # how many
                 )->list: # `Atoms`, None where a rank is left out, the `CrystalError` where a file cannot be used
@@ -53,7 +53,7 @@ def write_answers(answers:list, # of `Atoms`, best first
     for old in folder.glob("rank_*.cif"): old.unlink()
     for rank, atoms in enumerate(answers, 1): write_crystal(atoms, folder/f"rank_{rank}.cif")
 
-# %% ../nbs/10_evaluate.ipynb #e1744aac
+# %% ../nbs/10_evaluate.ipynb #18975f61
 def write_truth(crystals:list, # of `Crystal`
                 folder:"str|Path")->None:
     "Write what answers are compared with: a CIF for each structure, and about.json."
@@ -78,7 +78,7 @@ def read_truth(folder:"str|Path" # of ID.cif, perhaps with about.json
     except ValueError as e: raise EvaluateError(f"{folder/'about.json'} cannot be read ({e}): mend it, or remove it.") from e
     return known, about
 
-# %% ../nbs/10_evaluate.ipynb #b49d3249
+# %% ../nbs/10_evaluate.ipynb #3e2f94d8
 _state = None
 
 def _start(state):
@@ -94,16 +94,17 @@ def _share_out(work, state, items, workers):
         try: yield from pool.map(_do, [work]*len(items), items)
         except BaseException: pool.shutdown(wait=False, cancel_futures=True); raise
 
-# %% ../nbs/10_evaluate.ipynb #32d68c2d
+# %% ../nbs/10_evaluate.ipynb #8d7c943d
 def _hash(*what): return int(hashlib.sha256(":".join(map(str, what)).encode()).hexdigest()[:8], 16)
 
 def _score_one(predictions, item):
     "A record for one structure, with what another's answers would have scored."
     name, atoms, about, other = item
     record = dict(id=name, source=about["source"], formula=reduced_formula(atoms), n_atoms=atoms.num_atoms) | {k: about[k] for k in ("residual", "confidence", "error") if k in about}
-    record |= score_answers(atoms, read_answers(predictions/f"{name}_0"))
+    known = prepare(atoms)
+    record |= score_answers(known, read_answers(predictions/f"{name}_0"))
     if record.get("error"): record["faults"] = [dict(rank=1, reason=record["error"])]
-    if other: record["shuffled"] = score_answers(atoms, read_answers(predictions/f"{other}_0"))
+    if other: record["shuffled"] = score_answers(known, read_answers(predictions/f"{other}_0"))
     return record
 
 def _others(names, sources):
@@ -112,7 +113,7 @@ def _others(names, sources):
     groups = [[n for n in order if sources[n] == s] for s in sorted(set(sources.values()))]
     return {n: other for g in groups if len(g) > 1 for n, other in zip(g, g[1:] + g[:1])}
 
-# %% ../nbs/10_evaluate.ipynb #294af5b0
+# %% ../nbs/10_evaluate.ipynb #4f27a53a
 def _check_layout(predictions, names):
     "Refuse a folder that holds no answer at all; warn of answers that nobody asked for."
     if not predictions.is_dir(): raise EvaluateError(f"{predictions}: no such folder.")
@@ -144,16 +145,14 @@ def score(predictions:"str|Path", # folder of ID_0/rank_1.cif ... rank_5.cif
     if out: write_report(report, out, lambda name: dict(truth=known[name], answers=read_answers(predictions/f"{name}_0", 1), micrograph=micrograph and micrograph(name)), beside)
     return report
 
-# %% ../nbs/10_evaluate.ipynb #d0545001
+# %% ../nbs/10_evaluate.ipynb #560fc6bb
 def draw_micrograph(crystal, # `Crystal`
                     noise:str="paper", # a key of `microscopygpt.stem.NOISE`
                     seed:int=0)->Micrograph: # 256 x 256 px, 0.1 Å/px
     "The micrograph that a crystal is evaluated on."
     return Micrograph(render(crystal.atoms, noise=noise, seed=_hash("micrograph", seed, crystal.id) % 2**31), .1, crystal.id)
 
-# %% ../nbs/10_evaluate.ipynb #a48df8f3
-def _plain(x): return None if not np.isfinite(x) else float(x)
-
+# %% ../nbs/10_evaluate.ipynb #6a59a17d
 @dataclass
 class Question:
     "What every crystal of an evaluation is asked, and whom."
@@ -177,7 +176,7 @@ class Question:
         found = predict(look(), formula, model=self.model, templates=templates, k=self.k, seed=self.seed).candidates
         return [c.atoms for c in found], dict(residual=_plain(found[0].residual), confidence=_plain(found[0].confidence)) if found else {}
 
-# %% ../nbs/10_evaluate.ipynb #6c51639d
+# %% ../nbs/10_evaluate.ipynb #f8a7a364
 def ask(question:Question, crystal # `Crystal`
        )->dict: # id, error, seconds, and what the prediction says of itself
     "Put the question to one crystal and write the answers."
@@ -188,7 +187,7 @@ def ask(question:Question, crystal # `Crystal`
     write_answers(answers, question.out/f"{crystal.id}_0")
     return dict(id=crystal.id, error=error, seconds=round(seconds, 3)) | says
 
-# %% ../nbs/10_evaluate.ipynb #6003adaf
+# %% ../nbs/10_evaluate.ipynb #0736682a
 class Journal:
     "What has been asked in a folder."
     def __init__(self, out:Path, settings:dict):
@@ -215,7 +214,7 @@ class Journal:
         self.lines[line["id"]] = line
         with self.path.open("a") as f: f.write(json.dumps(line) + "\n")
 
-# %% ../nbs/10_evaluate.ipynb #cb1f2a0e
+# %% ../nbs/10_evaluate.ipynb #4b779983
 SUBSETS = ("test", "validation", "train", "all")
 
 def draw(sources, # database names, folders of structures, or a list of `Crystal`
@@ -234,7 +233,7 @@ def draw(sources, # database names, folders of structures, or a list of `Crystal
 
 def _by_hand(sources): return isinstance(sources, (list, tuple)) and bool(sources) and not isinstance(sources[0], (str, Path))
 
-# %% ../nbs/10_evaluate.ipynb #6a7e612a
+# %% ../nbs/10_evaluate.ipynb #6b251ecb
 _BASELINES = ("templates", "nearest-image", "image-only", "nearest-formula", "constant")
 
 def _who(model, templates, seed, k, noise, out)->Question:
@@ -259,7 +258,7 @@ def _fingerprint(model):
     for name, w in sorted(model.model.state_dict().items()): digest.update(name.encode()); digest.update(w.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:12]
 
-# %% ../nbs/10_evaluate.ipynb #e613f223
+# %% ../nbs/10_evaluate.ipynb #1935b2b6
 def _command(settings, n):
     sources = "" if settings["subset"] == "benchmark" and len(settings["sources"]) > 1 else f"--source {' '.join(settings['sources'])} "
     return (f"microscopygpt evaluate {sources}--subset {settings['subset']} --model {settings['model']} --noise {settings['noise']}"
@@ -292,7 +291,7 @@ def evaluate(sources, # database names, folders of structures, or a list of `Cry
         return score(folder/"predictions", folder/"truth", out, workers, about=journal.lines, beside=beside, micrograph=lambda name: draw_micrograph(asked[name], noise, seed).data,
                      settings=settings | dict(n=n, command=_command(settings, n) if not by_hand or subset == "benchmark" else ""))
 
-# %% ../nbs/10_evaluate.ipynb #1af24bdf
+# %% ../nbs/10_evaluate.ipynb #f83da392
 class Calibration(NamedTuple):
     "A logistic regression of success on evidence."
     weights: np.ndarray # (f,)

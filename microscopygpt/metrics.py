@@ -8,7 +8,7 @@ __all__ = ['LIMIT', 'FAILURES', 'PROPERTIES', 'NOTHING', 'BINS', 'RATES', 'DISTA
            'kld_as_published', 'emd_as_published', 'histograms', 'kld', 'w1', 'compare_distributions', 'summarize',
            'constant_scores', 'sum_up', 'Report', 'make_report', 'read_report']
 
-# %% ../nbs/09a_metrics.ipynb #3a9212a7
+# %% ../nbs/09a_metrics.ipynb #6f6f5c51
 import json, signal, threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,13 +16,12 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binomtest, bootstrap, entropy
 from jarvis.core.atoms import Atoms
-from pymatgen.core import Element
-from .crystal import Comparison, CrystalError, MicroscopyGPTError, bravais_2d, cell_lengths, compare, prepare, space_group, standardize, to_slab
+from .crystal import Comparison, CrystalError, MicroscopyGPTError, Prepared, bravais_2d, cell_from_lengths, compare, prepare
 
-# %% ../nbs/09a_metrics.ipynb #a0ef656b
+# %% ../nbs/09a_metrics.ipynb #d8ebc6d0
 class MetricsError(MicroscopyGPTError): "Scores that cannot be read or made."
 
-# %% ../nbs/09a_metrics.ipynb #841a83b1
+# %% ../nbs/09a_metrics.ipynb #bde57fa0
 LIMIT = 10. # seconds for one comparison; a usual one takes 0.03
 
 class TimeLimit(MetricsError): "A comparison that took too long."
@@ -37,20 +36,19 @@ def time_limit(seconds:float):
     try: yield
     finally: signal.setitimer(signal.ITIMER_REAL, 0); signal.signal(signal.SIGALRM, before)
 
-# %% ../nbs/09a_metrics.ipynb #b895cb2a
+# %% ../nbs/09a_metrics.ipynb #8e1db295
 FAILURES = ("", "ranked lower", "z", "in-plane", "lattice", "atoms in cell", "formula", "unmatched", "time limit", "unparsed", "missing")
 PROPERTIES = ("a", "b", "gamma", "space_group", "bravais", "weight")
 
 def _plain(x): return None if not np.isfinite(x) else round(float(x), 9) # the last digits differ from process to process
 
-def properties(atoms:Atoms)->dict: # a, b (Å), gamma (degrees), space group number, index into `BRAVAIS`, weight of the primitive cell (amu)
+def properties(what:"Atoms|Prepared")->dict: # a, b (Å), gamma (degrees), space group number, index into `BRAVAIS`, weight of the primitive cell (amu)
     "What the paper's histograms show of a crystal."
-    std = standardize(atoms)
-    slab = to_slab(std)
-    a, b, gamma = map(_plain, cell_lengths(slab.cell))
-    return dict(a=a, b=b, gamma=gamma, space_group=space_group(std) or 1, bravais=int(bravais_2d(slab.cell)), weight=_plain(sum(Element.from_Z(int(z)).atomic_mass for z in slab.numbers)))
+    known = prepare(what)
+    a, b, gamma = map(_plain, known.lattice)
+    return dict(a=a, b=b, gamma=gamma, space_group=known.group or 1, bravais=int(bravais_2d(cell_from_lengths(*known.lattice))), weight=_plain(known.structure.composition.weight))
 
-# %% ../nbs/09a_metrics.ipynb #d0654490
+# %% ../nbs/09a_metrics.ipynb #0ee7e090
 def _compare(truth, answer, rank):
     "Compare, with what cannot be compared as a failure; and a reason where it is the answer's own fault."
     if answer is None: return Comparison(failure="missing"), "there is no answer"
@@ -61,9 +59,12 @@ def _compare(truth, answer, rank):
     except CrystalError as e: return Comparison(failure="unparsed"), str(e)
     except ValueError as e: return Comparison(failure="unmatched"), f"the matcher refused it: {e}"
 
-def _readable(answer): return answer if isinstance(answer, Atoms) else None
+def _first(answer):
+    "The properties of the first answer, None where it has none."
+    try: return properties(answer) if isinstance(answer, Atoms) else None
+    except CrystalError: return None
 
-def score_answers(truth:Atoms,
+def score_answers(truth:"Atoms|Prepared",
                   answers:list # ranked, best first; each `Atoms`, None, or the exception with which it was refused
                  )->dict: # plain values, None where there is nothing to measure
     "How the first five ranked answers compare with the truth."
@@ -74,11 +75,11 @@ def score_answers(truth:Atoms,
     loose = dict(match_abs=any(bool(c.match_abs) for c in found), match_abs_1=bool(first.match_abs), same_space_group=bool(first.same_space_group),
                  min_rms=_plain(np.min([c.rms for c in found if np.isfinite(c.rms)], initial=np.inf)))
     distances = {name: _plain(getattr(first, name)) for name in ("rmsd", "rmsd_xy", "rmsd_z", "da", "db", "dgamma")}
-    guess = None if first.failure in ("missing", "unparsed", "time limit") else properties(answers[0])
-    return rates | loose | distances | dict(failure="ranked lower" if rates["solved@5"] and not first.solved else first.failure, n_answers=sum(_readable(a) is not None for a in answers[:5]),
-                                            truth=properties(truth), guess=guess, faults=[dict(rank=i, reason=why) for i, why in enumerate(reasons, 1) if why])
+    guess = None if first.failure in ("missing", "unparsed", "time limit") else _first(answers[0])
+    return rates | loose | distances | dict(failure="ranked lower" if rates["solved@5"] and not first.solved else first.failure, n_answers=sum(isinstance(a, Atoms) for a in answers[:5]),
+                                            truth=properties(known), guess=guess, faults=[dict(rank=i, reason=why) for i, why in enumerate(reasons, 1) if why])
 
-# %% ../nbs/09a_metrics.ipynb #565a9dc8
+# %% ../nbs/09a_metrics.ipynb #f8ccc6fb
 NOTHING = dict(value=None, low=None, high=None, n=0)
 
 def rate(flags:list # of bool, failures included
@@ -103,7 +104,7 @@ def percentile(values:list, # numbers, None where nothing could be measured
     x = np.array([v for v in values if v is not None], float)
     return _bootstrapped(lambda x, axis=-1: np.percentile(x, q, axis=axis), (x,), 2000) if len(x) else NOTHING
 
-# %% ../nbs/09a_metrics.ipynb #5d5d69e1
+# %% ../nbs/09a_metrics.ipynb #316fa98d
 def kld_as_published(truth, guess, # (..., n) one value for each structure, in the same order
                      axis:int=-1)->np.ndarray: # (...) nats
     "Table 1's KLD: the two lists of values, each divided by its sum, compared row by row (scipy's `entropy`)."
@@ -115,7 +116,7 @@ def emd_as_published(truth, guess, # (..., n) one value for each structure, in t
     p, q = (x/np.sum(x, axis=axis, keepdims=True) for x in (truth, guess))
     return np.abs(np.cumsum(p - q, axis=axis)).sum(axis)
 
-# %% ../nbs/09a_metrics.ipynb #b6d495b4
+# %% ../nbs/09a_metrics.ipynb #d4127fbc
 BINS = dict(a=.1, b=.1, gamma=1., space_group=1, bravais=1, weight=10.) # Å, Å, degrees, number, index, amu
 
 def histograms(truth:list, guess:list, # values
@@ -139,7 +140,7 @@ def w1(truth, guess, # (..., n) values, as many of each
     "Wasserstein-1 distance of two sets of one size (scipy's `wasserstein_distance`, many pairs of sets at once)."
     return np.abs(np.sort(truth, axis=axis) - np.sort(guess, axis=axis)).mean(axis)
 
-# %% ../nbs/09a_metrics.ipynb #c9690a09
+# %% ../nbs/09a_metrics.ipynb #23184684
 RATES = {"Solved@1": "solved@1", "Solved@5": "solved@5", "Tight@1": "tight@1", "Tight@5": "tight@5", "SG@1": "same_space_group",
          "Hit@1": "hit@1", "Hit@5": "hit@5", "Match_abs": "match_abs", "Match_abs@1": "match_abs_1"}
 _errors = {f"|{name}| {label}": (key, q, factor) for name, key, factor in (("Δa", "da", 100), ("Δb", "db", 100), ("Δγ", "dgamma", 1)) for label, q in (("median", 50), ("p95", 95))}
@@ -151,7 +152,7 @@ _units = dict(a="Å", b="Å", gamma="°", weight="amu")
 UNITS = ({name: "Å" if name.startswith("RMSD") else "(V/N)^⅓" if name == "MinRMS" else "°" if "γ" in name else "%" for name in DISTANCES}
          | {f"W1({p})": unit for p, unit in _units.items()})
 
-# %% ../nbs/09a_metrics.ipynb #3bae8077
+# %% ../nbs/09a_metrics.ipynb #57ce0068
 def _paired(records, name): return tuple(np.array([r[side][name] for r in records if r["guess"]], float) for side in ("truth", "guess"))
 
 def compare_distributions(records:list # with "truth" and "guess"
@@ -167,13 +168,13 @@ def summarize(records:list # of `score_answers`
     distances = {name: percentile([None if r[key] is None else factor*abs(r[key]) for r in records], q) for name, (key, q, factor) in DISTANCES.items()}
     return rates | distances | compare_distributions(records)
 
-# %% ../nbs/09a_metrics.ipynb #61bcf4f5
+# %% ../nbs/09a_metrics.ipynb #1b097a6b
 def constant_scores(records:list)->dict: # score -> {value, low, high, n}
     "What the scores of distributions say when the mean is answered every time."
     mean = {p: float(np.mean([r["truth"][p] for r in records])) for p in PAPER}
     return compare_distributions([dict(truth=r["truth"], guess=mean) for r in records])
 
-# %% ../nbs/09a_metrics.ipynb #b705979e
+# %% ../nbs/09a_metrics.ipynb #de055b41
 SIZES = {"1-3 atoms": (1, 3), "4-7 atoms": (4, 7), "8 or more": (8, 10**6)}
 
 def _distributions(records):
@@ -189,7 +190,7 @@ def sum_up(records:list)->dict: # scores, failures, sizes, distributions, baseli
     baselines = dict(constant=constant_scores(records)) | (dict(shuffled=summarize(shuffled)) if shuffled else {})
     return dict(scores=summarize(records), failures=failures, sizes=sizes, distributions=_distributions(records), baselines=baselines)
 
-# %% ../nbs/09a_metrics.ipynb #4a6e4864
+# %% ../nbs/09a_metrics.ipynb #338183b7
 @dataclass
 class Report:
     "The scores of a set of answers: in all, and for each source."

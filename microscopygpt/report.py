@@ -8,7 +8,7 @@ __all__ = ['COLUMNS', 'BASELINES', 'INK', 'PAPER_WHITE', 'TRUTH', 'ANSWER', 'RIG
            'cell_text', 'table', 'tex', 'latex', 'look', 'plot_failures', 'plot_distributions', 'plot_parity',
            'plot_sizes', 'reliability', 'plot_reliability', 'reach_of', 'draw_slab', 'lay_on', 'html', 'write_report']
 
-# %% ../nbs/09c_report.ipynb #721b4d1b
+# %% ../nbs/09c_report.ipynb #40603009
 import base64, io, json, re, unicodedata
 from contextlib import contextmanager
 from functools import lru_cache
@@ -16,7 +16,7 @@ from hashlib import sha256
 from html import escape
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from ase.data import chemical_symbols, covalent_radii
 from ase.data.colors import jmol_colors
 from fastcore.basics import patch
@@ -28,7 +28,7 @@ from pymatgen.symmetry.groups import sg_symbol_from_int_number
 from .crystal import BRAVAIS, CrystalError, Slab, cell_from_lengths, cell_lengths, equivalent_bases, standardize, to_slab
 from .metrics import DISTANCES, DISTRIBUTIONS, FAILURES, NOTHING, RATES, UNITS, Report, rate
 
-# %% ../nbs/09c_report.ipynb #245700cd
+# %% ../nbs/09c_report.ipynb #c432324d
 def cell_text(score:dict, # value, low, high, n
               digits:int=2)->str:
     "A score as people write it."
@@ -41,7 +41,7 @@ def _pretty(name): return name.replace("gamma", "γ").replace("space_group", "sp
 def _label(name): return _pretty(name) + (f" ({UNITS[name]})" if name in UNITS else "")
 def _count(scores): return max((s["n"] for s in scores.values()), default=0)
 
-# %% ../nbs/09c_report.ipynb #ec9d6745
+# %% ../nbs/09c_report.ipynb #e93c3398
 COLUMNS = ("Solved@1", "Solved@5", "Tight@1", "Tight@5", "Hit@1", "Hit@5", "Match_abs", "SG@1", "RMSD", "|Δa| median", "|Δb| median", "|Δγ| median")
 BASELINES = {"shuffled": "shuffled", "mean of the truth": "constant"} # row -> key in the report
 
@@ -66,7 +66,7 @@ def table(reports:list, # of `Report`, one row each
     head = [" | ".join(["| ", "n", *(_markdown(_label(c)) for c in columns)]) + " |", "|---"*(len(columns) + 2) + "|"]
     return "\n".join(head + [f"| {_markdown(name)} | {_count(scores)} | " + " | ".join(text(scores, c) for c in columns) + " |" for name, scores in _rows(reports, source, baselines, columns)])
 
-# %% ../nbs/09c_report.ipynb #ccbcf6b0
+# %% ../nbs/09c_report.ipynb #71421430
 @patch
 def _repr_markdown_(self:Report):
     parts = {"all": self.total} | (self.sources if len(self.sources) > 1 else {})
@@ -82,7 +82,7 @@ def __str__(self:Report): return self._repr_markdown_()
 @patch
 def __repr__(self:Report): return f"Report({self.name}: {_count(self.total['scores'])} structures, Solved@1 {cell_text(self.total['scores']['Solved@1'])})"
 
-# %% ../nbs/09c_report.ipynb #c3280633
+# %% ../nbs/09c_report.ipynb #8deaba56
 _tex_of = {"\\": r"\textbackslash{}", "^⅓": "${}^{1/3}$", "⅓": "1/3", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "Å": r"{\AA}", "°": r"${}^\circ$", "–": "--", "—": "---", "−": "$-$",
            "±": r"$\pm$", "·": r"$\cdot$", "×": r"$\times$", "γ": r"$\gamma$", "∞": r"$\infty$", "Δ": r"$\Delta$", **{c: f"${c}$" for c in "|<>"}, **{c: f"\\{c}" for c in "{}$&#%_"}, **{c: f"{{{c}}}" for c in "[]*\"`"},
            **{c: rf"\textsubscript{{{i}}}" for i, c in enumerate("₀₁₂₃₄₅₆₇₈₉")}}
@@ -96,7 +96,7 @@ def tex(text:str)->str: # ASCII
     text = "".join(_tex_of[p] if i % 2 else _tex_pattern.sub(lambda m: _tex_of[m[0]], _ascii(p)) for i, p in enumerate(parts))
     return re.sub(r"(?<!\\)\$\$", "", text)
 
-# %% ../nbs/09c_report.ipynb #2aae1a97
+# %% ../nbs/09c_report.ipynb #887091da
 def _caption(reports, source, columns, baselines):
     n = sorted({_count(scores) for _, scores in _rows(reports, source)})
     about = {k: sorted({str(r.settings[k]) for r in reports if r.settings.get(k)}) for k in ("subset", "noise")}
@@ -114,7 +114,7 @@ def _tex_lines(name, scores, columns):
     covered = [rf"\scriptsize $n={s['n']}$" if s["n"] and c not in RATES else "" for c, s in zip(columns, found)]
     return [line([tex(name), str(_count(scores)), *values]), *(line(["", "", *texts]) for texts in (intervals, covered) if any(texts))]
 
-# %% ../nbs/09c_report.ipynb #b17961f5
+# %% ../nbs/09c_report.ipynb #ab49a0a4
 def latex(reports:list, # of `Report`
           source:"str|None"=None, # one source's structures; None for all
           columns=COLUMNS, # names of scores
@@ -127,7 +127,7 @@ def latex(reports:list, # of `Report`
     return "\n".join([r"% needs \usepackage{booktabs}", r"\begin{table*}", r"\centering\small\setlength{\tabcolsep}{3pt}", rf"\caption{{{tex(_caption(reports, source, columns, baselines))}}}",
                       rf"\begin{{tabular}}{{lr{'c'*len(columns)}}}", r"\toprule", *heads, r"\midrule", body, r"\bottomrule", r"\end{tabular}", r"\end{table*}", ""])
 
-# %% ../nbs/09c_report.ipynb #d796a6ab
+# %% ../nbs/09c_report.ipynb #91a350f0
 INK, PAPER_WHITE, TRUTH, ANSWER, RIGHT = "#1c2024", "#ffffff", "#a9b4bd", "#c2410c", "#2272b0"
 COLOURS = dict(zip(FAILURES, ("#1b5485", "#a3d3ec", "#f8e58c", "#ea8a2e", "#c83a4c", "#b866ad", "#3f1d54", "#33393e", "#6a7178", "#9ea5ab", "#d6dadd")))
 LOOK = {"font.size": 9, "font.family": "sans-serif", "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "axes.titlelocation": "left", "axes.linewidth": .7, "axes.axisbelow": True,
@@ -145,7 +145,7 @@ def _axes(ax, size): return ax if ax is not None else plt.subplots(figsize=size,
 def _brief(name, most=28): return name if len(name) <= most else "…" + name[1-most:] # the end of a path tells most
 def _part(report, source): return report.total if source is None else report.sources.get(source)
 
-# %% ../nbs/09c_report.ipynb #de56bc10
+# %% ../nbs/09c_report.ipynb #8875a509
 def _legible(colour): return "#111111" if np.mean(to_rgb(colour)) > .5 else "#fefefe"
 
 def _stack(ax, rows): # rows: (label, class -> count)
@@ -172,7 +172,7 @@ def plot_failures(reports:list, # of `Report`
     rows = [(_brief(r.name), _part(r, source)["failures"]) for r in reports if _part(r, source)]
     return _stack(_axes(ax, (7, 1.3 + .4*len(rows))), rows)
 
-# %% ../nbs/09c_report.ipynb #b27b9025
+# %% ../nbs/09c_report.ipynb #279b44cc
 AXES = dict(a="a (Å)", b="b (Å)", gamma="γ (°)", space_group="space group", bravais="Bravais lattice", weight="weight of the cell (amu)")
 
 def _coarser(counts, most=60):
@@ -211,7 +211,7 @@ def plot_distributions(report:Report,
     fig.legend([plt.Rectangle((0, 0), 1, 1, color=c) for c in (TRUTH, ANSWER)], ["truth", "first answer"], loc="outside upper left", ncols=2, handlelength=1, handleheight=1)
     return axes
 
-# %% ../nbs/09c_report.ipynb #b4d76019
+# %% ../nbs/09c_report.ipynb #c98ae9cf
 @look()
 def plot_parity(records:list, # of a report
                 name:str="a", # "a" or "b"
@@ -229,7 +229,7 @@ def plot_parity(records:list, # of a report
     ax.set(xlabel=f"true {name} (Å)", ylabel=f"{name} of the first answer (Å)", aspect="equal")
     return ax
 
-# %% ../nbs/09c_report.ipynb #58ed65c4
+# %% ../nbs/09c_report.ipynb #7520850a
 def _whiskers(ax, x, scores, **style):
     "Rates with their intervals; those of nothing are left out."
     kept = [(xi, s) for xi, s in zip(x, scores) if s["value"] is not None]
@@ -252,7 +252,7 @@ def plot_sizes(reports:list, # of `Report`
     if len(parts) > 1: ax.legend(loc="lower left", bbox_to_anchor=(-.05, 1), ncols=3 if sum(len(name) for name, _ in parts) < 30 else 1, fontsize=8, handlelength=1, handletextpad=.3, columnspacing=.8, borderpad=0)
     return ax
 
-# %% ../nbs/09c_report.ipynb #aae6d81c
+# %% ../nbs/09c_report.ipynb #c2680979
 SURE = (0, .2, .4, .6, .8, .9, .95, 1)
 
 def reliability(records:list # with "confidence"
@@ -275,7 +275,7 @@ def plot_reliability(records:list, # of a report
     ax.set(xlim=(0, 1.05), ylim=(0, 1.08), xlabel="stated confidence", ylabel="share solved (numbers: structures)")
     return ax
 
-# %% ../nbs/09c_report.ipynb #8afcc8dc
+# %% ../nbs/09c_report.ipynb #459730a1
 SCALE = 50 # drawing units per Å
 
 def _upright(slab):
@@ -300,13 +300,12 @@ def _spots(slab, reach, side):
     order = np.flatnonzero(seen)[np.lexsort((x[seen], y[seen], numbers[seen], np.round(depth[seen]/.3)))]
     return x[order], y[order], np.round(depth[order]/.3), numbers[order]
 
-# %% ../nbs/09c_report.ipynb #dc4bf5ee
+# %% ../nbs/09c_report.ipynb #24cc7e9e
 def _discs(x, y, number):
     "Discs of one element as two paths: outline and filling."
     points = "".join(dict.fromkeys(f"M{round(SCALE*u)} {round(-SCALE*v)}h.1" for u, v in zip(x, y)))
     width = round(SCALE*covalent_radii[number]*.95)
-    colour = "#" + "".join(f"{round(255*c):02x}" for c in jmol_colors[number])
-    return f'<path class="edge" stroke="#333" stroke-width="{width + 7}" d="{points}"/><path stroke="{colour}" stroke-width="{width}" d="{points}"/>'
+    return f'<path class="edge" stroke="#333" stroke-width="{width + 7}" d="{points}"/><path stroke="{to_hex(jmol_colors[number])}" stroke-width="{width}" d="{points}"/>'
 
 def _cell(slab, side, height):
     cell = SCALE*_upright(slab)
@@ -332,7 +331,7 @@ def draw_slab(slab:Slab,
     return (f'<svg class="crystal" viewBox="{-w} {-h} {2*w} {2*h}" role="img"><title>{escape(label or "crystal")}</title><g fill="none" stroke-linecap="round">{discs}</g>'
             f'<path class="cell" fill="none" stroke="#111" stroke-width="6" stroke-dasharray="24 14" d="{line}"/><g class="letters" font-size="42" text-anchor="middle">{text}{bar}</g></svg>')
 
-# %% ../nbs/09c_report.ipynb #509b36b4
+# %% ../nbs/09c_report.ipynb #75327790
 def lay_on(slab:Slab, truth:Slab)->Slab:
     "The same crystal, in the setting and with the origin that bring its atoms closest to the truth's."
     rare = min(sorted(set(truth.numbers)), key=lambda z: (truth.numbers == z).sum())
@@ -350,7 +349,7 @@ def lay_on(slab:Slab, truth:Slab)->Slab:
                 if cost < best[0] - 1e-6: best = cost, Slab(M@slab.cell, moved % 1, side*slab.z, slab.numbers)
     return best[1]
 
-# %% ../nbs/09c_report.ipynb #99da76e4
+# %% ../nbs/09c_report.ipynb #6f299d9d
 HEADLINES = {"Solved@1": "the first answer is right", "Solved@5": "one of five answers is right", "Tight@1": "right, atoms within 0.1\N{NO-BREAK SPACE}Å", "SG@1": "right formula and space group",
              "RMSD": "median distance of the atoms", "|Δa| median": "median error of a"}
 
@@ -375,7 +374,7 @@ def _tile(name, scores, baselines):
     bar = _bar(score, shuffled["value"]) if share and score["n"] else ""
     return Div(H3(name), P(value + unit, cls="big"), bar, P(interval + unit, " ", Span(f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{score['n']}", cls="quiet"), cls="interval"), Small(HEADLINES[name]), beside, cls="tile")
 
-# %% ../nbs/09c_report.ipynb #f5fb4e1b
+# %% ../nbs/09c_report.ipynb #642346b3
 GROUPS = {"How often the answer is right": ("Solved@1", "Solved@5", "Tight@1", "Tight@5", "SG@1"), "How far off the first answer is": tuple(d for d in DISTANCES if d != "MinRMS")}
 FOLDED = {"Distributions of all answers": ("Distance between the distribution of the first answers and that of the truth. It does not see whether each answer went to its own structure.", tuple(d for d in DISTRIBUTIONS if "published" not in d)),
           "A public benchmark's loose matcher": ("For comparison only: it also accepts 1T for 2H, and with rescaling a cell of any size.", ("Hit@1", "Hit@5", "Match_abs", "Match_abs@1", "MinRMS")),
@@ -401,7 +400,7 @@ def _score_tables(reports):
     folded = [Details(Summary(title), P(says, cls="lead"), one(title, {title: names})) for title, (says, names) in FOLDED.items()]
     return [one("Scores of all structures", GROUPS), *by_source, *folded]
 
-# %% ../nbs/09c_report.ipynb #08a4c637
+# %% ../nbs/09c_report.ipynb #5df8c915
 def _svg(ax, label):
     "A matplotlib figure as an SVG element, the same bytes every time; without its style sheet, which would rule the page."
     fig, text = ax.figure, io.StringIO()
@@ -429,7 +428,7 @@ def _pictures(report, reports):
     yield _picture(plot_sizes([report, *reports], ax=_axes(None, (2.8, 3))), "Solved@1 by the size of the cell", "Atoms in the true primitive cell; bars are 95 % intervals.")
     if any(r.get("confidence") is not None for r in report.records): yield _picture(plot_reliability(report.records, _axes(None, (2.8, 3))), "Is the confidence honest?", "On the line, it is; below it, answers are less often right than they claim.")
 
-# %% ../nbs/09c_report.ipynb #e3674071
+# %% ../nbs/09c_report.ipynb #77d837dc
 WHY = {"": "The first answer is right: formula, cell within 5 % and 2°, atoms within 0.2 Å, heights included.", "ranked lower": "Another of the five answers is right; this one stood first.",
        "z": "Right as seen from above, wrong in height, which the image does not show.", "in-plane": "The cell is right, the atoms in it stand elsewhere.", "lattice": "The cell is off by more than 5 % or 2°.",
        "atoms in cell": "The primitive cell has another number of atoms.", "formula": "The answer has another composition.", "unmatched": "The matcher refused to compare the two.",
@@ -450,7 +449,7 @@ def _lattices(record):
         return Tr(Th(label, scope="row"), *(Td("–" if x is None else text(x), cls="off" if off and x is g else None) for x in (t, g)))
     return Table(Thead(Tr(Td(""), Th("truth", scope="col"), Th("first answer", scope="col"))), Tbody(*(row(label, *how) for label, how in PROPERTY_ROWS.items())), cls="lattices")
 
-# %% ../nbs/09c_report.ipynb #05d4c6a0
+# %% ../nbs/09c_report.ipynb #1c41156e
 def _slab(atoms):
     "What can be drawn of an answer, None when it is no crystal."
     try: return to_slab(standardize(atoms)) if isinstance(atoms, Atoms) else None
@@ -466,7 +465,7 @@ def _thumbnail(image, size=128):
 
 def _drawn(slab, title, reach, thickness):
     if slab is None: return Figure(Figcaption(B(title)), P("nothing to draw", cls="quiet"))
-    key = [Span(Safe(f'<svg viewBox="-6 -6 12 12" aria-hidden="true"><circle r="5" fill="#{"".join(f"{round(255*c):02x}" for c in jmol_colors[z])}"/></svg>'), chemical_symbols[z], cls="element") for z in sorted(set(slab.numbers.tolist()))]
+    key = [Span(Safe(f'<svg viewBox="-6 -6 12 12" aria-hidden="true"><circle r="5" fill="{to_hex(jmol_colors[z])}"/></svg>'), chemical_symbols[z], cls="element") for z in sorted(set(slab.numbers.tolist()))]
     return Figure(Figcaption(B(title), " ", *key), Safe(draw_slab(slab, reach, label=f"{title} from above")), Safe(draw_slab(slab, reach, True, thickness, f"{title}, along a")))
 
 def _structures(found):
@@ -481,7 +480,7 @@ def _structures(found):
     seen = Figure(Figcaption(B("Micrograph"), f" {image.fov[0]:.3g} Å" if getattr(image, "pixel_size", None) else ""), Img(src=_thumbnail(image), alt="the micrograph", width=170, height=170)) if image is not None else ""
     return Div(_drawn(truth, "Truth", reach, thickness), _drawn(answer, "First answer", reach, thickness), seen, cls="pair")
 
-# %% ../nbs/09c_report.ipynb #d55f8ab9
+# %% ../nbs/09c_report.ipynb #e1efce9b
 def _number(digits, factor=1., sign=False):
     def text(x):
         shown = f"{factor*x:{'+' if sign else ''}.{digits}f}"
@@ -511,7 +510,7 @@ def _row(record, structures):
     return Details(Summary(*(_entry(record, label, *how) for label, how in ROWS.items()), cls="row"), Div(*_told(record), Div(_structures(found), _lattices(record), cls="look"), cls="opened"),
                    data_result=record["failure"] or "solved", data_source=str(record.get("source", "")))
 
-# %% ../nbs/09c_report.ipynb #eed4607f
+# %% ../nbs/09c_report.ipynb #bf8c57eb
 def _choices(records):
     "Failure classes as buttons of which one is pressed."
     counts = {why: sum(r["failure"] == why for r in records) for why in (*FAILURES[1:], "")}
@@ -534,7 +533,7 @@ def _browser(records, structures):
     head = Div(*(Button(label, type="button", data_column=str(i), aria_label=f"sort by {label}") for i, label in enumerate(ROWS)), cls="row head", role="group", aria_label="Sort by")
     return [_controls(records), Div(head, Div(*(_row(r, structures) for r in records), id="rows"), cls="list"), P("Nothing fits these choices. Solved structures are under ", B("all"), ".", id="none", hidden=True)]
 
-# %% ../nbs/09c_report.ipynb #6624c148
+# %% ../nbs/09c_report.ipynb #6325310d
 CSS = """
 :root{color-scheme:light dark;--ink:#1c2024;--quiet:#5c656d;--paper:#fff;--panel:#f4f6f7;--line:#dde2e6;--accent:#1f6391;--warm:#b93a08}
 @media screen and (prefers-color-scheme:dark){:root{--ink:#e4e8eb;--quiet:#9ba6af;--paper:#15181b;--panel:#1e2327;--line:#353c42;--accent:#7fbde6;--warm:#ff9a6b}}
@@ -624,7 +623,7 @@ footer{color:var(--quiet);font-size:.85rem;padding-block:3rem}
 _short = {5: "atoms", 6: "RMSD", 7: "Δa %", 8: "Δb %", 9: "Δγ °", 10: "residual %", 11: "sure"}
 CSS = CSS.replace("LABELS", "".join(f'#rows summary>:nth-child({i})::before{{content:"{label}"}}' for i, label in _short.items()))
 
-# %% ../nbs/09c_report.ipynb #b53bf6a2
+# %% ../nbs/09c_report.ipynb #42fcb179
 SCRIPT = """
 document.documentElement.classList.add("js");
 const form = document.getElementById("controls"), box = document.getElementById("rows"), count = document.getElementById("count");
@@ -662,7 +661,7 @@ if (form && box) {
 }
 """
 
-# %% ../nbs/09c_report.ipynb #e1e980ac
+# %% ../nbs/09c_report.ipynb #8ecea19f
 GLOSSARY = {"Solved": "The right formula, lattice vectors within 5 % and 2°, atoms within 0.2 Å root mean square, heights included. @1: the first answer; @5: any of the first five.", "Tight": "The same with atoms within 0.1 Å.",
             "SG": "The right formula and space group.", "RMSD, |Δa|, |Δb|, |Δγ|": "How far off the first answer is, over the structures that can be compared; median, and 95th percentile (p95).",
             "W1, KLD": "Distances between the distribution of the first answers and that of the truth.",
@@ -686,7 +685,7 @@ def _meanings(report):
     return [Details(Summary("What the scores mean"), Dl(*(x for k, v in GLOSSARY.items() for x in (Dt(k), Dd(v))), cls="words")),
             Details(Summary("What the failure classes mean"), Dl(*(x for why, n in classes for x in (Dt(Safe(f'<i style="background:{COLOURS[why]}"></i>'), f"{why or 'solved'} ({n})"), Dd(WHY[why]))), cls="words"))]
 
-# %% ../nbs/09c_report.ipynb #189b9730
+# %% ../nbs/09c_report.ipynb #2defe5fd
 def html(report:Report,
          structures=None, # callable or mapping: id -> dict(truth=Atoms, answers=[Atoms or None], micrograph=array or None); None for no drawings
          reports=() # other `Report`s to stand beside it
@@ -703,7 +702,7 @@ def html(report:Report,
     page = Html(head, Body(header, main, Footer("Written by microscopygpt."), Script(Safe(SCRIPT))), lang="en")
     return "<!doctype html>\n" + to_xml(page, indent=False) + "\n"
 
-# %% ../nbs/09c_report.ipynb #e50256bc
+# %% ../nbs/09c_report.ipynb #f976efe1
 TABLES = (COLUMNS, *(tuple(d for d in DISTRIBUTIONS if ("published" in d) is published) for published in (False, True)))
 
 def write_report(report:Report,

@@ -201,6 +201,11 @@ def test_monstrous_cells_do_not_hang():
     assert M.score_answers(MOS2, [flat])["failure"] == "unparsed"
     assert time.perf_counter() - start < 20
 
+def test_a_degenerate_answer_with_another_formula_is_a_failure():
+    thin = Atoms(lattice_mat=np.diag([.3, .3, 60.]), coords=[[0, 0, .5]], elements=["C"])
+    r = M.score_answers(MOS2, [thin])
+    assert r["failure"] == "formula" and r["guess"] is None and not r["hit@5"]
+
 def test_a_prepared_truth_compares_the_same():
     for guess in (MOS2, layer(phase="1T"), layer((74, 16, 16))): assert repr(compare(prepare(MOS2), guess)) == repr(compare(MOS2, prepare(guess))) == repr(compare(MOS2, guess))
 
