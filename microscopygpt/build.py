@@ -6,7 +6,7 @@
 __all__ = ['BuildError', 'surface', 'supercell', 'vacancies', 'substitute', 'antisites', 'displace', 'Bilayer', 'twisted_bilayer',
            'grain_boundary']
 
-# %% ../nbs/00a_build.ipynb #93608734
+# %% ../nbs/00a_build.ipynb #d5ee2a24
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from scipy.spatial import cKDTree
 
 from .crystal import MicroscopyGPTError, Slab, from_slab, reduce_cell, reduced_formula, to_slab
 
-# %% ../nbs/00a_build.ipynb #81992495
+# %% ../nbs/00a_build.ipynb #f4941b19
 class BuildError(MicroscopyGPTError): "A structure that cannot be built as asked."
 
 def _number(name, value, low, high, unit=""):
@@ -40,19 +40,19 @@ def _room(n):
     "Refuse what no picture could be made of"
     if n > 200_000: raise BuildError(f"that would be {n:.0f} atoms, more than 200000: make it smaller")
 
-# %% ../nbs/00a_build.ipynb #a67c182e
-def _atoms(lattice, xyz, elements):
-    "The structure with these atoms"
-    return Atoms(lattice_mat=lattice, coords=xyz, elements=list(elements), cartesian=True)
-
-def _xyz(atoms): return np.array(atoms.cart_coords, float)
-
+# %% ../nbs/00a_build.ipynb #082cc2e5
 def _lattice(atoms): return np.array(atoms.lattice_mat, float)
 
-# %% ../nbs/00a_build.ipynb #d8620214
+def _frac(atoms): return np.array(atoms.frac_coords, float)
+
+def _atoms(lattice, frac, elements):
+    "The structure with these atoms"
+    return Atoms(lattice_mat=lattice, coords=frac, elements=list(map(str, elements)), cartesian=False)
+
+# %% ../nbs/00a_build.ipynb #0348951b
 def _is_slab(atoms):
     "Whether more than 8 A along one of the axes are empty"
-    f = np.sort(np.array(atoms.frac_coords) % 1, axis=0)
+    f = np.sort(_frac(atoms) % 1, axis=0)
     gaps = np.diff(np.vstack([f, f[:1]+1]), axis=0).max(0)
     return (gaps/np.linalg.norm(np.linalg.inv(_lattice(atoms)), axis=0)).max() > 8
 
@@ -61,7 +61,7 @@ def _primitive(atoms):
     try: found = spglib.standardize_cell((_lattice(atoms), atoms.frac_coords, atoms.atomic_numbers), to_primitive=True, no_idealize=True, symprec=.01)
     except spglib.SpglibError: found = None
     if found is None: raise BuildError("spglib cannot make out the cell: are atoms on top of each other?")
-    return Atoms(lattice_mat=found[0], coords=found[1], elements=[Element.from_Z(int(n)).symbol for n in found[2]])
+    return _atoms(*found[:2], [Element.from_Z(int(n)).symbol for n in found[2]])
 
 def _indexed(atoms):
     "The cell in which Miller indices count, and its primitive cell"
@@ -69,7 +69,7 @@ def _indexed(atoms):
     conventional = atoms if _is_slab(atoms) else Spacegroup3D(atoms).conventional_standard_structure
     return (conventional, _primitive(conventional)) if conventional.num_atoms > atoms.num_atoms else (atoms, smallest)
 
-# %% ../nbs/00a_build.ipynb #3fa24d85
+# %% ../nbs/00a_build.ipynb #9e740fd2
 def _indices(primitive, cell, miller):
     "`miller` of `cell`, counted in the primitive cell"
     along = _lattice(primitive) @ np.linalg.solve(_lattice(cell), miller)
@@ -78,7 +78,7 @@ def _indices(primitive, cell, miller):
     whole = np.round(n*along).astype(int)
     return whole//np.gcd.reduce(whole)
 
-# %% ../nbs/00a_build.ipynb #01fedc5c
+# %% ../nbs/00a_build.ipynb #f5a48928
 def _plane_basis(lattice, miller):
     "Integers (3, 3): two short vectors in the plane, one to the next plane, right-handed"
     h, k, l = map(int, miller)
@@ -92,7 +92,7 @@ def _plane_basis(lattice, miller):
     basis = np.vstack([plane, climb])
     return basis if np.linalg.det(basis @ lattice) > 0 else basis[[1, 0, 2]]
 
-# %% ../nbs/00a_build.ipynb #38dabff5
+# %% ../nbs/00a_build.ipynb #3208b07e
 def _planes_to_repeat(lattice, miller, reach=100., close=.01):
     "After how many planes the crystal lies straight above itself, within `close` A; 0 if it takes more than `reach` A"
     normal = np.linalg.solve(lattice, miller)
@@ -102,19 +102,19 @@ def _planes_to_repeat(lattice, miller, reach=100., close=.01):
     off = np.linalg.norm((f - np.round(f)) @ lattice, axis=1)
     return int(n[off < close][0]) if (off < close).any() else 0
 
-# %% ../nbs/00a_build.ipynb #9ce8c2b6
+# %% ../nbs/00a_build.ipynb #b9bded05
 def _film(primitive, miller, layers):
     "A film of so many planes, cut where the gap between planes is widest"
     basis = _plane_basis(_lattice(primitive), miller)
-    frac = np.array(primitive.frac_coords) @ np.linalg.inv(basis)
+    frac = _frac(primitive) @ np.linalg.inv(basis)
     f = np.sort(frac[:, 2] % 1)
     i = np.diff(np.r_[f, f[0]+1]).argmax()
     frac[:, 2] -= (f[i] + np.r_[f, f[0]+1][i+1])/2
-    turned = Atoms(lattice_mat=basis @ _lattice(primitive), coords=frac % 1, elements=primitive.elements)
+    turned = _atoms(basis @ _lattice(primitive), frac % 1, primitive.elements)
     vacuum = 15 + np.linalg.norm(turned.lattice_mat[:2], axis=1).max()
     return Surface(turned, (0, 0, 1), layers=layers, vacuum=vacuum, from_conventional_structure=False).make_surface()
 
-# %% ../nbs/00a_build.ipynb #93e6a834
+# %% ../nbs/00a_build.ipynb #bcef1e2a
 def surface(
     atoms, # A jarvis Atoms, bulk or slab
     miller=(0, 0, 1), # h, k, l of the plane that faces the beam: of the conventional cell, or of a slab's own
@@ -134,7 +134,7 @@ def surface(
     _room(layers*primitive.num_atoms)
     return _film(primitive, hkl, layers)
 
-# %% ../nbs/00a_build.ipynb #a37dd0dd
+# %% ../nbs/00a_build.ipynb #6b4f3415
 def _area(atoms): return np.linalg.norm(np.cross(*_lattice(atoms)[:2]))
 
 def supercell(
@@ -145,11 +145,12 @@ def supercell(
     width, lattice = _number("width", width, .1, 1e4, " Å"), _lattice(_checked(atoms))
     n = np.ceil(width*np.linalg.norm(lattice[1::-1], axis=1)/_area(atoms) - 1e-9).astype(int)
     _room(n.prod()*atoms.num_atoms)
-    shifts = np.stack(np.meshgrid(*map(np.arange, n), indexing="ij"), -1).reshape(-1, 2) @ lattice[:2]
-    xyz = (_xyz(atoms)[:, None] + shifts).reshape(-1, 3)
-    return _atoms(lattice*[[n[0]], [n[1]], [1]], xyz, np.repeat(atoms.elements, n.prod()))
+    times = np.r_[n, 1]
+    cells = np.stack(np.meshgrid(*map(np.arange, times), indexing="ij"), -1).reshape(-1, 3)
+    frac = (_frac(atoms)[:, None] + cells)/times
+    return _atoms(lattice*times[:, None], frac.reshape(-1, 3), np.repeat(atoms.elements, n.prod()))
 
-# %% ../nbs/00a_build.ipynb #4294b4d4
+# %% ../nbs/00a_build.ipynb #576d0793
 def _rng(seed):
     if not isinstance(seed, Integral) or seed < 0: raise BuildError(f"seed must be a whole number >= 0, not {seed!r}")
     return np.random.default_rng(seed)
@@ -167,7 +168,7 @@ def _whole(wanted, available, what):
     if n > available: raise BuildError(f"that is {n} {what}, but there is room for only {available}")
     return n
 
-# %% ../nbs/00a_build.ipynb #86d0080a
+# %% ../nbs/00a_build.ipynb #5819a9b1
 def vacancies(
     atoms, # A jarvis Atoms, the beam along c
     density, # Missing atoms per nm2
@@ -179,9 +180,9 @@ def vacancies(
     n = _whole(density*_area(atoms)/100, len(where), "vacancies")
     if n == atoms.num_atoms: raise BuildError("that would take out every atom: choose a lower density")
     left = np.delete(np.arange(atoms.num_atoms), rng.choice(where, n, replace=False))
-    return _atoms(atoms.lattice_mat, _xyz(atoms)[left], np.array(atoms.elements)[left])
+    return _atoms(_lattice(atoms), _frac(atoms)[left], np.array(atoms.elements)[left])
 
-# %% ../nbs/00a_build.ipynb #6b9f96cb
+# %% ../nbs/00a_build.ipynb #533e43e6
 def substitute(
     atoms, # A jarvis Atoms
     old, # Element to be replaced
@@ -194,9 +195,9 @@ def substitute(
     if not Element.is_valid_symbol(new): raise BuildError(f"{new!r} is not a chemical element: use its symbol, as in W")
     elements = np.array(atoms.elements, object)
     elements[rng.choice(where, _whole(fraction*len(where), len(where), "atoms"), replace=False)] = new
-    return _atoms(atoms.lattice_mat, _xyz(atoms), elements)
+    return _atoms(_lattice(atoms), _frac(atoms), elements)
 
-# %% ../nbs/00a_build.ipynb #0c4ecd42
+# %% ../nbs/00a_build.ipynb #f97ae0a3
 def antisites(
     atoms, # A jarvis Atoms, the beam along c
     density, # Exchanged pairs per nm2, two antisites each
@@ -213,9 +214,9 @@ def antisites(
     i, j = (rng.choice(w, n, replace=False) for w in where)
     elements = np.array(atoms.elements, object)
     elements[i], elements[j] = pair[1], pair[0]
-    return _atoms(atoms.lattice_mat, _xyz(atoms), elements)
+    return _atoms(_lattice(atoms), _frac(atoms), elements)
 
-# %% ../nbs/00a_build.ipynb #bccaca05
+# %% ../nbs/00a_build.ipynb #23a1733a
 def displace(
     atoms, # A jarvis Atoms
     u, # A, standard deviation along each axis; a number, or one for each element: {"Mo": .05, "S": .08}
@@ -228,9 +229,9 @@ def displace(
     if missing: raise BuildError(f"u says nothing of {', '.join(missing)}: give a number for every element")
     of = {element: _number("u", value, 0, 2, " Å") for element, value in of.items()}
     widths = np.array([of[element] for element in atoms.elements])[:, None]
-    return _atoms(atoms.lattice_mat, _xyz(atoms) + widths*rng.normal(size=(atoms.num_atoms, 3)), atoms.elements)
+    return _atoms(_lattice(atoms), _frac(atoms) + widths*rng.normal(size=(atoms.num_atoms, 3)) @ np.linalg.inv(_lattice(atoms)), atoms.elements)
 
-# %% ../nbs/00a_build.ipynb #02aafc3e
+# %% ../nbs/00a_build.ipynb #a6b16e5a
 def _rotation(angle):
     "Matrix that turns row vectors from x towards y by `angle` degrees"
     c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
@@ -256,7 +257,7 @@ def _coincidences(lower, upper, radius, slack, max_strain):
     keep = (abs(stretch-1) < max_strain + 1e-6) & (abs(off) < slack + max_strain/(1-max_strain) + 1e-6)
     return m[keep], n[keep]
 
-# %% ../nbs/00a_build.ipynb #551aa272
+# %% ../nbs/00a_build.ipynb #824ad4aa
 def _turn_and_strain(F):
     "Rotation in degrees and largest strain of matrices (k, 2, 2) that act on row vectors, all of positive determinant"
     (a, b), (c, d) = F.transpose(1, 2, 0)
@@ -284,7 +285,7 @@ def _best(lower, M, N, turn, strain, areas, angle):
     k = order[0]
     return M[k], N[k], round(float(turn[k]), 9) + 0., float(strain[k])
 
-# %% ../nbs/00a_build.ipynb #c2a66491
+# %% ../nbs/00a_build.ipynb #979e0f35
 def _filled(frac, M):
     "Fractions of the atoms in all cells of the supercell `M`: (cells, atoms, 2)"
     size = round(abs(np.linalg.det(M)))
@@ -303,7 +304,7 @@ def _stacked(lower, upper, M, N, gap):
     rows = lambda arrays: np.concatenate([np.tile(a, len(f)) for a, f in zip(arrays, fracs)])
     return from_slab(Slab(H @ M @ lower.cell, np.vstack([f.reshape(-1, 2) for f in fracs]), rows(heights), rows((lower.numbers, upper.numbers))))
 
-# %% ../nbs/00a_build.ipynb #aaa7f013
+# %% ../nbs/00a_build.ipynb #5bf8a408
 class Bilayer(NamedTuple):
     "Two sheets in their common cell"
     atoms: Atoms
@@ -330,7 +331,7 @@ def twisted_bilayer(
         return Bilayer(_stacked(lower, upper, M, N, gap), turn, strain)
     raise BuildError(f"no common cell at {angle:g}° ± {tolerance:g}° with a strain up to {max_strain:g} and up to {max_area:g} Å²: allow a larger tolerance, max_strain or max_area")
 
-# %% ../nbs/00a_build.ipynb #a5a2d351
+# %% ../nbs/00a_build.ipynb #ebc4782e
 def _shortest(slab):
     "A, the shortest distance between two atoms"
     images = (slab.frac[:, None] + _points(slab.cell, 2.5*np.linalg.norm(slab.cell, axis=1).max())) @ slab.cell
@@ -352,7 +353,7 @@ def _apart(xyz, box, closest):
         if keep[i] and keep[j]: keep[j] = False
     return keep
 
-# %% ../nbs/00a_build.ipynb #b43fbb8b
+# %% ../nbs/00a_build.ipynb #90d8c6c3
 def grain_boundary(
     atoms, # A jarvis Atoms slab
     angle, # Degrees between the two grains

@@ -6,10 +6,11 @@
 __all__ = ['NOISE', 'StemError', 'half_plane', 'Probe', 'transfer', 'image_sum', 'simulate', 'stemconv_view', 'Noise',
            'add_noise', 'random_view', 'render']
 
-# %% ../nbs/01_stem.ipynb #672ba36d
+# %% ../nbs/01_stem.ipynb #4744c96b
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from numbers import Integral, Real
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from scipy.stats import poisson
 
 from .crystal import MicroscopyGPTError
 
-# %% ../nbs/01_stem.ipynb #c8c0a856
+# %% ../nbs/01_stem.ipynb #7bedc98c
 class StemError(MicroscopyGPTError): "Input from which no picture can be simulated."
 
 def _number(name, value, low, high, unit=""):
@@ -33,7 +34,7 @@ def _number(name, value, low, high, unit=""):
         raise StemError(f"{name} must be a number between {low:g} and {high:g}{unit}, not {value!r}")
     return float(value)
 
-# %% ../nbs/01_stem.ipynb #4c5fa66b
+# %% ../nbs/01_stem.ipynb #1e0837ec
 def half_plane(
     cell, # In-plane cell, rows a and b, (2, 2), in A
     gmax, # Largest spatial frequency, in 1/A
@@ -47,7 +48,7 @@ def half_plane(
     inside[0, :n+1] = False
     return np.argwhere(inside) - [0, n]
 
-# %% ../nbs/01_stem.ipynb #31a2be28
+# %% ../nbs/01_stem.ipynb #6c2243b1
 @dataclass(frozen=True)
 class Probe:
     "The focused beam of an aberration-corrected instrument"
@@ -72,7 +73,7 @@ class Probe:
         "Largest spatial frequency that the aperture passes, 1/Å"
         return 2e-3*self.semi_angle/self.wavelength
 
-# %% ../nbs/01_stem.ipynb #d96cfdb2
+# %% ../nbs/01_stem.ipynb #b1069d65
 _nodes, _node_weights = (torch.tensor(a) for a in np.polynomial.legendre.leggauss(32))
 
 def _aperture(probe, g):
@@ -97,7 +98,7 @@ def transfer(
         return torch.exp(-2*torch.pi**2*torch.as_tensor(probe, dtype=g2.dtype, device=g2.device).reshape(-1, 1)**2*g2)
     return _aperture(probe, (g2 + 1e-20).sqrt())*torch.exp(-2*torch.pi**2*probe.source_size**2*g2)
 
-# %% ../nbs/01_stem.ipynb #0e05a335
+# %% ../nbs/01_stem.ipynb #c1fd00af
 def _waves(g, shape, pixel_size, dtype):
     "cos and sin of 2 pi g x at x = 0, `pixel_size`, ...: g (b, m, 2) -> along x (b, columns, m) twice, along y (b, rows, m) twice"
     turns = torch.arange(max(shape), dtype=g.dtype, device=g.device)[:, None]*(pixel_size*g.transpose(-1, -2).flatten(1)[:, None, :])
@@ -110,7 +111,7 @@ def _vibrating(weights, thermal, g2):
     if thermal is None: return weights[:, None]
     return weights[:, None]*torch.exp(-2*torch.pi**2*g2[..., None]*thermal[:, None]**2)
 
-# %% ../nbs/01_stem.ipynb #edf95785
+# %% ../nbs/01_stem.ipynb #c8f76fef
 def image_sum(
     cell:torch.Tensor, # Rows a and b, (b, 2, 2), in A
     frac:torch.Tensor, # In-plane fractional positions, (b, n, 2)
@@ -139,7 +140,7 @@ def image_sum(
     mean = (weights.sum(-1, keepdim=True)/area.abs())[..., None].to(dtype).expand(-1, *shape)
     return torch.baddbmm(mean, rows, torch.cat([cx, sx], -1).transpose(-1, -2))
 
-# %% ../nbs/01_stem.ipynb #40029321
+# %% ../nbs/01_stem.ipynb #453071da
 def _structures(atoms):
     "Check a structure or a list of them; returns the list"
     many = list(atoms) if isinstance(atoms, (list, tuple)) else [atoms]
@@ -156,7 +157,7 @@ def _shape(size):
         raise StemError(f"size must be a number of pixels, or (rows, columns), each between 1 and 16384, not {size!r}")
     return tuple(int(n) for n in shape)
 
-# %% ../nbs/01_stem.ipynb #9e107892
+# %% ../nbs/01_stem.ipynb #7670dfd9
 def _cross(a, b): return np.array([a[1]*b[2]-a[2]*b[1], a[2]*b[0]-a[0]*b[2], a[0]*b[1]-a[1]*b[0]])
 
 def _frame(lattice):
@@ -182,7 +183,15 @@ def _apart(lattice, frac, elements, least=.5):
     for i, j in cKDTree(xyz).query_pairs(least):
         raise StemError(f"atoms {names[i]} ({elements[names[i]]}) and {names[j]} ({elements[names[j]]}) are {np.linalg.norm(xyz[i]-xyz[j]):.2g} Å apart: no two atoms are nearer than {least:g} Å; remove one of them")
 
-# %% ../nbs/01_stem.ipynb #b9cda66d
+# %% ../nbs/01_stem.ipynb #454856aa
+class _Sheet(NamedTuple):
+    "A crystal as it lies under the beam: n atoms in one cell"
+    cell: np.ndarray # (2, 2), turned, in A
+    frac: np.ndarray # (n, 2)
+    weights: np.ndarray # (n,), Z**z_power
+    thermal: np.ndarray # (n,), root mean square displacement in A
+    shift: np.ndarray # (2,), of the cell's origin, in A
+
 def _projected(atoms):
     "In-plane cell (2, 2) with a along x, fractional positions (n, 2) and atomic numbers (n,) as seen along c"
     lattice, frac = np.array(atoms.lattice_mat, float), np.array(atoms.frac_coords, float).reshape(-1, 3)
@@ -196,7 +205,7 @@ def _projected(atoms):
     cell = lattice[:2] @ frame[:, :2]
     return cell, frac @ (lattice @ frame[:, :2]) @ np.linalg.inv(cell) % 1, np.array([atomic_numbers[e] for e in atoms.elements])
 
-# %% ../nbs/01_stem.ipynb #cd77ee7b
+# %% ../nbs/01_stem.ipynb #ebae5f70
 def _per_image(name, value, b, width):
     "`value` for each of `b` images as (b, width)"
     try: v = np.broadcast_to(np.asarray(value, float).reshape((-1, width) if np.ndim(value) else (1, width)), (b, width))
@@ -211,7 +220,34 @@ def _orientation(rotation, mirror, b):
     c, s = np.cos(angle), np.sin(angle)
     return np.stack([np.stack([c, s], -1), np.stack([-s, c], -1)*flip[:, None]], 1)
 
-# %% ../nbs/01_stem.ipynb #68823e53
+# %% ../nbs/01_stem.ipynb #76cb7a2c
+def _sites(cell, frac, origin, low, high):
+    "Pixel positions x, y of every atom in a rectangle (in pixels), and which atom of the cell each is; `cell` and `origin` in pixels"
+    corners = np.array([[low[0], low[1]], [high[0], low[1]], [low[0], high[1]], [high[0], high[1]]]) - origin
+    uv = corners @ np.linalg.inv(cell)
+    i, j = (np.arange(np.floor(m)-1, np.ceil(n)+1) for m, n in zip(uv.min(0), uv.max(0)))
+    first = frac @ cell + origin
+    x = first[:, 0, None, None] + (i[:, None]*cell[0, 0] + j*cell[1, 0])
+    y = first[:, 1, None, None] + (i[:, None]*cell[0, 1] + j*cell[1, 1])
+    inside = (x >= low[0]) & (x < high[0]) & (y >= low[1]) & (y < high[1])
+    return x[inside], y[inside], np.nonzero(inside)[0]
+
+def _few_atoms(sheet, sigma, gmax, shape, pixel_size):
+    "Whether the atoms that shine into the picture cost less than the terms of the series; an atom costs two thirds of a term"
+    area = abs(np.linalg.det(sheet.cell))
+    return len(sheet.frac)/area*np.prod(np.array(shape)*pixel_size + 11*sigma) < 1.5*np.pi*gmax**2*area
+
+def _atom_by_atom(sheet, sigma, shape, pixel_size, device):
+    "One picture through a Gaussian probe"
+    sigma = np.hypot(sigma, sheet.thermal)
+    reach = 5.5*sigma.max()/pixel_size
+    x, y, which = _sites(sheet.cell/pixel_size, sheet.frac, sheet.shift/pixel_size, (-reach, -reach), (shape[1]+reach, shape[0]+reach))
+    width, w = sigma[which]/pixel_size, (sheet.weights/(2*np.pi*sigma**2))[which]
+    put = lambda a: torch.from_numpy(a).to(device, torch.float32)
+    along = lambda n, at: torch.exp(((torch.arange(n, device=device)[:, None] - put(at))*put(.5**.5/width)).square_().neg_().clamp_(min=-25))
+    return (along(shape[0], y)*put(w)) @ along(shape[1], x).T
+
+# %% ../nbs/01_stem.ipynb #98116663
 def _sampled_probe(pixel_size, width=.5, ratio=.5, bins=100):
     "Gaussian plus `ratio` of a Lorentzian out to four widths, on pixels, with height 1"
     r = np.linspace(0, 4*width, bins)
@@ -231,32 +267,21 @@ def _pixel_transfer(pixel_size, shape, device):
     field = np.roll(field, (1-margin, 1-margin), (0, 1))
     return torch.fft.rfft2(torch.tensor(field, dtype=torch.float32, device=device)), margin, grid
 
-# %% ../nbs/01_stem.ipynb #84d17244
-def _sites(cell, frac, origin, low, high):
-    "Pixel positions x, y of every atom in a rectangle (in pixels), and which atom of the cell each is; `cell` and `origin` in pixels"
-    corners = np.array([[low[0], low[1]], [high[0], low[1]], [low[0], high[1]], [high[0], high[1]]]) - origin
-    uv = corners @ np.linalg.inv(cell)
-    i, j = (np.arange(np.floor(m)-1, np.ceil(n)+1) for m, n in zip(uv.min(0), uv.max(0)))
-    first = frac @ cell + origin
-    x = first[:, 0, None, None] + (i[:, None]*cell[0, 0] + j*cell[1, 0])
-    y = first[:, 1, None, None] + (i[:, None]*cell[0, 1] + j*cell[1, 1])
-    inside = (x >= low[0]) & (x < high[0]) & (y >= low[1]) & (y < high[1])
-    return x[inside], y[inside], np.nonzero(inside)[0]
-
-def _on_pixels(cell, frac, weights, shape, pixel_size, shift, device):
+# %% ../nbs/01_stem.ipynb #a2d2dc16
+def _on_pixels(sheet, shape, pixel_size, device):
     "One picture seen through AtomVision's probe"
     probe, margin, (rows, columns) = _pixel_transfer(pixel_size, shape, device)
-    x, y, which = _sites(cell/pixel_size, frac, shift/pixel_size, (-margin, -margin), (shape[1]+margin-1, shape[0]+margin-1))
+    x, y, which = _sites(sheet.cell/pixel_size, sheet.frac, sheet.shift/pixel_size, (-margin, -margin), (shape[1]+margin-1, shape[0]+margin-1))
     left, top = np.floor(x), np.floor(y)
     pixel, x, y = ((top+margin)*columns + left+margin).astype(int), x-left, y-top
-    w = weights[which]
+    w = sheet.weights[which]
     shares = w*np.stack([(1-x)*(1-y), x*(1-y), (1-x)*y, x*y])
     spots = np.bincount((pixel + np.array([[0], [1], [columns], [columns+1]])).ravel(), shares.ravel(), rows*columns)
     spots = torch.from_numpy(spots).to(device, torch.float32).view(rows, columns)
     image = torch.fft.irfft2(torch.fft.rfft2(spots)*probe, s=(rows, columns))
-    return image[None, margin:margin+shape[0], margin:margin+shape[1]]
+    return image[margin:margin+shape[0], margin:margin+shape[1]]
 
-# %% ../nbs/01_stem.ipynb #431b9690
+# %% ../nbs/01_stem.ipynb #f7a5140c
 def _pad(arrays):
     "Stack (n_i, ...) arrays to (b, max n, ...), zeros where nothing is"
     if len(arrays) == 1: return np.asarray(arrays[0], float)[None]
@@ -264,12 +289,27 @@ def _pad(arrays):
     for row, a in zip(out, arrays): row[:len(a)] = a
     return out
 
-def _displacements(thermal, numbers):
-    "Root mean square displacement of each atom, in A, from one number or one for each element"
-    if not isinstance(thermal, dict): return np.full(len(numbers), _number("thermal", thermal, 0, 1, " Å"))
-    table = {atomic_numbers.get(e): _number(f"thermal[{e!r}]", u, 0, 1, " Å") for e, u in thermal.items()}
-    return np.array([table.get(z, 0.) for z in numbers])
+def _series(sheets, probe, gmax, shape, pixel_size, device):
+    "Pictures of a batch, by harmonics"
+    put = lambda a: torch.from_numpy(a).to(device)
+    hk = _pad([half_plane(s.cell, gmax) for s in sheets])
+    frac, weights, thermal = (_pad([getattr(s, name) for s in sheets]) for name in ("frac", "weights", "thermal"))
+    cell, shift = (np.stack([getattr(s, name) for s in sheets]) for name in ("cell", "shift"))
+    return image_sum(put(cell), put(frac), put(weights), probe, put(hk), shape, pixel_size, put(shift), put(thermal) if thermal.any() else None)
 
+def _pictures(sheets, probe, gmax, shape, pixel_size, device):
+    "Each picture by the cheaper of the ways to make it"
+    images, left = torch.empty(len(sheets), *shape), []
+    for i, sheet in enumerate(sheets):
+        if probe == "atomvision": images[i] = _on_pixels(sheet, shape, pixel_size, device)
+        elif isinstance(probe, float) and _few_atoms(sheet, probe, gmax, shape, pixel_size): images[i] = _atom_by_atom(sheet, probe, shape, pixel_size, device)
+        else: left.append(i)
+    step = 1 if str(device) == "cpu" else 64
+    for part in (left[i:i+step] for i in range(0, len(left), step)):
+        images[part] = _series([sheets[i] for i in part], probe, gmax, shape, pixel_size, device).cpu()
+    return images.numpy()
+
+# %% ../nbs/01_stem.ipynb #1f8dfce0
 def _checked_probe(probe, thermal):
     "The probe, and the spatial frequency where it ends"
     if isinstance(probe, Probe): return probe, min(probe.cutoff, .9/max(probe.source_size, 1e-3))
@@ -278,7 +318,13 @@ def _checked_probe(probe, thermal):
     if thermal: raise StemError("AtomVision's probe has a fixed shape: leave thermal out, or use a Gaussian or a Probe")
     return probe, 0.
 
-# %% ../nbs/01_stem.ipynb #2392ae16
+def _displacements(thermal, numbers):
+    "Root mean square displacement of each atom, in A, from one number or one for each element"
+    if not isinstance(thermal, dict): return np.full(len(numbers), _number("thermal", thermal, 0, 1, " Å"))
+    table = {atomic_numbers.get(e): _number(f"thermal[{e!r}]", u, 0, 1, " Å") for e, u in thermal.items()}
+    return np.array([table.get(z, 0.) for z in numbers])
+
+# %% ../nbs/01_stem.ipynb #c6af1b1d
 def simulate(
     atoms, # A jarvis Atoms seen along c, or a list of them
     pixel_size=.1, # A/px
@@ -294,26 +340,13 @@ def simulate(
     "A noise-free micrograph along c, by equations 1 and 2 of the paper"
     many, shape = _structures(atoms), _shape(size)
     pixel_size, z_power = _number("pixel_size", pixel_size, .001, 10, " Å/px"), _number("z_power", z_power, 0, 4)
-    (probe, gmax), b = _checked_probe(probe, thermal), len(many)
-    cells, fracs, numbers = zip(*map(_projected, many))
-    cells, shift = np.stack(cells) @ _orientation(rotation, mirror, b), _per_image("shift", shift, b, 2)
-    weights = [z.astype(float)**z_power for z in numbers]
-    if probe == "atomvision": images = [_on_pixels(*one, shape, pixel_size, s, device) for *one, s in zip(cells, fracs, weights, shift)]
-    else: images = _series(cells, fracs, weights, probe, gmax, shape, pixel_size, shift, [_displacements(thermal, z) for z in numbers] if thermal else None, device)
-    images = torch.cat([i.cpu() for i in images]).numpy()
+    probe, gmax = _checked_probe(probe, thermal)
+    turns, shifts = _orientation(rotation, mirror, len(many)), _per_image("shift", shift, len(many), 2)
+    sheets = [_Sheet(cell @ turn, frac, z.astype(float)**z_power, _displacements(thermal, z), origin) for (cell, frac, z), turn, origin in zip(map(_projected, many), turns, shifts)]
+    images = _pictures(sheets, probe, gmax, shape, pixel_size, device)
     return images if isinstance(atoms, (list, tuple)) else images[0]
 
-def _series(cells, fracs, weights, probe, gmax, shape, pixel_size, shift, thermal, device):
-    "Pictures batch by batch; on the CPU one by one, so that none depends on its neighbours"
-    batch = 1 if str(device) == "cpu" else 64
-    put = lambda a: torch.from_numpy(a).to(device)
-    for i in range(0, len(cells), batch):
-        part = slice(i, i+batch)
-        hk = _pad([half_plane(c, gmax) for c in cells[part]])
-        yield image_sum(put(cells[part]), put(_pad(fracs[part])), put(_pad(weights[part])), probe, put(hk), shape, pixel_size, put(shift[part]),
-            None if thermal is None else put(_pad(thermal[part])))
-
-# %% ../nbs/01_stem.ipynb #2f822290
+# %% ../nbs/01_stem.ipynb #cf41ace5
 def stemconv_view(
     atoms, # jarvis Atoms
     pixel_size=.1, # A/px
@@ -329,7 +362,7 @@ def stemconv_view(
     (ax, ay), (bx, by) = lattice[:2, :2]
     return dict(rotation=float(np.degrees(np.arctan2(ay, ax))-rot), shift=tuple(-centre @ turn + width/2 + shift), mirror=bool(ax*by < ay*bx))
 
-# %% ../nbs/01_stem.ipynb #9bda7669
+# %% ../nbs/01_stem.ipynb #5a5a1abc
 @dataclass(frozen=True)
 class Noise:
     "What separates a recorded picture from a perfect one; lengths in A, intensities relative to a picture from 0 to 1"
@@ -357,7 +390,7 @@ class Noise:
             low, high = (-100, 100) if f.name in ("brightness", "flyback") else (1e-3 if f.name in ("sway_lines", "settling", "length", "contrast") else 0, 1e9)
             if f.name != "steady": _number(f.name, getattr(self, f.name), low, high)
 
-# %% ../nbs/01_stem.ipynb #0cf0ec31
+# %% ../nbs/01_stem.ipynb #7c6fd5de
 NOISE = dict(
     none=Noise(),
     paper=Noise(blur=.1, tilt=.2, gain=.1, readout=.02**.5),
@@ -366,7 +399,7 @@ NOISE = dict(
     mid=Noise(jitter=.03, sway=.04, blur=.15, background=.3, offset=.1, dose=1500, readout=.05, steady=True),
     high=Noise(jitter=.08, sway=.08, blur=.25, background=.6, offset=.2, dose=200, readout=.1, steady=True))
 
-# %% ../nbs/01_stem.ipynb #54892c85
+# %% ../nbs/01_stem.ipynb #3ac27073
 def _unit(image):
     "Levelled to 0..1; zeros when constant"
     low, high = image.min(), image.max()
@@ -385,7 +418,7 @@ def _tilt(shape, rng):
     plane = np.cos(angle)*x + np.sin(angle)*y
     return plane/max(np.ptp(plane), 1e-9)
 
-# %% ../nbs/01_stem.ipynb #601e2e70
+# %% ../nbs/01_stem.ipynb #aef54ed3
 def _line_shifts(n, noise, pixel_size, rng):
     "Displacement of each of `n` scan lines along x, in pixels"
     slow = gaussian_filter1d(rng.normal(size=n), noise.sway_lines)*(2*np.pi**.5*noise.sway_lines)**.5
@@ -399,9 +432,9 @@ def _displaced(image, noise, pixel_size, rng):
     if noise.drift:
         angle, time = rng.uniform(0, 2*np.pi), np.linspace(-.5, .5, len(image))[:, None]*noise.drift/pixel_size
         x, y = x + np.cos(angle)*time, y + np.sin(angle)*time
-    return map_coordinates(image, [y, x], order=3, mode="nearest")
+    return map_coordinates(image, [y, x], order=3, mode="mirror" if noise.drift or noise.flyback else "nearest")
 
-# %% ../nbs/01_stem.ipynb #d49ac5e8
+# %% ../nbs/01_stem.ipynb #2f71a0eb
 def _smeared(image, sigma, rng):
     "Gaussian blur of `sigma` pixels along one random direction"
     angle = rng.uniform(0, np.pi)
@@ -411,12 +444,12 @@ def _smeared(image, sigma, rng):
     smeared = np.fft.irfft2(np.fft.rfft2(mirrored)*np.exp(-2*(np.pi*sigma*along)**2), mirrored.shape)
     return smeared[:image.shape[0], :image.shape[1]]
 
-# %% ../nbs/01_stem.ipynb #a4ffe7a1
+# %% ../nbs/01_stem.ipynb #865c7cd5
 def _counts(mean, steady, rng):
     "Electrons that arrive where `mean` are expected"
     return poisson.ppf(rng.random(mean.shape), mean) if steady else rng.poisson(mean)
 
-# %% ../nbs/01_stem.ipynb #66c462f5
+# %% ../nbs/01_stem.ipynb #c98c39cf
 def _noisy(image, noise, pixel_size, rng):
     "One picture through the table"
     image, px = _unit(image), pixel_size
@@ -432,7 +465,7 @@ def _noisy(image, noise, pixel_size, rng):
     if noise.contrast != 1 or noise.brightness: image = (noise.contrast*image + noise.brightness).clip(0, 1)
     return _unit(image)
 
-# %% ../nbs/01_stem.ipynb #f582f10e
+# %% ../nbs/01_stem.ipynb #83d13956
 def _seeds(seed, b):
     "One seed for each of `b` pictures"
     seeds = [seed+i for i in range(b)] if isinstance(seed, Integral) else list(np.atleast_1d(seed))
@@ -446,7 +479,7 @@ def _noise(noise):
     if not isinstance(noise, str) or noise not in NOISE: raise StemError(f"noise must be one of {', '.join(NOISE)}, or a Noise, not {noise!r}")
     return NOISE[noise]
 
-# %% ../nbs/01_stem.ipynb #b3968ce1
+# %% ../nbs/01_stem.ipynb #b6431f1f
 def add_noise(
     images, # (rows, columns) or (b, rows, columns)
     noise="paper", # a name in `NOISE`, or a `Noise`
@@ -461,7 +494,7 @@ def add_noise(
     noisy = [_noisy(im, noise, pixel_size, np.random.default_rng(s)) for im, s in zip(batch, _seeds(seed, len(batch)))]
     return np.stack(noisy).reshape(images.shape).astype(np.float32)
 
-# %% ../nbs/01_stem.ipynb #f1c89beb
+# %% ../nbs/01_stem.ipynb #6aff4c9c
 def random_view(
     seed=0, # Whole number
     mirror=False, # True or False, or None to draw it too
@@ -471,7 +504,7 @@ def random_view(
     rotation, shift, flip = rng.uniform(0, 360), rng.uniform(0, 10, 2), bool(rng.random() < .5)
     return dict(rotation=rotation, shift=tuple(map(float, shift)), mirror=flip if mirror is None else bool(mirror))
 
-# %% ../nbs/01_stem.ipynb #b1d20491
+# %% ../nbs/01_stem.ipynb #617084ac
 def render(
     atoms, # A jarvis Atoms slab, or a list of them
     noise="paper", # a name in `NOISE`, or a `Noise`

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from microscopygpt.crystal import Slab, cell_from_lengths, from_slab, to_slab
 from microscopygpt.stem import (NOISE, Noise, Probe, StemError, add_noise, half_plane, image_sum, random_view, render, simulate, stemconv_view,
-    transfer)
+    transfer, _Sheet, _atom_by_atom, _projected, _series)
 
 quick = settings(max_examples=20, deadline=None, database=None)
 angles, seeds = st.floats(-360, 360), st.integers(0, 2**31)
@@ -178,6 +178,16 @@ def test_the_probe_of_an_instrument_equals_one_made_by_fourier_transform(defocus
     ours = transfer(probe, torch.tensor(k[None, :60]**2))[0]
     assert abs(ours.numpy() - spectrum[0, :60]/spectrum[0, 0]).max() < .01
     assert np.isclose(probe.wavelength, .041757, rtol=1e-4)
+
+
+@quick
+@given(slabs(), angles, st.floats(.2, .8), st.sampled_from([0, .2]), st.tuples(st.integers(1, 40), st.integers(1, 40)))
+def test_atom_by_atom_equals_the_series(atoms, angle, sigma, thermal, shape):
+    cell, frac, numbers = _projected(atoms)
+    t = np.radians(angle)
+    sheet = _Sheet(cell @ [[np.cos(t), np.sin(t)], [-np.sin(t), np.cos(t)]], frac, numbers**1.7, np.full(len(numbers), float(thermal)), np.array([.3, -7.]))
+    one, other = _atom_by_atom(sheet, sigma, shape, .15, "cpu"), _series([sheet], sigma, .9/sigma, shape, .15, "cpu")[0]
+    assert abs(one-other).max() < 5e-6*max(float(other.max()), numbers.max()**1.7/(2*np.pi*(sigma**2+thermal**2)))
 
 
 def pairs_share_a_pixel(positions, numbers): return len(np.unique(np.c_[np.floor(positions), numbers], axis=0)) < len(positions)
