@@ -6,7 +6,7 @@
 __all__ = ['BuildError', 'surface', 'supercell', 'vacancies', 'substitute', 'antisites', 'displace', 'Bilayer', 'twisted_bilayer',
            'grain_boundary']
 
-# %% ../nbs/00a_build.ipynb #d5ee2a24
+# %% ../nbs/00a_build.ipynb #cad91d13
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from scipy.spatial import cKDTree
 
 from .crystal import MicroscopyGPTError, Slab, from_slab, reduce_cell, reduced_formula, to_slab
 
-# %% ../nbs/00a_build.ipynb #f4941b19
+# %% ../nbs/00a_build.ipynb #28330c9e
 class BuildError(MicroscopyGPTError): "A structure that cannot be built as asked."
 
 def _number(name, value, low, high, unit=""):
@@ -40,7 +40,7 @@ def _room(n):
     "Refuse what no picture could be made of"
     if n > 200_000: raise BuildError(f"that would be {n:.0f} atoms, more than 200000: make it smaller")
 
-# %% ../nbs/00a_build.ipynb #082cc2e5
+# %% ../nbs/00a_build.ipynb #69a289d4
 def _lattice(atoms): return np.array(atoms.lattice_mat, float)
 
 def _frac(atoms): return np.array(atoms.frac_coords, float)
@@ -49,7 +49,7 @@ def _atoms(lattice, frac, elements):
     "The structure with these atoms"
     return Atoms(lattice_mat=lattice, coords=frac, elements=list(map(str, elements)), cartesian=False)
 
-# %% ../nbs/00a_build.ipynb #0348951b
+# %% ../nbs/00a_build.ipynb #6188164c
 def _is_slab(atoms):
     "Whether more than 8 A along one of the axes are empty"
     f = np.sort(_frac(atoms) % 1, axis=0)
@@ -69,7 +69,7 @@ def _indexed(atoms):
     conventional = atoms if _is_slab(atoms) else Spacegroup3D(atoms).conventional_standard_structure
     return (conventional, _primitive(conventional)) if conventional.num_atoms > atoms.num_atoms else (atoms, smallest)
 
-# %% ../nbs/00a_build.ipynb #9e740fd2
+# %% ../nbs/00a_build.ipynb #f36a4bd9
 def _indices(primitive, cell, miller):
     "`miller` of `cell`, counted in the primitive cell"
     along = _lattice(primitive) @ np.linalg.solve(_lattice(cell), miller)
@@ -78,7 +78,7 @@ def _indices(primitive, cell, miller):
     whole = np.round(n*along).astype(int)
     return whole//np.gcd.reduce(whole)
 
-# %% ../nbs/00a_build.ipynb #f5a48928
+# %% ../nbs/00a_build.ipynb #c4aecbd9
 def _plane_basis(lattice, miller):
     "Integers (3, 3): two short vectors in the plane, one to the next plane, right-handed"
     h, k, l = map(int, miller)
@@ -92,7 +92,7 @@ def _plane_basis(lattice, miller):
     basis = np.vstack([plane, climb])
     return basis if np.linalg.det(basis @ lattice) > 0 else basis[[1, 0, 2]]
 
-# %% ../nbs/00a_build.ipynb #3208b07e
+# %% ../nbs/00a_build.ipynb #3e5e1f39
 def _planes_to_repeat(lattice, miller, reach=100., close=.01):
     "After how many planes the crystal lies straight above itself, within `close` A; 0 if it takes more than `reach` A"
     normal = np.linalg.solve(lattice, miller)
@@ -102,7 +102,7 @@ def _planes_to_repeat(lattice, miller, reach=100., close=.01):
     off = np.linalg.norm((f - np.round(f)) @ lattice, axis=1)
     return int(n[off < close][0]) if (off < close).any() else 0
 
-# %% ../nbs/00a_build.ipynb #b9bded05
+# %% ../nbs/00a_build.ipynb #bc86e2a3
 def _film(primitive, miller, layers):
     "A film of so many planes, cut where the gap between planes is widest"
     basis = _plane_basis(_lattice(primitive), miller)
@@ -114,7 +114,7 @@ def _film(primitive, miller, layers):
     vacuum = 15 + np.linalg.norm(turned.lattice_mat[:2], axis=1).max()
     return Surface(turned, (0, 0, 1), layers=layers, vacuum=vacuum, from_conventional_structure=False).make_surface()
 
-# %% ../nbs/00a_build.ipynb #bcef1e2a
+# %% ../nbs/00a_build.ipynb #2658f092
 def surface(
     atoms, # A jarvis Atoms, bulk or slab
     miller=(0, 0, 1), # h, k, l of the plane that faces the beam: of the conventional cell, or of a slab's own
@@ -134,7 +134,7 @@ def surface(
     _room(layers*primitive.num_atoms)
     return _film(primitive, hkl, layers)
 
-# %% ../nbs/00a_build.ipynb #6b4f3415
+# %% ../nbs/00a_build.ipynb #2137c3e7
 def _area(atoms): return np.linalg.norm(np.cross(*_lattice(atoms)[:2]))
 
 def supercell(
@@ -150,7 +150,7 @@ def supercell(
     frac = (_frac(atoms)[:, None] + cells)/times
     return _atoms(lattice*times[:, None], frac.reshape(-1, 3), np.repeat(atoms.elements, n.prod()))
 
-# %% ../nbs/00a_build.ipynb #576d0793
+# %% ../nbs/00a_build.ipynb #26399b66
 def _rng(seed):
     if not isinstance(seed, Integral) or seed < 0: raise BuildError(f"seed must be a whole number >= 0, not {seed!r}")
     return np.random.default_rng(seed)
@@ -168,7 +168,7 @@ def _whole(wanted, available, what):
     if n > available: raise BuildError(f"that is {n} {what}, but there is room for only {available}")
     return n
 
-# %% ../nbs/00a_build.ipynb #5819a9b1
+# %% ../nbs/00a_build.ipynb #c6209d66
 def vacancies(
     atoms, # A jarvis Atoms, the beam along c
     density, # Missing atoms per nm2
@@ -182,7 +182,7 @@ def vacancies(
     left = np.delete(np.arange(atoms.num_atoms), rng.choice(where, n, replace=False))
     return _atoms(_lattice(atoms), _frac(atoms)[left], np.array(atoms.elements)[left])
 
-# %% ../nbs/00a_build.ipynb #533e43e6
+# %% ../nbs/00a_build.ipynb #ac692f07
 def substitute(
     atoms, # A jarvis Atoms
     old, # Element to be replaced
@@ -197,7 +197,7 @@ def substitute(
     elements[rng.choice(where, _whole(fraction*len(where), len(where), "atoms"), replace=False)] = new
     return _atoms(_lattice(atoms), _frac(atoms), elements)
 
-# %% ../nbs/00a_build.ipynb #f97ae0a3
+# %% ../nbs/00a_build.ipynb #f1688e05
 def antisites(
     atoms, # A jarvis Atoms, the beam along c
     density, # Exchanged pairs per nm2, two antisites each
@@ -216,7 +216,7 @@ def antisites(
     elements[i], elements[j] = pair[1], pair[0]
     return _atoms(_lattice(atoms), _frac(atoms), elements)
 
-# %% ../nbs/00a_build.ipynb #23a1733a
+# %% ../nbs/00a_build.ipynb #39444943
 def displace(
     atoms, # A jarvis Atoms
     u, # A, standard deviation along each axis; a number, or one for each element: {"Mo": .05, "S": .08}
@@ -231,7 +231,7 @@ def displace(
     widths = np.array([of[element] for element in atoms.elements])[:, None]
     return _atoms(_lattice(atoms), _frac(atoms) + widths*rng.normal(size=(atoms.num_atoms, 3)) @ np.linalg.inv(_lattice(atoms)), atoms.elements)
 
-# %% ../nbs/00a_build.ipynb #a6b16e5a
+# %% ../nbs/00a_build.ipynb #565b9446
 def _rotation(angle):
     "Matrix that turns row vectors from x towards y by `angle` degrees"
     c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
@@ -257,7 +257,7 @@ def _coincidences(lower, upper, radius, slack, max_strain):
     keep = (abs(stretch-1) < max_strain + 1e-6) & (abs(off) < slack + max_strain/(1-max_strain) + 1e-6)
     return m[keep], n[keep]
 
-# %% ../nbs/00a_build.ipynb #824ad4aa
+# %% ../nbs/00a_build.ipynb #b1277a7f
 def _turn_and_strain(F):
     "Rotation in degrees and largest strain of matrices (k, 2, 2) that act on row vectors, all of positive determinant"
     (a, b), (c, d) = F.transpose(1, 2, 0)
@@ -285,7 +285,7 @@ def _best(lower, M, N, turn, strain, areas, angle):
     k = order[0]
     return M[k], N[k], round(float(turn[k]), 9) + 0., float(strain[k])
 
-# %% ../nbs/00a_build.ipynb #979e0f35
+# %% ../nbs/00a_build.ipynb #c6144146
 def _filled(frac, M):
     "Fractions of the atoms in all cells of the supercell `M`: (cells, atoms, 2)"
     size = round(abs(np.linalg.det(M)))
@@ -304,7 +304,7 @@ def _stacked(lower, upper, M, N, gap):
     rows = lambda arrays: np.concatenate([np.tile(a, len(f)) for a, f in zip(arrays, fracs)])
     return from_slab(Slab(H @ M @ lower.cell, np.vstack([f.reshape(-1, 2) for f in fracs]), rows(heights), rows((lower.numbers, upper.numbers))))
 
-# %% ../nbs/00a_build.ipynb #5bf8a408
+# %% ../nbs/00a_build.ipynb #8a3b5216
 class Bilayer(NamedTuple):
     "Two sheets in their common cell"
     atoms: Atoms
@@ -331,7 +331,7 @@ def twisted_bilayer(
         return Bilayer(_stacked(lower, upper, M, N, gap), turn, strain)
     raise BuildError(f"no common cell at {angle:g}° ± {tolerance:g}° with a strain up to {max_strain:g} and up to {max_area:g} Å²: allow a larger tolerance, max_strain or max_area")
 
-# %% ../nbs/00a_build.ipynb #ebc4782e
+# %% ../nbs/00a_build.ipynb #1cd215d3
 def _shortest(slab):
     "A, the shortest distance between two atoms"
     images = (slab.frac[:, None] + _points(slab.cell, 2.5*np.linalg.norm(slab.cell, axis=1).max())) @ slab.cell
@@ -353,7 +353,7 @@ def _apart(xyz, box, closest):
         if keep[i] and keep[j]: keep[j] = False
     return keep
 
-# %% ../nbs/00a_build.ipynb #90d8c6c3
+# %% ../nbs/00a_build.ipynb #38708025
 def grain_boundary(
     atoms, # A jarvis Atoms slab
     angle, # Degrees between the two grains

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'SPLITS', 'DataError', 'split_of', 'Crystal', 'to_crystal', 'data_folder', 'database_file', 'have_database',
-           'load_entries', 'load_folder', 'load_crystals', 'split_crystals', 'save_crystals', 'read_crystals',
-           'example', 'ChatDataset', 'DatasetFolder', 'build_dataset']
+           'load_entries', 'entry_id', 'find_structure', 'load_folder', 'load_crystals', 'split_crystals',
+           'save_crystals', 'read_crystals', 'example', 'ChatDataset', 'DatasetFolder', 'build_dataset']
 
-# %% ../nbs/05_data.ipynb #bae2a21e
+# %% ../nbs/05_data.ipynb #7aeb704d
 import csv, hashlib, json, os, shutil, tempfile, warnings, zipfile, zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,17 +20,17 @@ from .crystal import (BRAVAIS, CrystalError, MicroscopyGPTError, Slab, bravais_2
                                    reduced_formula, space_group, standardize, to_slab)
 from .stem import random_view, render
 
-# %% ../nbs/05_data.ipynb #aebc9ffc
+# %% ../nbs/05_data.ipynb #46c04282
 class DataError(MicroscopyGPTError): "A database or data set that cannot be found or read."
 
-# %% ../nbs/05_data.ipynb #e4a1ac1d
+# %% ../nbs/05_data.ipynb #5d4633c6
 def split_of(formula:str # any spelling
             )->str: # "train", "validation" or "test"
     "The side of the formula split that a composition falls on."
     tenth = int(hashlib.sha256(reduced_formula(formula).encode()).hexdigest(), 16) % 10
     return {0: "test", 1: "validation"}.get(tenth, "train")
 
-# %% ../nbs/05_data.ipynb #b1098910
+# %% ../nbs/05_data.ipynb #6f179741
 @dataclass
 class Crystal:
     "A database structure in canonical form."
@@ -51,7 +51,7 @@ def to_crystal(atoms:Atoms, # a slab with vacuum
     "Bring a structure into canonical form."
     return Crystal(str(id), source, reduced_formula(atoms), canonical(to_slab(standardize(atoms))))
 
-# %% ../nbs/05_data.ipynb #05ff47ff
+# %% ../nbs/05_data.ipynb #9276f9c1
 SOURCES = ("dft_2d_2021", "c2db")
 _archives = {"dft_2d_2021": "d2-3-12-2021.json.zip", "c2db": "c2db_atoms.json.zip", "dft_2d": "d2-12-12-2022.json.zip"}
 
@@ -69,7 +69,7 @@ def have_database(source:str # a jarvis-tools database name
     "Whether a database is on this machine already."
     return database_file(source).is_file()
 
-# %% ../nbs/05_data.ipynb #7beb18ba
+# %% ../nbs/05_data.ipynb #70a1b9eb
 def load_entries(source:str="dft_2d_2021" # a jarvis-tools database of 2D materials
                 )->list: # dicts with "atoms" (jarvis dictionaries) and identifiers
     "Read a database through jarvis-tools, which downloads it when it is not there."
@@ -86,11 +86,30 @@ def load_entries(source:str="dft_2d_2021" # a jarvis-tools database of 2D materi
         raise DataError(f"The database {source!r} is not in {folder} and could not be fetched ({type(e).__name__}). "
                         "Set MICROSCOPYGPT_DATA to a folder that holds it, or connect to the internet once.") from e
 
-# %% ../nbs/05_data.ipynb #0ebf8b92
+# %% ../nbs/05_data.ipynb #a02915b1
 _many = (".xyz", ".extxyz", ".db")
 
 def _is_structure(name): return name.upper().startswith(("POSCAR", "CONTCAR")) or name[0] != "." and Path(name).suffix.lower() in (".cif", ".vasp", ".poscar", *_many)
 
+def entry_id(entry:dict # of a database
+            )->str:
+    "The identifier of an entry."
+    return str(entry.get("jid") or entry.get("id"))
+
+def find_structure(name:"str|Path" # a structure file, or an identifier such as JVASP-664
+                  )->Atoms:
+    "A structure from a file, or from the databases by its identifier."
+    path = Path(name).expanduser()
+    if path.exists() or _is_structure(path.name): return read_crystal(path)
+    jarvis = str(name).upper().startswith("JVASP-")
+    for source in ("dft_2d_2021",) if jarvis else SOURCES:
+        if not jarvis and not have_database(source): continue
+        for entry in load_entries(source):
+            if entry_id(entry).lower() == str(name).lower(): return Atoms.from_dict(entry["atoms"])
+    raise DataError(f"{name!r} is neither a structure file nor an identifier in {', '.join(s for s in SOURCES if have_database(s)) or 'a database on this machine'}: "
+                    "give a CIF, POSCAR or extxyz, or an identifier such as JVASP-664.")
+
+# %% ../nbs/05_data.ipynb #f2ba6da5
 def _structure_files(folder):
     "The files that id_prop.csv names, or all whose names say that they are structures."
     table = folder/"id_prop.csv"
@@ -99,7 +118,7 @@ def _structure_files(folder):
     with open(table, newline="", encoding="utf-8-sig") as f: names = [row[0].strip() for row in csv.reader(f) if row and row[0].strip()]
     return [folder/name for name in names[bool(names) and names[0].lower() in ("id", "jid", "name", "file", "filename"):]]
 
-# %% ../nbs/05_data.ipynb #b82504e9
+# %% ../nbs/05_data.ipynb #aba7f77a
 def _read_structures(path):
     "(identifier, structure) for every structure in a file."
     if path.suffix.lower() not in _many or not path.is_file(): return [(path.name, read_crystal(path))]
@@ -111,7 +130,7 @@ def _read_structures(path):
     names = [path.name] if len(frames) == 1 else [f"{path.name}#{i}" for i in range(len(frames))]
     return [(name, Atoms(lattice_mat=a.cell.array, coords=a.get_scaled_positions(), elements=a.get_chemical_symbols(), cartesian=False)) for name, a in zip(names, frames)]
 
-# %% ../nbs/05_data.ipynb #97738030
+# %% ../nbs/05_data.ipynb #f06ee54e
 def _require_vacuum(atoms, name, least=5.):
     "Refuse a structure whose widest empty gap (Å) is too small for a slab."
     slab = to_slab(atoms)
@@ -137,7 +156,7 @@ def load_folder(path:"str|Path", # folder with id_prop.csv, *.cif, POSCAR*, *.va
     if bad: warnings.warn(what + " ".join(bad))
     return crystals
 
-# %% ../nbs/05_data.ipynb #857fbd41
+# %% ../nbs/05_data.ipynb #6d11fd55
 def _is_folder(source): return str(source) not in _archives and Path(source).expanduser().is_dir()
 
 def load_crystals(sources=SOURCES, # database names, or folders of one's own
@@ -150,10 +169,10 @@ def load_crystals(sources=SOURCES, # database names, or folders of one's own
         if _is_folder(source): crystals += [c for c in load_folder(source) if subset in (None, c.split)]; continue
         for entry in tqdm(load_entries(str(source)), desc=source, leave=False):
             atoms = Atoms.from_dict(entry["atoms"])
-            if subset is None or split_of(reduced_formula(atoms)) == subset: crystals.append(to_crystal(atoms, entry.get("jid") or entry.get("id"), source))
+            if subset is None or split_of(reduced_formula(atoms)) == subset: crystals.append(to_crystal(atoms, entry_id(entry), source))
     return [c for c in crystals if not max_atoms or len(c.slab.z) <= max_atoms]
 
-# %% ../nbs/05_data.ipynb #2616cb8f
+# %% ../nbs/05_data.ipynb #c1ebe623
 SPLITS = ("formula", "paper")
 
 def split_crystals(crystals:list, # of `Crystal`
@@ -167,7 +186,7 @@ def split_crystals(crystals:list, # of `Crystal`
         sides = ["test" if i in test else "train" for i in range(len(crystals))]
     return {side: [c for c, s in zip(crystals, sides) if s == side] for side in ("train", "validation", "test") if side in sides}
 
-# %% ../nbs/05_data.ipynb #0c6a45db
+# %% ../nbs/05_data.ipynb #88cc941b
 def save_crystals(crystals:list, # of `Crystal`
                   path:"str|Path" # .npz
                  )->Path:
@@ -182,7 +201,7 @@ def save_crystals(crystals:list, # of `Crystal`
     os.replace(new, path)
     return path
 
-# %% ../nbs/05_data.ipynb #6e6607b1
+# %% ../nbs/05_data.ipynb #432cfdfb
 def read_crystals(path:"str|Path", # .npz written by `save_crystals`
                   subset:"str|None"=None # "train", "validation", "test" or all
                  )->list: # of `Crystal`
@@ -196,7 +215,7 @@ def read_crystals(path:"str|Path", # .npz written by `save_crystals`
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as e: raise DataError(f"{path} is not a file of prepared crystals ({e}): make it with `microscopygpt dataset`.") from e
     return [c for c in crystals if subset is None or c.split == subset]
 
-# %% ../nbs/05_data.ipynb #0a2c61c9
+# %% ../nbs/05_data.ipynb #4ff67f31
 def example(crystal:Crystal,
             noise="paper", # "paper", "hard", "none", or a `Noise`
             seed:int=0, # another seed, another view and another noise
@@ -211,7 +230,7 @@ def example(crystal:Crystal,
     return dict(id=crystal.id, source=crystal.source, formula=crystal.formula, prompt=make_prompt(crystal.formula, lattice if bravais else None), answer=to_answer(atoms),
                 image=image, pixel_size=.1, rotation=random_view(view)["rotation"], space_group=space_group(atoms), bravais=lattice)
 
-# %% ../nbs/05_data.ipynb #cfd3c522
+# %% ../nbs/05_data.ipynb #29e586d5
 class ChatDataset:
     "Micrograph, prompt, answer and chat messages of each crystal, rendered on demand."
     def __init__(self,
@@ -228,14 +247,14 @@ class ChatDataset:
         item = example(self.crystals[i], self.noise, self.seed, self.bravais, self.epoch if self.fresh else 0)
         return {**item, "messages": to_messages(item["image"], item["prompt"], item["answer"])}
 
-# %% ../nbs/05_data.ipynb #5f9060b1
+# %% ../nbs/05_data.ipynb #0857b921
 def _features():
     "The columns of a dataset."
     from datasets import ClassLabel, Features, Image, Value
     return Features(id=Value("string"), source=Value("string"), formula=Value("string"), prompt=Value("string"), answer=Value("string"), image=Image(),
                     pixel_size=Value("float64"), rotation=Value("float64"), space_group=Value("int32"), bravais=ClassLabel(names=list(BRAVAIS)))
 
-# %% ../nbs/05_data.ipynb #9876e3fd
+# %% ../nbs/05_data.ipynb #320447a2
 def _digest(crystals):
     "What the crystals are, to a thousandth."
     rows = [(c.source, c.id, c.formula, [(np.round(x, 3) + 0.).tolist() for x in c.slab]) for c in crystals]
@@ -257,7 +276,7 @@ def _claim(out, recipe):
     elif any(not p.name.startswith(".") for p in out.iterdir()): raise DataError(f"{out} is not empty and holds no dataset: choose another folder.")
     else: _write(path, json.dumps(recipe, indent=1, ensure_ascii=False))
 
-# %% ../nbs/05_data.ipynb #ab80e03a
+# %% ../nbs/05_data.ipynb #b160c307
 _shard_rows = 256
 
 def _finished(path, crystals):
@@ -278,7 +297,7 @@ def _write_shard(path, crystals, bar, **how):
     with pa.ipc.new_stream(str(new), table.schema) as stream: stream.write_table(table)
     os.replace(new, path)
 
-# %% ../nbs/05_data.ipynb #9e982472
+# %% ../nbs/05_data.ipynb #53fcc4d7
 def _assemble(out, shards, recipe):
     "Join finished shards (side -> files) into the dataset."
     from datasets import Dataset, DatasetDict, concatenate_datasets
@@ -295,7 +314,7 @@ def _assemble(out, shards, recipe):
         if (out/name).is_dir(): shutil.rmtree(out/name)
         os.replace(new/name, out/name)
 
-# %% ../nbs/05_data.ipynb #a7bb1e3c
+# %% ../nbs/05_data.ipynb #aff0f10e
 _card = """---
 pretty_name: Micrographs of two-dimensional crystals
 task_categories: [image-text-to-text]
@@ -327,7 +346,7 @@ The structures keep the licences of their sources: cite JARVIS-DFT 2D or C2DB wh
 _rules = {"formula": "No formula stands on two sides: the side is the SHA-256 of the reduced formula modulo ten (0 test, 1 validation).",
           "paper": "The test is a random tenth, as in the paper. Polymorphs, and the same crystal from another source, may stand on both sides."}
 
-# %% ../nbs/05_data.ipynb #bd59713c
+# %% ../nbs/05_data.ipynb #f7b5dfc7
 class DatasetFolder:
     "A finished dataset: `counts` of each side, the `recipe`, and ways to read it."
     def __init__(self, path:"str|Path" # folder made by `build_dataset`
@@ -348,7 +367,7 @@ class DatasetFolder:
         crystals = read_crystals(self.path/"crystals.npz")
         return crystals if subset is None else split_crystals(crystals, self.recipe["split"]).get(subset, [])
 
-# %% ../nbs/05_data.ipynb #8141a610
+# %% ../nbs/05_data.ipynb #15fb2c32
 def _choose(sources, n, seed, max_atoms):
     "The crystals of a dataset: all of the sources, or `n` at random."
     sources = [sources] if isinstance(sources, (str, os.PathLike, Crystal)) else list(sources)
@@ -366,7 +385,7 @@ def _writable(out):
         with tempfile.TemporaryFile(dir=out): return out
     except OSError as e: raise DataError(f"Cannot write to {out} ({(e.strerror or str(e)).lower()}): choose another folder.") from e
 
-# %% ../nbs/05_data.ipynb #bedddd3e
+# %% ../nbs/05_data.ipynb #1c9e7359
 def build_dataset(sources, # database names, folders of one's own, `Crystal`s, or a list of these
                   out:"str|Path", # folder to write to; an interrupted run goes on there
                   split:str="formula", # "formula" or "paper"
@@ -390,7 +409,7 @@ def build_dataset(sources, # database names, folders of one's own, `Crystal`s, o
     shutil.rmtree(out/"unfinished", ignore_errors=True)
     return DatasetFolder(out)
 
-# %% ../nbs/05_data.ipynb #f45e148e
+# %% ../nbs/05_data.ipynb #81afaea2
 def _make(out, crystals, sides, recipe, how):
     "Everything in a dataset's folder but the recipe."
     (out/"unfinished").mkdir(exist_ok=True)
