@@ -7,7 +7,7 @@ __all__ = ['LEVELS', 'IMAGE_TOLERANCE', 'STRUCTURE_TOLERANCE', 'BenchmarkError',
            'same_image', 'pair_sums', 'same_structure', 'describe', 'find_crystals', 'benchmark_crystals',
            'write_benchmark', 'make_benchmark', 'make_manifest']
 
-# %% ../nbs/10a_benchmark.ipynb #36f4db3a
+# %% ../nbs/10a_benchmark.ipynb #c46187b9
 import csv, hashlib, io, json, os
 from dataclasses import asdict
 from functools import lru_cache
@@ -23,10 +23,10 @@ from .evaluate import _share_out, draw_micrograph, write_truth
 from .micrograph import MicrographError, read_micrograph, write_micrograph
 from .stem import NOISE
 
-# %% ../nbs/10a_benchmark.ipynb #a5be45fe
+# %% ../nbs/10a_benchmark.ipynb #e9c16b74
 class BenchmarkError(MicroscopyGPTError): "A benchmark that cannot be made as it is defined."
 
-# %% ../nbs/10a_benchmark.ipynb #06d7ecd6
+# %% ../nbs/10a_benchmark.ipynb #1041a5e3
 LEVELS = ("low", "mid", "high")
 
 @lru_cache(1)
@@ -34,14 +34,14 @@ def manifest()->dict: # version, recipe (the noise of each level), crystals (one
     "What the benchmark consists of."
     return json.loads(files("microscopygpt").joinpath("benchmark.json").read_text(encoding="utf-8"))
 
-# %% ../nbs/10a_benchmark.ipynb #74b1d52a
+# %% ../nbs/10a_benchmark.ipynb #b2e38870
 def recipe_table()->str: # Markdown
     "The noise of each level, one parameter per row."
     fields = [k for k in asdict(NOISE["low"]) if any(asdict(NOISE[level])[k] for level in LEVELS)]
     rows = [f"| {k} | " + " | ".join(str(asdict(NOISE[level])[k]) for level in LEVELS) + " |" for k in fields]
     return "\n".join(["| | " + " | ".join(LEVELS) + " |", "|---"*(len(LEVELS) + 1) + "|", *rows])
 
-# %% ../nbs/10a_benchmark.ipynb #bede2d86
+# %% ../nbs/10a_benchmark.ipynb #401e0d30
 IMAGE_TOLERANCE = 2e-3 # of a block's mean, in a picture from 0 to 1
 
 def fingerprint(image:np.ndarray # (256, 256), from 0 to 1
@@ -56,7 +56,7 @@ def same_image(one:str, other:str)->bool:
     one, other = (np.frombuffer(bytes.fromhex(f), ">u2")/65535 for f in (one, other))
     return bool(np.abs(one - other).max() <= IMAGE_TOLERANCE)
 
-# %% ../nbs/10a_benchmark.ipynb #9f00cc93
+# %% ../nbs/10a_benchmark.ipynb #fb7a7898
 STRUCTURE_TOLERANCE = 2e-3 # relative
 
 def pair_sums(slab:Slab,
@@ -75,14 +75,14 @@ def same_structure(one:list, other:list)->bool:
     "Whether two crystals have the same pair sums, as far as rounding goes."
     return bool(np.allclose(one, other, rtol=STRUCTURE_TOLERANCE, atol=0))
 
-# %% ../nbs/10a_benchmark.ipynb #d51b82c2
+# %% ../nbs/10a_benchmark.ipynb #b1672939
 def describe(crystal # `Crystal`
             )->dict: # id, source, formula, structure, and a fingerprint for each level
     "A manifest's entry: a crystal and its pictures."
     pictures = {level: fingerprint(draw_micrograph(crystal, level).data) for level in LEVELS}
     return dict(id=crystal.id, source=crystal.source, formula=crystal.formula, structure=pair_sums(crystal.slab)) | pictures
 
-# %% ../nbs/10a_benchmark.ipynb #c171f0c3
+# %% ../nbs/10a_benchmark.ipynb #5928bb48
 def _names(ids): return ", ".join(ids[:3]) + (" ..." if len(ids) > 3 else "")
 
 def _recognise(entry, atoms):
@@ -103,7 +103,7 @@ def find_crystals(wanted:list, # entries of a manifest
                                     "delete that file, so that it is fetched again, or set MICROSCOPYGPT_DATA to the folder of another copy.")
     return list(found.values())
 
-# %% ../nbs/10a_benchmark.ipynb #8310ffe3
+# %% ../nbs/10a_benchmark.ipynb #43af41e3
 def _entries(sources=SOURCES, n=None):
     "The manifest's entries: all of these databases, or the first `n` of each."
     sources = [sources] if isinstance(sources, str) else list(sources)
@@ -122,7 +122,7 @@ def benchmark_crystals(sources=SOURCES, # database names
     "The benchmark's crystals, read from the databases and checked."
     return [c for s, wanted in _entries(sources, n).items() for c in find_crystals(wanted, _structures(s, {e["id"] for e in wanted}), database_file(s))]
 
-# %% ../nbs/10a_benchmark.ipynb #690bd01c
+# %% ../nbs/10a_benchmark.ipynb #f5cee514
 def _is_there(path, expected):
     "Whether a file holds the picture with this fingerprint."
     try: return same_image(fingerprint(read_micrograph(path).data/65535), expected)
@@ -137,7 +137,7 @@ def _draw(out, item):
     if not same_image(fingerprint(micrograph.data), expected): return f"{crystal.id} at {level}"
     os.replace(write_micrograph(micrograph, path.with_name(f".{path.name}")), path)
 
-# %% ../nbs/10a_benchmark.ipynb #bb0cf897
+# %% ../nbs/10a_benchmark.ipynb #9c5a0e04
 def _questions(crystals, levels):
     "What a method is told, as CSV."
     text = io.StringIO()
@@ -146,7 +146,7 @@ def _questions(crystals, levels):
     table.writerows([c.id, c.formula, .1, level, f"images/{level}/{c.id}_0.png"] for level in levels for c in crystals)
     return text.getvalue()
 
-# %% ../nbs/10a_benchmark.ipynb #2fd137c6
+# %% ../nbs/10a_benchmark.ipynb #dcc7938c
 _readme = """# Micrographs of two-dimensional crystals: a benchmark
 
 {n} crystals ({sources}), {levels}: read the crystal structure from a simulated STEM micrograph and a formula.
@@ -198,7 +198,7 @@ def _readme_of(crystals, levels):
     sources = ", ".join(f"{sum(c.source == s for c in crystals)} from {s}" for s in dict.fromkeys(c.source for c in crystals))
     return _readme.format(n=len(crystals), sources=sources, levels=f"noise {', '.join(levels)}", version=__version__, manifest=manifest()["version"], recipe=recipe_table())
 
-# %% ../nbs/10a_benchmark.ipynb #2f176418
+# %% ../nbs/10a_benchmark.ipynb #04fc448a
 def write_benchmark(out:"str|Path",
                     wanted:list, # entries of a manifest
                     crystals:list, # the `Crystal` of each
@@ -221,7 +221,7 @@ def write_benchmark(out:"str|Path",
     _write(out/"questions.csv", _questions(crystals, levels)); _write(out/"README.md", _readme_of(crystals, levels))
     return out
 
-# %% ../nbs/10a_benchmark.ipynb #08b0efe0
+# %% ../nbs/10a_benchmark.ipynb #39dc5dc0
 def make_benchmark(out:"str|Path", # folder; an interrupted run goes on there
                    levels=LEVELS, # which of "low", "mid", "high"
                    workers:int=1, # processes
@@ -232,7 +232,7 @@ def make_benchmark(out:"str|Path", # folder; an interrupted run goes on there
     wanted = [e for entries in _entries(sources, n).values() for e in entries]
     return write_benchmark(out, wanted, benchmark_crystals(sources, n), levels, workers)
 
-# %% ../nbs/10a_benchmark.ipynb #6b1dee2a
+# %% ../nbs/10a_benchmark.ipynb #55ec2cf0
 def _public(source, entry): return source != "c2db" or entry.get("stem2d_split")
 
 def make_manifest(path:"str|Path", workers:int=1)->None:

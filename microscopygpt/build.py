@@ -6,8 +6,9 @@
 __all__ = ['BuildError', 'surface', 'supercell', 'vacancies', 'substitute', 'antisites', 'displace', 'Bilayer', 'twisted_bilayer',
            'grain_boundary']
 
-# %% ../nbs/00a_build.ipynb #cad91d13
-from numbers import Integral, Real
+# %% ../nbs/00a_build.ipynb #10489a51
+from functools import partial
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -19,16 +20,12 @@ from jarvis.core.utils import ext_gcd
 from pymatgen.core import Element
 from scipy.spatial import cKDTree
 
-from .crystal import MicroscopyGPTError, Slab, from_slab, reduce_cell, reduced_formula, to_slab
+from .crystal import MicroscopyGPTError, Slab, _checked_number, from_slab, reduce_cell, reduced_formula, to_slab
 
-# %% ../nbs/00a_build.ipynb #28330c9e
+# %% ../nbs/00a_build.ipynb #de8d492b
 class BuildError(MicroscopyGPTError): "A structure that cannot be built as asked."
 
-def _number(name, value, low, high, unit=""):
-    "`value` as a float, or a `BuildError` when it is none or out of range"
-    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:
-        raise BuildError(f"{name} must be a number between {low:g} and {high:g}{unit}, not {value!r}")
-    return float(value)
+_number = partial(_checked_number, error=BuildError)
 
 def _checked(atoms):
     "The structure, or a `BuildError` when it is none"
@@ -40,7 +37,7 @@ def _room(n):
     "Refuse what no picture could be made of"
     if n > 200_000: raise BuildError(f"that would be {n:.0f} atoms, more than 200000: make it smaller")
 
-# %% ../nbs/00a_build.ipynb #69a289d4
+# %% ../nbs/00a_build.ipynb #7bc59b00
 def _lattice(atoms): return np.array(atoms.lattice_mat, float)
 
 def _frac(atoms): return np.array(atoms.frac_coords, float)
@@ -49,7 +46,7 @@ def _atoms(lattice, frac, elements):
     "The structure with these atoms"
     return Atoms(lattice_mat=lattice, coords=frac, elements=list(map(str, elements)), cartesian=False)
 
-# %% ../nbs/00a_build.ipynb #6188164c
+# %% ../nbs/00a_build.ipynb #455429d9
 def _is_slab(atoms):
     "Whether more than 8 A along one of the axes are empty"
     f = np.sort(_frac(atoms) % 1, axis=0)
@@ -69,7 +66,7 @@ def _indexed(atoms):
     conventional = atoms if _is_slab(atoms) else Spacegroup3D(atoms).conventional_standard_structure
     return (conventional, _primitive(conventional)) if conventional.num_atoms > atoms.num_atoms else (atoms, smallest)
 
-# %% ../nbs/00a_build.ipynb #f36a4bd9
+# %% ../nbs/00a_build.ipynb #a3021fd7
 def _indices(primitive, cell, miller):
     "`miller` of `cell`, counted in the primitive cell"
     along = _lattice(primitive) @ np.linalg.solve(_lattice(cell), miller)
@@ -78,7 +75,7 @@ def _indices(primitive, cell, miller):
     whole = np.round(n*along).astype(int)
     return whole//np.gcd.reduce(whole)
 
-# %% ../nbs/00a_build.ipynb #c4aecbd9
+# %% ../nbs/00a_build.ipynb #13f642dd
 def _plane_basis(lattice, miller):
     "Integers (3, 3): two short vectors in the plane, one to the next plane, right-handed"
     h, k, l = map(int, miller)
@@ -92,7 +89,7 @@ def _plane_basis(lattice, miller):
     basis = np.vstack([plane, climb])
     return basis if np.linalg.det(basis @ lattice) > 0 else basis[[1, 0, 2]]
 
-# %% ../nbs/00a_build.ipynb #3e5e1f39
+# %% ../nbs/00a_build.ipynb #d278d5b0
 def _planes_to_repeat(lattice, miller, reach=100., close=.01):
     "After how many planes the crystal lies straight above itself, within `close` A; 0 if it takes more than `reach` A"
     normal = np.linalg.solve(lattice, miller)
@@ -102,7 +99,7 @@ def _planes_to_repeat(lattice, miller, reach=100., close=.01):
     off = np.linalg.norm((f - np.round(f)) @ lattice, axis=1)
     return int(n[off < close][0]) if (off < close).any() else 0
 
-# %% ../nbs/00a_build.ipynb #bc86e2a3
+# %% ../nbs/00a_build.ipynb #5f18b6c3
 def _film(primitive, miller, layers):
     "A film of so many planes, cut where the gap between planes is widest"
     basis = _plane_basis(_lattice(primitive), miller)
@@ -114,11 +111,11 @@ def _film(primitive, miller, layers):
     vacuum = 15 + np.linalg.norm(turned.lattice_mat[:2], axis=1).max()
     return Surface(turned, (0, 0, 1), layers=layers, vacuum=vacuum, from_conventional_structure=False).make_surface()
 
-# %% ../nbs/00a_build.ipynb #2658f092
+# %% ../nbs/00a_build.ipynb #b67fa574
 def surface(
     atoms, # A jarvis Atoms, bulk or slab
     miller=(0, 0, 1), # h, k, l of the plane that faces the beam: of the conventional cell, or of a slab's own
-    layers=None, # Lattice planes in the film; None takes as many as it needs to repeat straight along the beam
+    layers=None, # Lattice planes in the film; None takes as many as it needs to repeat straight along the beam, one of a slab seen flat
 ) -> Atoms: # A film with vacuum, c along the plane's normal; the structure itself where c is that already
     "The crystal turned so that the beam meets the plane (h, k, l) at a right angle"
     atoms, miller = _checked(atoms), list(miller) if isinstance(miller, (list, tuple, np.ndarray)) else [miller]
@@ -129,12 +126,12 @@ def surface(
     upright = cell is atoms and max(abs(a @ c), abs(b @ c)) < 1e-6 and (miller == [0, 0, 1]).all()
     if upright and (layers is None or layers == 1 and _is_slab(atoms)): return atoms
     hkl = _indices(primitive, cell, miller)
-    layers = layers or _planes_to_repeat(_lattice(primitive), hkl)
+    layers = layers or (1 if _is_slab(atoms) and (miller == [0, 0, 1]).all() else _planes_to_repeat(_lattice(primitive), hkl))
     if not layers: raise BuildError(f"the planes {tuple(miller.tolist())} never lie straight above each other: say how many the film has, as in layers=1")
     _room(layers*primitive.num_atoms)
     return _film(primitive, hkl, layers)
 
-# %% ../nbs/00a_build.ipynb #2137c3e7
+# %% ../nbs/00a_build.ipynb #da93c24f
 def _area(atoms): return np.linalg.norm(np.cross(*_lattice(atoms)[:2]))
 
 def supercell(
@@ -150,7 +147,7 @@ def supercell(
     frac = (_frac(atoms)[:, None] + cells)/times
     return _atoms(lattice*times[:, None], frac.reshape(-1, 3), np.repeat(atoms.elements, n.prod()))
 
-# %% ../nbs/00a_build.ipynb #26399b66
+# %% ../nbs/00a_build.ipynb #5eb1ccd6
 def _rng(seed):
     if not isinstance(seed, Integral) or seed < 0: raise BuildError(f"seed must be a whole number >= 0, not {seed!r}")
     return np.random.default_rng(seed)
@@ -168,7 +165,7 @@ def _whole(wanted, available, what):
     if n > available: raise BuildError(f"that is {n} {what}, but there is room for only {available}")
     return n
 
-# %% ../nbs/00a_build.ipynb #c6209d66
+# %% ../nbs/00a_build.ipynb #83dde458
 def vacancies(
     atoms, # A jarvis Atoms, the beam along c
     density, # Missing atoms per nm2
@@ -182,7 +179,7 @@ def vacancies(
     left = np.delete(np.arange(atoms.num_atoms), rng.choice(where, n, replace=False))
     return _atoms(_lattice(atoms), _frac(atoms)[left], np.array(atoms.elements)[left])
 
-# %% ../nbs/00a_build.ipynb #ac692f07
+# %% ../nbs/00a_build.ipynb #f6319a19
 def substitute(
     atoms, # A jarvis Atoms
     old, # Element to be replaced
@@ -197,7 +194,7 @@ def substitute(
     elements[rng.choice(where, _whole(fraction*len(where), len(where), "atoms"), replace=False)] = new
     return _atoms(_lattice(atoms), _frac(atoms), elements)
 
-# %% ../nbs/00a_build.ipynb #f1688e05
+# %% ../nbs/00a_build.ipynb #8b561865
 def antisites(
     atoms, # A jarvis Atoms, the beam along c
     density, # Exchanged pairs per nm2, two antisites each
@@ -216,7 +213,7 @@ def antisites(
     elements[i], elements[j] = pair[1], pair[0]
     return _atoms(_lattice(atoms), _frac(atoms), elements)
 
-# %% ../nbs/00a_build.ipynb #39444943
+# %% ../nbs/00a_build.ipynb #b6143be7
 def displace(
     atoms, # A jarvis Atoms
     u, # A, standard deviation along each axis; a number, or one for each element: {"Mo": .05, "S": .08}
@@ -231,7 +228,7 @@ def displace(
     widths = np.array([of[element] for element in atoms.elements])[:, None]
     return _atoms(_lattice(atoms), _frac(atoms) + widths*rng.normal(size=(atoms.num_atoms, 3)) @ np.linalg.inv(_lattice(atoms)), atoms.elements)
 
-# %% ../nbs/00a_build.ipynb #565b9446
+# %% ../nbs/00a_build.ipynb #93fc9010
 def _rotation(angle):
     "Matrix that turns row vectors from x towards y by `angle` degrees"
     c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
@@ -257,7 +254,7 @@ def _coincidences(lower, upper, radius, slack, max_strain):
     keep = (abs(stretch-1) < max_strain + 1e-6) & (abs(off) < slack + max_strain/(1-max_strain) + 1e-6)
     return m[keep], n[keep]
 
-# %% ../nbs/00a_build.ipynb #b1277a7f
+# %% ../nbs/00a_build.ipynb #b5c5780f
 def _turn_and_strain(F):
     "Rotation in degrees and largest strain of matrices (k, 2, 2) that act on row vectors, all of positive determinant"
     (a, b), (c, d) = F.transpose(1, 2, 0)
@@ -285,7 +282,7 @@ def _best(lower, M, N, turn, strain, areas, angle):
     k = order[0]
     return M[k], N[k], round(float(turn[k]), 9) + 0., float(strain[k])
 
-# %% ../nbs/00a_build.ipynb #c6144146
+# %% ../nbs/00a_build.ipynb #08dbb0bf
 def _filled(frac, M):
     "Fractions of the atoms in all cells of the supercell `M`: (cells, atoms, 2)"
     size = round(abs(np.linalg.det(M)))
@@ -304,7 +301,7 @@ def _stacked(lower, upper, M, N, gap):
     rows = lambda arrays: np.concatenate([np.tile(a, len(f)) for a, f in zip(arrays, fracs)])
     return from_slab(Slab(H @ M @ lower.cell, np.vstack([f.reshape(-1, 2) for f in fracs]), rows(heights), rows((lower.numbers, upper.numbers))))
 
-# %% ../nbs/00a_build.ipynb #8a3b5216
+# %% ../nbs/00a_build.ipynb #478f45c4
 class Bilayer(NamedTuple):
     "Two sheets in their common cell"
     atoms: Atoms
@@ -331,7 +328,7 @@ def twisted_bilayer(
         return Bilayer(_stacked(lower, upper, M, N, gap), turn, strain)
     raise BuildError(f"no common cell at {angle:g}° ± {tolerance:g}° with a strain up to {max_strain:g} and up to {max_area:g} Å²: allow a larger tolerance, max_strain or max_area")
 
-# %% ../nbs/00a_build.ipynb #1cd215d3
+# %% ../nbs/00a_build.ipynb #23814387
 def _shortest(slab):
     "A, the shortest distance between two atoms"
     images = (slab.frac[:, None] + _points(slab.cell, 2.5*np.linalg.norm(slab.cell, axis=1).max())) @ slab.cell
@@ -353,7 +350,7 @@ def _apart(xyz, box, closest):
         if keep[i] and keep[j]: keep[j] = False
     return keep
 
-# %% ../nbs/00a_build.ipynb #38708025
+# %% ../nbs/00a_build.ipynb #05fa4c99
 def grain_boundary(
     atoms, # A jarvis Atoms slab
     angle, # Degrees between the two grains

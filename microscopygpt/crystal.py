@@ -8,11 +8,12 @@ __all__ = ['BRAVAIS', 'SOLVED', 'TIGHT', 'MicroscopyGPTError', 'CrystalError', '
            'bravais_2d', 'space_group', 'element_order', 'equivalent_bases', 'canonical', 'Comparison', 'Prepared',
            'prepare', 'compare', 'draw_atoms', 'read_crystal', 'write_crystal']
 
-# %% ../nbs/00_crystal.ipynb #f37766b5
+# %% ../nbs/00_crystal.ipynb #8b9ee0f8
 import itertools, re, warnings
 from dataclasses import dataclass
 from math import gcd
 from functools import reduce
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np, spglib
@@ -22,12 +23,18 @@ from jarvis.core.atoms import Atoms
 from pymatgen.core import Composition, Element
 from pymatgen.analysis.structure_matcher import StructureMatcher
 
-# %% ../nbs/00_crystal.ipynb #41c57cdc
+# %% ../nbs/00_crystal.ipynb #aa131354
 class MicroscopyGPTError(ValueError): "Base of every error that this library raises on purpose."
 class CrystalError(MicroscopyGPTError): "A structure that is not a usable two-dimensional crystal."
 class FormulaError(MicroscopyGPTError): "A chemical formula that cannot be read."
 
-# %% ../nbs/00_crystal.ipynb #7c76a229
+def _checked_number(name, value, low, high, unit="", error=MicroscopyGPTError):
+    "`value` as a float, or the error when it is no number or out of range."
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:
+        raise error(f"{name} must be a number between {low:g} and {high:g}{unit}, not {value!r}")
+    return float(value)
+
+# %% ../nbs/00_crystal.ipynb #3354b90f
 _subscripts = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 
 def parse_formula(text:str # chemical formula, e.g. "MoS2"
@@ -45,14 +52,14 @@ def parse_formula(text:str # chemical formula, e.g. "MoS2"
     divisor = reduce(gcd, map(int, counts.values()))
     return {element: int(n)//divisor for element, n in counts.items()}
 
-# %% ../nbs/00_crystal.ipynb #84071bf2
+# %% ../nbs/00_crystal.ipynb #7e39c8fa
 def reduced_formula(what:"Atoms|str" # a structure or a formula
                    )->str:
     "The reduced formula as pymatgen writes it."
     counts = parse_formula(what) if isinstance(what, str) else what.composition.to_dict()
     return Composition(counts).reduced_formula
 
-# %% ../nbs/00_crystal.ipynb #eefea638
+# %% ../nbs/00_crystal.ipynb #3a08688c
 class Slab(NamedTuple):
     "A two-dimensional crystal in arrays."
     cell: np.ndarray    # (2, 2) in Å, rows a and b
@@ -74,7 +81,7 @@ def cell_from_lengths(a:float, # Å
     g = np.radians(gamma)
     return np.array([[a, 0.], [b*np.cos(g), b*np.sin(g)]])
 
-# %% ../nbs/00_crystal.ipynb #1eee97ab
+# %% ../nbs/00_crystal.ipynb #76df38bb
 def reduce_cell(cell:np.ndarray # (2, 2) in Å
                )->tuple: # (reduced cell (2, 2), H (2, 2) integers with reduced = H @ cell)
     "Gauss-reduce a two-dimensional cell to a <= b and 90 <= gamma <= 120."
@@ -89,7 +96,7 @@ def reduce_cell(cell:np.ndarray # (2, 2) in Å
     if cell[0]@cell[1] > 1e-9: M = np.diag([1, -1]); cell, H = M@cell, M@H
     return cell, H
 
-# %% ../nbs/00_crystal.ipynb #0c33d356
+# %% ../nbs/00_crystal.ipynb #d47a12ce
 def _vacuum(lattice, frac):
     "Axis with the widest empty gap, its width in Å, and the fractional coordinate where the slab starts."
     best = (-1., 2, 0.)
@@ -123,7 +130,7 @@ def to_slab(atoms:Atoms # a slab with vacuum along one axis
     cell, _ = reduce_cell(lattice[:2]@plane)
     return Slab(cell, (xyz@plane@np.linalg.inv(cell)) % 1, z - (z.max()+z.min())/2, numbers)
 
-# %% ../nbs/00_crystal.ipynb #98619c94
+# %% ../nbs/00_crystal.ipynb #c69d4b1e
 def from_slab(slab:Slab,
               vacuum:float=15. # Å between the slab and its next image
              )->Atoms: # c along z, slab centred at c/2
@@ -134,7 +141,7 @@ def from_slab(slab:Slab,
     centred = slab.z - (slab.z.max()+slab.z.min())/2
     return Atoms(lattice_mat=lattice, coords=np.c_[slab.frac % 1, centred/c + .5], elements=[Element.from_Z(int(n)).symbol for n in slab.numbers], cartesian=False)
 
-# %% ../nbs/00_crystal.ipynb #af3b133f
+# %% ../nbs/00_crystal.ipynb #29c9cbff
 def standardize(atoms:Atoms,
                 symprec:float=.05 # Å, tolerance of the search for the primitive cell; 0 keeps the cell
                )->Atoms:
@@ -148,7 +155,7 @@ def standardize(atoms:Atoms,
             if abs(np.ptp(to_slab(smaller).z) - np.ptp(slab.z)) < .2: return smaller
     return std
 
-# %% ../nbs/00_crystal.ipynb #d742a8dc
+# %% ../nbs/00_crystal.ipynb #49a07fdf
 BRAVAIS = ("hexagonal", "square", "rectangular", "rhombic", "oblique")
 
 def bravais_2d(cell:"np.ndarray|Atoms", # (2, 2) cell in Å, or a structure
@@ -165,7 +172,7 @@ def bravais_2d(cell:"np.ndarray|Atoms", # (2, 2) cell in Å, or a structure
     centred = abs(cell[0]@cell[1]/(a*a) + .5) < length_tol
     return 3 if centred else 4
 
-# %% ../nbs/00_crystal.ipynb #a59989f2
+# %% ../nbs/00_crystal.ipynb #8f1f1458
 def space_group(atoms:Atoms,
                 symprec:float=.1 # Å
                )->int: # space group number, 0 when spglib finds none
@@ -174,7 +181,7 @@ def space_group(atoms:Atoms,
     data = spglib.get_symmetry_dataset((lattice, frac % 1, numbers), symprec=symprec)
     return int(data.number) if data is not None else 0
 
-# %% ../nbs/00_crystal.ipynb #31af309b
+# %% ../nbs/00_crystal.ipynb #56355394
 def element_order(counts:dict # symbol -> count
                  )->list: # symbols
     "Order in which a composition's elements are listed: rarest first, then the more electropositive."
@@ -195,7 +202,7 @@ def equivalent_bases(cell:np.ndarray, # (2, 2) reduced, Å
     same = (np.abs(new[:, 0]/old[0] - 1) < length_tol) & (np.abs(new[:, 1]/old[1] - 1) < length_tol) & (np.abs(angle) < angle_tol)
     return _unimodular[same]
 
-# %% ../nbs/00_crystal.ipynb #7073e5b0
+# %% ../nbs/00_crystal.ipynb #649baa64
 def canonical(slab:Slab, # with a reduced cell
              )->Slab:
     "The one description of a crystal: smallest coordinates over equivalent axes, both sides and all origins."
@@ -213,7 +220,7 @@ def canonical(slab:Slab, # with a reduced cell
             if best is None or key < best[0]: best = key, Slab(M@slab.cell, f[i] % 1, side*slab.z[i], slab.numbers[i])
     return best[1]
 
-# %% ../nbs/00_crystal.ipynb #8c0ab5a9
+# %% ../nbs/00_crystal.ipynb #33794e8e
 @dataclass
 class Comparison:
     "How a proposed crystal compares with the true one; distances are nan where the two cannot be matched."
@@ -231,7 +238,7 @@ class Comparison:
     dgamma: float = np.nan # error of gamma, degrees
     failure: str = "missing" # why it is not solved, "" when it is
 
-# %% ../nbs/00_crystal.ipynb #813d38b4
+# %% ../nbs/00_crystal.ipynb #7cfa962c
 _loose = dict(ltol=.3, stol=.5, angle_tol=10, primitive_cell=False)
 _hit, _match_abs = StructureMatcher(scale=True, **_loose), StructureMatcher(scale=False, **_loose)
 
@@ -270,7 +277,7 @@ def _displacements(truth, guess):
     d -= d.mean(0)
     return float(np.sqrt((d[:, :2]**2).sum(1).mean())), float(np.sqrt((d[:, 2]**2).mean()))
 
-# %% ../nbs/00_crystal.ipynb #8c8e8139
+# %% ../nbs/00_crystal.ipynb #f89dc02f
 def _flat(structure):
     "The structure pressed into its plane, in a cell 15 Å high."
     flat = structure.copy()
@@ -319,7 +326,7 @@ def compare(truth:"Atoms|Prepared",
     return Comparison(solved, bool(rmsd <= TIGHT), bool(np.isfinite(rms)), match_abs, truth.group == guess.group, rms, rmsd, xy, z, *lattice,
                       _why_not(t, g, solved, *lattice))
 
-# %% ../nbs/00_crystal.ipynb #8146e67b
+# %% ../nbs/00_crystal.ipynb #c181385f
 def draw_atoms(ax, # matplotlib's
                slab:Slab,
                side:bool=False, # from the side instead of from above
@@ -340,7 +347,7 @@ def draw_atoms(ax, # matplotlib's
     for z in np.unique(slab.numbers): ax.scatter([], [], s=60, color=jmol_colors[z], edgecolor="black", linewidth=.5, label=Element.from_Z(int(z)).symbol)
     ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
 
-# %% ../nbs/00_crystal.ipynb #08ce0d0d
+# %% ../nbs/00_crystal.ipynb #2e23d24c
 def _ase_format(path):
     path = Path(path)
     if path.suffix.lower() == ".cif": return "cif"
@@ -367,7 +374,7 @@ def _lost_atoms(text, symbols):
     whole = len(times) == 1 and min(times) >= 1 and min(times) % 1 == 0 and {e for e, _ in parts} == set(symbols)
     return "" if whole or not parts else said[1].strip()
 
-# %% ../nbs/00_crystal.ipynb #19240f43
+# %% ../nbs/00_crystal.ipynb #500936b1
 def read_crystal(path:"str|Path" # .cif, .vasp/POSCAR*, .extxyz
                 )->Atoms:
     "Read a structure file."
@@ -380,7 +387,7 @@ def read_crystal(path:"str|Path" # .cif, .vasp/POSCAR*, .extxyz
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             atoms = read(path, format=kind)
-        atoms = Atoms(lattice_mat=atoms.cell.array, coords=atoms.get_scaled_positions(), elements=atoms.get_chemical_symbols(), cartesian=False)
+        atoms = Atoms(lattice_mat=atoms.cell.array, coords=atoms.get_scaled_positions(wrap=False), elements=atoms.get_chemical_symbols(), cartesian=False)
         _arrays(atoms)
         if kind == "cif" and (said := _lost_atoms(text, list(atoms.elements))): raise ValueError(f"it announces {said} but lists {atoms.composition.formula}: atoms are missing, or on top of each other.")
     except Exception as e:
@@ -388,7 +395,7 @@ def read_crystal(path:"str|Path" # .cif, .vasp/POSCAR*, .extxyz
         raise CrystalError(f"{path.name} holds no crystal that can be read as {kind}: {why or 'it is empty, cut short or something else.'}") from e
     return atoms
 
-# %% ../nbs/00_crystal.ipynb #05003c44
+# %% ../nbs/00_crystal.ipynb #6be5f9b7
 def write_crystal(atoms:Atoms,
                   path:"str|Path" # .cif, .vasp/POSCAR*, .extxyz
                  )->Path:

@@ -7,7 +7,7 @@ __all__ = ['SOURCES', 'SPLITS', 'DataError', 'split_of', 'Crystal', 'to_crystal'
            'load_entries', 'entry_id', 'find_structure', 'load_folder', 'load_crystals', 'split_crystals',
            'save_crystals', 'read_crystals', 'example', 'ChatDataset', 'DatasetFolder', 'build_dataset']
 
-# %% ../nbs/05_data.ipynb #7aeb704d
+# %% ../nbs/05_data.ipynb #e16ce1fc
 import csv, hashlib, json, os, shutil, tempfile, warnings, zipfile, zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,17 +20,17 @@ from .crystal import (BRAVAIS, CrystalError, MicroscopyGPTError, Slab, bravais_2
                                    reduced_formula, space_group, standardize, to_slab)
 from .stem import random_view, render
 
-# %% ../nbs/05_data.ipynb #46c04282
+# %% ../nbs/05_data.ipynb #c60728cc
 class DataError(MicroscopyGPTError): "A database or data set that cannot be found or read."
 
-# %% ../nbs/05_data.ipynb #5d4633c6
+# %% ../nbs/05_data.ipynb #1895eee8
 def split_of(formula:str # any spelling
             )->str: # "train", "validation" or "test"
     "The side of the formula split that a composition falls on."
     tenth = int(hashlib.sha256(reduced_formula(formula).encode()).hexdigest(), 16) % 10
     return {0: "test", 1: "validation"}.get(tenth, "train")
 
-# %% ../nbs/05_data.ipynb #6f179741
+# %% ../nbs/05_data.ipynb #324a7343
 @dataclass
 class Crystal:
     "A database structure in canonical form."
@@ -51,7 +51,7 @@ def to_crystal(atoms:Atoms, # a slab with vacuum
     "Bring a structure into canonical form."
     return Crystal(str(id), source, reduced_formula(atoms), canonical(to_slab(standardize(atoms))))
 
-# %% ../nbs/05_data.ipynb #9276f9c1
+# %% ../nbs/05_data.ipynb #a5aaa13b
 SOURCES = ("dft_2d_2021", "c2db")
 _archives = {"dft_2d_2021": "d2-3-12-2021.json.zip", "c2db": "c2db_atoms.json.zip", "dft_2d": "d2-12-12-2022.json.zip"}
 
@@ -69,7 +69,7 @@ def have_database(source:str # a jarvis-tools database name
     "Whether a database is on this machine already."
     return database_file(source).is_file()
 
-# %% ../nbs/05_data.ipynb #70a1b9eb
+# %% ../nbs/05_data.ipynb #a178e46b
 def load_entries(source:str="dft_2d_2021" # a jarvis-tools database of 2D materials
                 )->list: # dicts with "atoms" (jarvis dictionaries) and identifiers
     "Read a database through jarvis-tools, which downloads it when it is not there."
@@ -86,7 +86,7 @@ def load_entries(source:str="dft_2d_2021" # a jarvis-tools database of 2D materi
         raise DataError(f"The database {source!r} is not in {folder} and could not be fetched ({type(e).__name__}). "
                         "Set MICROSCOPYGPT_DATA to a folder that holds it, or connect to the internet once.") from e
 
-# %% ../nbs/05_data.ipynb #a02915b1
+# %% ../nbs/05_data.ipynb #184923ad
 _many = (".xyz", ".extxyz", ".db")
 
 def _is_structure(name): return name.upper().startswith(("POSCAR", "CONTCAR")) or name[0] != "." and Path(name).suffix.lower() in (".cif", ".vasp", ".poscar", *_many)
@@ -109,7 +109,7 @@ def find_structure(name:"str|Path" # a structure file, or an identifier such as 
     raise DataError(f"{name!r} is neither a structure file nor an identifier in {', '.join(s for s in SOURCES if have_database(s)) or 'a database on this machine'}: "
                     "give a CIF, POSCAR or extxyz, or an identifier such as JVASP-664.")
 
-# %% ../nbs/05_data.ipynb #f2ba6da5
+# %% ../nbs/05_data.ipynb #60479768
 def _structure_files(folder):
     "The files that id_prop.csv names, or all whose names say that they are structures."
     table = folder/"id_prop.csv"
@@ -118,7 +118,7 @@ def _structure_files(folder):
     with open(table, newline="", encoding="utf-8-sig") as f: names = [row[0].strip() for row in csv.reader(f) if row and row[0].strip()]
     return [folder/name for name in names[bool(names) and names[0].lower() in ("id", "jid", "name", "file", "filename"):]]
 
-# %% ../nbs/05_data.ipynb #aba7f77a
+# %% ../nbs/05_data.ipynb #f9768b8f
 def _read_structures(path):
     "(identifier, structure) for every structure in a file."
     if path.suffix.lower() not in _many or not path.is_file(): return [(path.name, read_crystal(path))]
@@ -130,7 +130,7 @@ def _read_structures(path):
     names = [path.name] if len(frames) == 1 else [f"{path.name}#{i}" for i in range(len(frames))]
     return [(name, Atoms(lattice_mat=a.cell.array, coords=a.get_scaled_positions(), elements=a.get_chemical_symbols(), cartesian=False)) for name, a in zip(names, frames)]
 
-# %% ../nbs/05_data.ipynb #f06ee54e
+# %% ../nbs/05_data.ipynb #f393def7
 def _require_vacuum(atoms, name, least=5.):
     "Refuse a structure whose widest empty gap (Å) is too small for a slab."
     slab = to_slab(atoms)
@@ -156,7 +156,7 @@ def load_folder(path:"str|Path", # folder with id_prop.csv, *.cif, POSCAR*, *.va
     if bad: warnings.warn(what + " ".join(bad))
     return crystals
 
-# %% ../nbs/05_data.ipynb #6d11fd55
+# %% ../nbs/05_data.ipynb #6ce8a7c0
 def _is_folder(source): return str(source) not in _archives and Path(source).expanduser().is_dir()
 
 def load_crystals(sources=SOURCES, # database names, or folders of one's own
@@ -172,7 +172,7 @@ def load_crystals(sources=SOURCES, # database names, or folders of one's own
             if subset is None or split_of(reduced_formula(atoms)) == subset: crystals.append(to_crystal(atoms, entry_id(entry), source))
     return [c for c in crystals if not max_atoms or len(c.slab.z) <= max_atoms]
 
-# %% ../nbs/05_data.ipynb #c1ebe623
+# %% ../nbs/05_data.ipynb #05122d7f
 SPLITS = ("formula", "paper")
 
 def split_crystals(crystals:list, # of `Crystal`
@@ -186,7 +186,7 @@ def split_crystals(crystals:list, # of `Crystal`
         sides = ["test" if i in test else "train" for i in range(len(crystals))]
     return {side: [c for c, s in zip(crystals, sides) if s == side] for side in ("train", "validation", "test") if side in sides}
 
-# %% ../nbs/05_data.ipynb #88cc941b
+# %% ../nbs/05_data.ipynb #58371ccd
 def save_crystals(crystals:list, # of `Crystal`
                   path:"str|Path" # .npz
                  )->Path:
@@ -201,7 +201,7 @@ def save_crystals(crystals:list, # of `Crystal`
     os.replace(new, path)
     return path
 
-# %% ../nbs/05_data.ipynb #432cfdfb
+# %% ../nbs/05_data.ipynb #68ebb318
 def read_crystals(path:"str|Path", # .npz written by `save_crystals`
                   subset:"str|None"=None # "train", "validation", "test" or all
                  )->list: # of `Crystal`
@@ -215,7 +215,7 @@ def read_crystals(path:"str|Path", # .npz written by `save_crystals`
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as e: raise DataError(f"{path} is not a file of prepared crystals ({e}): make it with `microscopygpt dataset`.") from e
     return [c for c in crystals if subset is None or c.split == subset]
 
-# %% ../nbs/05_data.ipynb #4ff67f31
+# %% ../nbs/05_data.ipynb #6362913c
 def example(crystal:Crystal,
             noise="paper", # "paper", "hard", "none", or a `Noise`
             seed:int=0, # another seed, another view and another noise
@@ -230,7 +230,7 @@ def example(crystal:Crystal,
     return dict(id=crystal.id, source=crystal.source, formula=crystal.formula, prompt=make_prompt(crystal.formula, lattice if bravais else None), answer=to_answer(atoms),
                 image=image, pixel_size=.1, rotation=random_view(view)["rotation"], space_group=space_group(atoms), bravais=lattice)
 
-# %% ../nbs/05_data.ipynb #29e586d5
+# %% ../nbs/05_data.ipynb #917bb4f8
 class ChatDataset:
     "Micrograph, prompt, answer and chat messages of each crystal, rendered on demand."
     def __init__(self,
@@ -247,14 +247,14 @@ class ChatDataset:
         item = example(self.crystals[i], self.noise, self.seed, self.bravais, self.epoch if self.fresh else 0)
         return {**item, "messages": to_messages(item["image"], item["prompt"], item["answer"])}
 
-# %% ../nbs/05_data.ipynb #0857b921
+# %% ../nbs/05_data.ipynb #cdd3ca09
 def _features():
     "The columns of a dataset."
     from datasets import ClassLabel, Features, Image, Value
     return Features(id=Value("string"), source=Value("string"), formula=Value("string"), prompt=Value("string"), answer=Value("string"), image=Image(),
                     pixel_size=Value("float64"), rotation=Value("float64"), space_group=Value("int32"), bravais=ClassLabel(names=list(BRAVAIS)))
 
-# %% ../nbs/05_data.ipynb #320447a2
+# %% ../nbs/05_data.ipynb #aebe0749
 def _digest(crystals):
     "What the crystals are, to a thousandth."
     rows = [(c.source, c.id, c.formula, [(np.round(x, 3) + 0.).tolist() for x in c.slab]) for c in crystals]
@@ -276,7 +276,7 @@ def _claim(out, recipe):
     elif any(not p.name.startswith(".") for p in out.iterdir()): raise DataError(f"{out} is not empty and holds no dataset: choose another folder.")
     else: _write(path, json.dumps(recipe, indent=1, ensure_ascii=False))
 
-# %% ../nbs/05_data.ipynb #b160c307
+# %% ../nbs/05_data.ipynb #9d000861
 _shard_rows = 256
 
 def _finished(path, crystals):
@@ -297,7 +297,7 @@ def _write_shard(path, crystals, bar, **how):
     with pa.ipc.new_stream(str(new), table.schema) as stream: stream.write_table(table)
     os.replace(new, path)
 
-# %% ../nbs/05_data.ipynb #53fcc4d7
+# %% ../nbs/05_data.ipynb #18533c12
 def _assemble(out, shards, recipe):
     "Join finished shards (side -> files) into the dataset."
     from datasets import Dataset, DatasetDict, concatenate_datasets
@@ -314,7 +314,7 @@ def _assemble(out, shards, recipe):
         if (out/name).is_dir(): shutil.rmtree(out/name)
         os.replace(new/name, out/name)
 
-# %% ../nbs/05_data.ipynb #aff0f10e
+# %% ../nbs/05_data.ipynb #80ba0c5f
 _card = """---
 pretty_name: Micrographs of two-dimensional crystals
 task_categories: [image-text-to-text]
@@ -346,7 +346,7 @@ The structures keep the licences of their sources: cite JARVIS-DFT 2D or C2DB wh
 _rules = {"formula": "No formula stands on two sides: the side is the SHA-256 of the reduced formula modulo ten (0 test, 1 validation).",
           "paper": "The test is a random tenth, as in the paper. Polymorphs, and the same crystal from another source, may stand on both sides."}
 
-# %% ../nbs/05_data.ipynb #f7b5dfc7
+# %% ../nbs/05_data.ipynb #4c2f6815
 class DatasetFolder:
     "A finished dataset: `counts` of each side, the `recipe`, and ways to read it."
     def __init__(self, path:"str|Path" # folder made by `build_dataset`
@@ -367,7 +367,7 @@ class DatasetFolder:
         crystals = read_crystals(self.path/"crystals.npz")
         return crystals if subset is None else split_crystals(crystals, self.recipe["split"]).get(subset, [])
 
-# %% ../nbs/05_data.ipynb #15fb2c32
+# %% ../nbs/05_data.ipynb #39f70a7d
 def _choose(sources, n, seed, max_atoms):
     "The crystals of a dataset: all of the sources, or `n` at random."
     sources = [sources] if isinstance(sources, (str, os.PathLike, Crystal)) else list(sources)
@@ -385,7 +385,7 @@ def _writable(out):
         with tempfile.TemporaryFile(dir=out): return out
     except OSError as e: raise DataError(f"Cannot write to {out} ({(e.strerror or str(e)).lower()}): choose another folder.") from e
 
-# %% ../nbs/05_data.ipynb #1c9e7359
+# %% ../nbs/05_data.ipynb #40f8e4b6
 def build_dataset(sources, # database names, folders of one's own, `Crystal`s, or a list of these
                   out:"str|Path", # folder to write to; an interrupted run goes on there
                   split:str="formula", # "formula" or "paper"
@@ -409,7 +409,7 @@ def build_dataset(sources, # database names, folders of one's own, `Crystal`s, o
     shutil.rmtree(out/"unfinished", ignore_errors=True)
     return DatasetFolder(out)
 
-# %% ../nbs/05_data.ipynb #81afaea2
+# %% ../nbs/05_data.ipynb #15c16770
 def _make(out, crystals, sides, recipe, how):
     "Everything in a dataset's folder but the recipe."
     (out/"unfinished").mkdir(exist_ok=True)

@@ -6,9 +6,9 @@
 __all__ = ['NOISE', 'StemError', 'half_plane', 'Probe', 'transfer', 'image_sum', 'simulate', 'stemconv_view', 'Noise',
            'add_noise', 'random_view', 'render']
 
-# %% ../nbs/01_stem.ipynb #4744c96b
-from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+# %% ../nbs/01_stem.ipynb #9126548c
+from dataclasses import dataclass, fields
+from functools import lru_cache, partial
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -23,18 +23,14 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d, map_coordinates
 from scipy.spatial import cKDTree
 from scipy.stats import poisson
 
-from .crystal import MicroscopyGPTError
+from .crystal import MicroscopyGPTError, _checked_number
 
-# %% ../nbs/01_stem.ipynb #7bedc98c
+# %% ../nbs/01_stem.ipynb #539468ab
 class StemError(MicroscopyGPTError): "Input from which no picture can be simulated."
 
-def _number(name, value, low, high, unit=""):
-    "`value` as a float, or a `StemError` when it is none or out of range"
-    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:
-        raise StemError(f"{name} must be a number between {low:g} and {high:g}{unit}, not {value!r}")
-    return float(value)
+_number = partial(_checked_number, error=StemError)
 
-# %% ../nbs/01_stem.ipynb #1e0837ec
+# %% ../nbs/01_stem.ipynb #ba78a303
 def half_plane(
     cell, # In-plane cell, rows a and b, (2, 2), in A
     gmax, # Largest spatial frequency, in 1/A
@@ -48,7 +44,7 @@ def half_plane(
     inside[0, :n+1] = False
     return np.argwhere(inside) - [0, n]
 
-# %% ../nbs/01_stem.ipynb #6c2243b1
+# %% ../nbs/01_stem.ipynb #9a183b11
 @dataclass(frozen=True)
 class Probe:
     "The focused beam of an aberration-corrected instrument"
@@ -73,7 +69,7 @@ class Probe:
         "Largest spatial frequency that the aperture passes, 1/Å"
         return 2e-3*self.semi_angle/self.wavelength
 
-# %% ../nbs/01_stem.ipynb #b1069d65
+# %% ../nbs/01_stem.ipynb #6ae66d1b
 _nodes, _node_weights = (torch.tensor(a) for a in np.polynomial.legendre.leggauss(32))
 
 def _aperture(probe, g):
@@ -98,7 +94,7 @@ def transfer(
         return torch.exp(-2*torch.pi**2*torch.as_tensor(probe, dtype=g2.dtype, device=g2.device).reshape(-1, 1)**2*g2)
     return _aperture(probe, (g2 + 1e-20).sqrt())*torch.exp(-2*torch.pi**2*probe.source_size**2*g2)
 
-# %% ../nbs/01_stem.ipynb #c1fd00af
+# %% ../nbs/01_stem.ipynb #32b8fbc7
 def _waves(g, shape, pixel_size, dtype):
     "cos and sin of 2 pi g x at x = 0, `pixel_size`, ...: g (b, m, 2) -> along x (b, columns, m) twice, along y (b, rows, m) twice"
     turns = torch.arange(max(shape), dtype=g.dtype, device=g.device)[:, None]*(pixel_size*g.transpose(-1, -2).flatten(1)[:, None, :])
@@ -111,7 +107,7 @@ def _vibrating(weights, thermal, g2):
     if thermal is None: return weights[:, None]
     return weights[:, None]*torch.exp(-2*torch.pi**2*g2[..., None]*thermal[:, None]**2)
 
-# %% ../nbs/01_stem.ipynb #c8f76fef
+# %% ../nbs/01_stem.ipynb #f70f60a2
 def image_sum(
     cell:torch.Tensor, # Rows a and b, (b, 2, 2), in A
     frac:torch.Tensor, # In-plane fractional positions, (b, n, 2)
@@ -140,7 +136,7 @@ def image_sum(
     mean = (weights.sum(-1, keepdim=True)/area.abs())[..., None].to(dtype).expand(-1, *shape)
     return torch.baddbmm(mean, rows, torch.cat([cx, sx], -1).transpose(-1, -2))
 
-# %% ../nbs/01_stem.ipynb #453071da
+# %% ../nbs/01_stem.ipynb #212cd37c
 def _structures(atoms):
     "Check a structure or a list of them; returns the list"
     many = list(atoms) if isinstance(atoms, (list, tuple)) else [atoms]
@@ -157,7 +153,7 @@ def _shape(size):
         raise StemError(f"size must be a number of pixels, or (rows, columns), each between 1 and 16384, not {size!r}")
     return tuple(int(n) for n in shape)
 
-# %% ../nbs/01_stem.ipynb #7670dfd9
+# %% ../nbs/01_stem.ipynb #6db8c796
 def _cross(a, b): return np.array([a[1]*b[2]-a[2]*b[1], a[2]*b[0]-a[0]*b[2], a[0]*b[1]-a[1]*b[0]])
 
 def _frame(lattice):
@@ -183,7 +179,7 @@ def _apart(lattice, frac, elements, least=.5):
     for i, j in cKDTree(xyz).query_pairs(least):
         raise StemError(f"atoms {names[i]} ({elements[names[i]]}) and {names[j]} ({elements[names[j]]}) are {np.linalg.norm(xyz[i]-xyz[j]):.2g} Å apart: no two atoms are nearer than {least:g} Å; remove one of them")
 
-# %% ../nbs/01_stem.ipynb #454856aa
+# %% ../nbs/01_stem.ipynb #83e0fd41
 class _Sheet(NamedTuple):
     "A crystal as it lies under the beam: n atoms in one cell"
     cell: np.ndarray # (2, 2), turned, in A
@@ -205,7 +201,7 @@ def _projected(atoms):
     cell = lattice[:2] @ frame[:, :2]
     return cell, frac @ (lattice @ frame[:, :2]) @ np.linalg.inv(cell) % 1, np.array([atomic_numbers[e] for e in atoms.elements])
 
-# %% ../nbs/01_stem.ipynb #ebae5f70
+# %% ../nbs/01_stem.ipynb #d3898604
 def _per_image(name, value, b, width):
     "`value` for each of `b` images as (b, width)"
     try: v = np.broadcast_to(np.asarray(value, float).reshape((-1, width) if np.ndim(value) else (1, width)), (b, width))
@@ -220,7 +216,7 @@ def _orientation(rotation, mirror, b):
     c, s = np.cos(angle), np.sin(angle)
     return np.stack([np.stack([c, s], -1), np.stack([-s, c], -1)*flip[:, None]], 1)
 
-# %% ../nbs/01_stem.ipynb #76cb7a2c
+# %% ../nbs/01_stem.ipynb #8582b956
 def _sites(cell, frac, origin, low, high):
     "Pixel positions x, y of every atom in a rectangle (in pixels), and which atom of the cell each is; `cell` and `origin` in pixels"
     corners = np.array([[low[0], low[1]], [high[0], low[1]], [low[0], high[1]], [high[0], high[1]]]) - origin
@@ -247,7 +243,7 @@ def _atom_by_atom(sheet, sigma, shape, pixel_size, device):
     along = lambda n, at: torch.exp(((torch.arange(n, device=device)[:, None] - put(at))*put(.5**.5/width)).square_().neg_().clamp_(min=-25))
     return (along(shape[0], y)*put(w)) @ along(shape[1], x).T
 
-# %% ../nbs/01_stem.ipynb #98116663
+# %% ../nbs/01_stem.ipynb #2d40f86f
 def _sampled_probe(pixel_size, width=.5, ratio=.5, bins=100):
     "Gaussian plus `ratio` of a Lorentzian out to four widths, on pixels, with height 1"
     r = np.linspace(0, 4*width, bins)
@@ -267,7 +263,7 @@ def _pixel_transfer(pixel_size, shape, device):
     field = np.roll(field, (1-margin, 1-margin), (0, 1))
     return torch.fft.rfft2(torch.tensor(field, dtype=torch.float32, device=device)), margin, grid
 
-# %% ../nbs/01_stem.ipynb #a2d2dc16
+# %% ../nbs/01_stem.ipynb #28fff091
 def _on_pixels(sheet, shape, pixel_size, device):
     "One picture seen through AtomVision's probe"
     probe, margin, (rows, columns) = _pixel_transfer(pixel_size, shape, device)
@@ -281,7 +277,7 @@ def _on_pixels(sheet, shape, pixel_size, device):
     image = torch.fft.irfft2(torch.fft.rfft2(spots)*probe, s=(rows, columns))
     return image[margin:margin+shape[0], margin:margin+shape[1]]
 
-# %% ../nbs/01_stem.ipynb #f7a5140c
+# %% ../nbs/01_stem.ipynb #d8c251ab
 def _pad(arrays):
     "Stack (n_i, ...) arrays to (b, max n, ...), zeros where nothing is"
     if len(arrays) == 1: return np.asarray(arrays[0], float)[None]
@@ -309,7 +305,7 @@ def _pictures(sheets, probe, gmax, shape, pixel_size, device):
         images[part] = _series([sheets[i] for i in part], probe, gmax, shape, pixel_size, device).cpu()
     return images.numpy()
 
-# %% ../nbs/01_stem.ipynb #1f8dfce0
+# %% ../nbs/01_stem.ipynb #0dab8925
 def _checked_probe(probe, thermal):
     "The probe, and the spatial frequency where it ends"
     if isinstance(probe, Probe): return probe, min(probe.cutoff, .9/max(probe.source_size, 1e-3))
@@ -324,7 +320,7 @@ def _displacements(thermal, numbers):
     table = {atomic_numbers.get(e): _number(f"thermal[{e!r}]", u, 0, 1, " Å") for e, u in thermal.items()}
     return np.array([table.get(z, 0.) for z in numbers])
 
-# %% ../nbs/01_stem.ipynb #c6af1b1d
+# %% ../nbs/01_stem.ipynb #406f2529
 def simulate(
     atoms, # A jarvis Atoms seen along c, or a list of them
     pixel_size=.1, # A/px
@@ -342,11 +338,12 @@ def simulate(
     pixel_size, z_power = _number("pixel_size", pixel_size, .001, 10, " Å/px"), _number("z_power", z_power, 0, 4)
     probe, gmax = _checked_probe(probe, thermal)
     turns, shifts = _orientation(rotation, mirror, len(many)), _per_image("shift", shift, len(many), 2)
-    sheets = [_Sheet(cell @ turn, frac, z.astype(float)**z_power, _displacements(thermal, z), origin) for (cell, frac, z), turn, origin in zip(map(_projected, many), turns, shifts)]
+    seen = {id(a): _projected(a) for a in {id(a): a for a in many}.values()}
+    sheets = [_Sheet(cell @ turn, frac, z.astype(float)**z_power, _displacements(thermal, z), origin) for (cell, frac, z), turn, origin in zip((seen[id(a)] for a in many), turns, shifts)]
     images = _pictures(sheets, probe, gmax, shape, pixel_size, device)
     return images if isinstance(atoms, (list, tuple)) else images[0]
 
-# %% ../nbs/01_stem.ipynb #cf41ace5
+# %% ../nbs/01_stem.ipynb #06fff854
 def stemconv_view(
     atoms, # jarvis Atoms
     pixel_size=.1, # A/px
@@ -362,7 +359,7 @@ def stemconv_view(
     (ax, ay), (bx, by) = lattice[:2, :2]
     return dict(rotation=float(np.degrees(np.arctan2(ay, ax))-rot), shift=tuple(-centre @ turn + width/2 + shift), mirror=bool(ax*by < ay*bx))
 
-# %% ../nbs/01_stem.ipynb #5a5a1abc
+# %% ../nbs/01_stem.ipynb #dbe4a939
 @dataclass(frozen=True)
 class Noise:
     "What separates a recorded picture from a perfect one; lengths in A, intensities relative to a picture from 0 to 1"
@@ -390,7 +387,7 @@ class Noise:
             low, high = (-100, 100) if f.name in ("brightness", "flyback") else (1e-3 if f.name in ("sway_lines", "settling", "length", "contrast") else 0, 1e9)
             if f.name != "steady": _number(f.name, getattr(self, f.name), low, high)
 
-# %% ../nbs/01_stem.ipynb #7c6fd5de
+# %% ../nbs/01_stem.ipynb #f1fc4af4
 NOISE = dict(
     none=Noise(),
     paper=Noise(blur=.1, tilt=.2, gain=.1, readout=.02**.5),
@@ -399,7 +396,7 @@ NOISE = dict(
     mid=Noise(jitter=.03, sway=.04, blur=.15, background=.3, offset=.1, dose=1500, readout=.05, steady=True),
     high=Noise(jitter=.08, sway=.08, blur=.25, background=.6, offset=.2, dose=200, readout=.1, steady=True))
 
-# %% ../nbs/01_stem.ipynb #3ac27073
+# %% ../nbs/01_stem.ipynb #1f542f82
 def _unit(image):
     "Levelled to 0..1; zeros when constant"
     low, high = image.min(), image.max()
@@ -418,7 +415,7 @@ def _tilt(shape, rng):
     plane = np.cos(angle)*x + np.sin(angle)*y
     return plane/max(np.ptp(plane), 1e-9)
 
-# %% ../nbs/01_stem.ipynb #aef54ed3
+# %% ../nbs/01_stem.ipynb #211de25a
 def _line_shifts(n, noise, pixel_size, rng):
     "Displacement of each of `n` scan lines along x, in pixels"
     slow = gaussian_filter1d(rng.normal(size=n), noise.sway_lines)*(2*np.pi**.5*noise.sway_lines)**.5
@@ -434,7 +431,7 @@ def _displaced(image, noise, pixel_size, rng):
         x, y = x + np.cos(angle)*time, y + np.sin(angle)*time
     return map_coordinates(image, [y, x], order=3, mode="mirror" if noise.drift or noise.flyback else "nearest")
 
-# %% ../nbs/01_stem.ipynb #2f71a0eb
+# %% ../nbs/01_stem.ipynb #8fb08ce0
 def _smeared(image, sigma, rng):
     "Gaussian blur of `sigma` pixels along one random direction"
     angle = rng.uniform(0, np.pi)
@@ -444,12 +441,12 @@ def _smeared(image, sigma, rng):
     smeared = np.fft.irfft2(np.fft.rfft2(mirrored)*np.exp(-2*(np.pi*sigma*along)**2), mirrored.shape)
     return smeared[:image.shape[0], :image.shape[1]]
 
-# %% ../nbs/01_stem.ipynb #865c7cd5
+# %% ../nbs/01_stem.ipynb #64eda917
 def _counts(mean, steady, rng):
     "Electrons that arrive where `mean` are expected"
     return poisson.ppf(rng.random(mean.shape), mean) if steady else rng.poisson(mean)
 
-# %% ../nbs/01_stem.ipynb #c98c39cf
+# %% ../nbs/01_stem.ipynb #fa488049
 def _noisy(image, noise, pixel_size, rng):
     "One picture through the table"
     image, px = _unit(image), pixel_size
@@ -465,7 +462,7 @@ def _noisy(image, noise, pixel_size, rng):
     if noise.contrast != 1 or noise.brightness: image = (noise.contrast*image + noise.brightness).clip(0, 1)
     return _unit(image)
 
-# %% ../nbs/01_stem.ipynb #83d13956
+# %% ../nbs/01_stem.ipynb #1f0eded4
 def _seeds(seed, b):
     "One seed for each of `b` pictures"
     seeds = [seed+i for i in range(b)] if isinstance(seed, Integral) else list(np.atleast_1d(seed))
@@ -479,7 +476,7 @@ def _noise(noise):
     if not isinstance(noise, str) or noise not in NOISE: raise StemError(f"noise must be one of {', '.join(NOISE)}, or a Noise, not {noise!r}")
     return NOISE[noise]
 
-# %% ../nbs/01_stem.ipynb #b6431f1f
+# %% ../nbs/01_stem.ipynb #ce618bfc
 def add_noise(
     images, # (rows, columns) or (b, rows, columns)
     noise="paper", # a name in `NOISE`, or a `Noise`
@@ -494,7 +491,7 @@ def add_noise(
     noisy = [_noisy(im, noise, pixel_size, np.random.default_rng(s)) for im, s in zip(batch, _seeds(seed, len(batch)))]
     return np.stack(noisy).reshape(images.shape).astype(np.float32)
 
-# %% ../nbs/01_stem.ipynb #6aff4c9c
+# %% ../nbs/01_stem.ipynb #a80f1eb5
 def random_view(
     seed=0, # Whole number
     mirror=False, # True or False, or None to draw it too
@@ -504,7 +501,7 @@ def random_view(
     rotation, shift, flip = rng.uniform(0, 360), rng.uniform(0, 10, 2), bool(rng.random() < .5)
     return dict(rotation=rotation, shift=tuple(map(float, shift)), mirror=flip if mirror is None else bool(mirror))
 
-# %% ../nbs/01_stem.ipynb #617084ac
+# %% ../nbs/01_stem.ipynb #2517cbba
 def render(
     atoms, # A jarvis Atoms slab, or a list of them
     noise="paper", # a name in `NOISE`, or a `Noise`

@@ -46,7 +46,6 @@ def test_version(capsys):
     (["predict", "scan.tif", "--k", "five", "--out", "out"], "--k"),
     (["predict", "scan.tif", "--relax", "magic", "--out", "out"], "magic"),
     (["predict", "scan.tif", "--form", "MoS2", "--out", "out"], "--form"),
-    (["simulate", "s.cif", "--out", "image.tif", "--noise", "loud"], "loud"),
     (["simulate", "s.cif", "--out", "image.tif", "--miller", "0,0,0"], "Miller"),
     (["simulate", "s.cif", "--out", "image.tif", "--miller", "up"], "Miller"),
     (["simulate", "s.cif", "--out", "image.tif", "--size", "0"], "--size"),
@@ -179,10 +178,53 @@ def test_simulate(structure, tmp_path, suffix):
     assert images[0].read_bytes() == images[1].read_bytes()
     if suffix == ".tif": assert read_micrograph(images[0]).pixel_size == pytest.approx(.1, rel=1e-4)
 
-@pytest.mark.parametrize("options", [["--pixel-size", "-1"], ["--pixel-size", "0"], ["--pixel-size", "nan"]], ids=" ".join)
-def test_simulate_refuses(structure, options, tmp_path, capsys):
-    refused(capsys, "simulate", structure, "--out", tmp_path/"image.tif", *options)
+@pytest.mark.parametrize("options,atoms", [
+    ([], 3), (["--twist", "13.2"], 114), (["--grain-boundary", "20", "--rotation", "15"], None), (["--vacancies", "1", "--substitute", "Mo=W:0.3", "--frozen", "0.05"], None),
+    (["--antisites", "0.5", "--mirror", "--shift", "1,2"], None), (["--miller", "1,0,0"], None), (["--layers", "1"], 3), (["--probe", "atomvision", "--z-power", "2"], 3),
+    (["--probe", "voltage=200,semi_angle=25,defocus=50,source_size=.2", "--thermal", "Mo=.06,S=.1"], 3), (["--noise", "hard,dose=2000,drift=3"], 3)], ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+def test_simulate_makes(structure, options, atoms, tmp_path, capsys):
+    from microscopygpt.micrograph import read_micrograph
+    plain, made = tmp_path/"plain.tif", tmp_path/"made.tif"
+    for path, more in ((plain, []), (made, options)):
+        assert main(["simulate", str(structure), "--out", str(path), "--size", "160", "--pixel-size", "0.12", "--noise", "none", *more]) == 0
+    said = capsys.readouterr().out.splitlines()[2]
+    assert atoms is None or f" {atoms} atoms" in said
+    image = read_micrograph(made)
+    assert image.pixel_size == pytest.approx(.12, rel=1e-4) and image.data.std() > 0
+    assert (image.data == read_micrograph(plain).data).all() == (options in ([], ["--layers", "1"]))
+
+def test_a_grain_boundary_lies_in_the_middle(structure, tmp_path):
+    "Left and right of it the lattice is turned the other way, so the halves' spectra are mirror images of each other, not equal"
+    from microscopygpt.micrograph import read_micrograph
+    assert main(["simulate", str(structure), "--out", str(tmp_path/"image.tif"), "--size", "256", "--noise", "none", "--grain-boundary", "20"]) == 0
+    image = read_micrograph(tmp_path/"image.tif").data
+    halves = [abs(np.fft.fft2((half-half.mean())*np.outer(*map(np.hanning, half.shape)), (256, 256))) for half in (image[:, :120], image[:, 136:])]
+    alike = lambda a, b: np.corrcoef(a[:64].ravel(), b[:64].ravel())[0, 1]
+    mirrored = np.roll(halves[1][:, ::-1], 1, 1)
+    assert alike(halves[0], mirrored) > .9 > .7 > alike(*halves)
+
+def test_simulate_from_an_identifier(tmp_path):
+    from microscopygpt.data import have_database
+    if not have_database("dft_2d_2021"): pytest.skip("JARVIS-DFT 2D is not on this machine")
+    for name in ("JVASP-664", "jvasp-664"): assert main(["simulate", name, "--out", str(tmp_path/f"{name}.tif"), "--size", "64"]) == 0
+
+@pytest.mark.parametrize("options,says", [
+    (["--pixel-size", "-1"], "pixel_size"), (["--pixel-size", "0"], "pixel_size"), (["--pixel-size", "nan"], "pixel_size"), (["--probe", "sharp"], "--probe"), (["--probe", "volt=80"], "voltage"),
+    (["--probe", "voltage=0"], "voltage"), (["--probe", "0"], "probe"), (["--noise", "loud"], "loud"), (["--noise", "paper,dsoe=3"], "dsoe"), (["--noise", "paper,dose"], "NAME=NUMBER"),
+    (["--noise", "paper,dose=-3"], "dose"), (["--thermal", "hot"], "NAME=NUMBER"), (["--thermal", "-1"], "thermal"), (["--shift", "1"], "pair of numbers"), (["--substitute", "Mo=W"], "Mo=W:0.2"),
+    (["--substitute", "Ti=W:0.5"], "Ti"), (["--vacancies", "1e3"], "vacancies"), (["--layers", "0"], "--layers"), (["--miller", "0,0,0"], "Miller"),
+    (["--probe", "atomvision", "--thermal", "0.1"], "AtomVision")], ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+def test_simulate_refuses(structure, options, says, tmp_path, capsys):
+    assert says in refused(capsys, "simulate", structure, "--out", tmp_path/"image.tif", *options)
     assert not (tmp_path/"image.tif").exists()
+
+@pytest.mark.parametrize("rows,says", [
+    ("Au Au 5 0 0 0 5 0 0 0 5 0 0 0 .02 0 0", "apart"), ("Au Au 5 0 0 0 5 0 0 0 5 0 0 0 2.5 2.5 7", "outside"), ("Au Au 5 0 0 0 5 0 0 0 0 0 0 0 .5 .5 .5", "")], ids=["overlapping", "outside", "flat cell"])
+def test_simulate_refuses_structures(rows, says, tmp_path, capsys):
+    _, _, *numbers = rows.split()
+    n = [" ".join(numbers[i:i+3]) for i in range(0, 15, 3)]
+    (tmp_path/"POSCAR").write_text("\n".join(["made up", "1.0", *n[:3], "Au", "2", "direct", *n[3:], ""]))
+    assert says in refused(capsys, "simulate", tmp_path/"POSCAR", "--out", tmp_path/"image.tif")
 
 def test_simulate_needs_a_structure(tmp_path, capsys):
     assert "none.cif" in refused(capsys, "simulate", tmp_path/"none.cif", "--out", tmp_path/"image.tif")
