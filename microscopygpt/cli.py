@@ -7,12 +7,12 @@ __all__ = ['UsageError', 'Parser', 'formula_text', 'miller_index', 'point', 'val
            'at_least_one', 'output_folder', 'output_file', 'complaint', 'candidate_line', 'run_predict', 'run_simulate',
            'run_dataset', 'run_train', 'run_evaluate', 'run_score', 'run_benchmark', 'run_lab', 'parser', 'main']
 
-# %% ../nbs/12_cli.ipynb #58de31f9
+# %% ../nbs/12_cli.ipynb #cd8c1ab2
 import argparse, os, re, sys, tempfile, warnings
 from pathlib import Path
 from . import __version__
 
-# %% ../nbs/12_cli.ipynb #68a49f8c
+# %% ../nbs/12_cli.ipynb #d56bf345
 class UsageError(ValueError): "A command that cannot be understood."
 
 class Parser(argparse.ArgumentParser):
@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message): raise UsageError(f"{message}. See `{self.prog} --help`.")
 
-# %% ../nbs/12_cli.ipynb #f07f6d47
+# %% ../nbs/12_cli.ipynb #8319671e
 def formula_text(text:str # chemical formula, such as MoS2
                 )->str:
     "The formula as it was typed, unless it is empty."
@@ -68,7 +68,7 @@ def at_least_one(text:str # a whole number
     if not text.isdecimal() or int(text) < 1: raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
     return int(text)
 
-# %% ../nbs/12_cli.ipynb #c1197c87
+# %% ../nbs/12_cli.ipynb #ca36b15f
 def output_folder(path:"str|Path" # folder to write to, made when missing
                  )->Path:
     "The folder, proven writable."
@@ -87,7 +87,7 @@ def output_file(path:"str|Path", # file to write
     if path.is_dir(): raise OSError(f"Cannot write to {path} (is a directory): give a file name.")
     return output_folder(path.parent)/path.name
 
-# %% ../nbs/12_cli.ipynb #1259d83a
+# %% ../nbs/12_cli.ipynb #7227d4e3
 _extras = dict(chgnet="relax", unsloth="gpu", bitsandbytes="gpu", trl="gpu", jupyterlab="app", ipywidgets="app", nglview="app", ncempy="io")
 
 def complaint(error:Exception)->str: # one line, or "" when the error is not one a user can mend
@@ -102,7 +102,7 @@ def complaint(error:Exception)->str: # one line, or "" when the error is not one
     from microscopygpt.crystal import MicroscopyGPTError
     return " ".join(str(error).split()) if isinstance(error, MicroscopyGPTError) else ""
 
-# %% ../nbs/12_cli.ipynb #e95dcf70
+# %% ../nbs/12_cli.ipynb #d6ab1785
 def candidate_line(rank:int, # 1 is the best
                    candidate # of a `Prediction`
                   )->str:
@@ -124,7 +124,7 @@ def run_predict(args:argparse.Namespace # see `microscopygpt predict --help`
     print("microscopygpt: no candidate explains the image. The best are written all the same: check the formula and the pixel size.", file=sys.stderr)
     return 3
 
-# %% ../nbs/12_cli.ipynb #4f80ca2e
+# %% ../nbs/12_cli.ipynb #ac559353
 def _specimen(args):
     "The structure that the options of `simulate` ask for."
     from microscopygpt.build import antisites, displace, grain_boundary, substitute, supercell, surface, twisted_bilayer, vacancies
@@ -163,7 +163,7 @@ def _noise_table(text):
     except argparse.ArgumentTypeError as e: raise UsageError(f"--noise: {e}") from None
     except TypeError: raise UsageError(f"--noise: it has {', '.join(NOISE[name].__dataclass_fields__)}, not {', '.join(set(values(changes))-set(NOISE[name].__dataclass_fields__))}") from None
 
-# %% ../nbs/12_cli.ipynb #6c981806
+# %% ../nbs/12_cli.ipynb #8d2822f7
 def run_simulate(args:argparse.Namespace # see `microscopygpt simulate --help`
                 )->int:
     "Write the simulated micrograph of a structure."
@@ -176,10 +176,11 @@ def run_simulate(args:argparse.Namespace # see `microscopygpt simulate --help`
     clean = simulate(atoms, args.pixel_size, args.size, args.rotation, shift, args.mirror, probe, args.z_power, args.thermal)
     image = add_noise(clean, noise, pixel_size=args.pixel_size, seed=args.seed)
     print(f"Simulated: {atoms.num_atoms} atoms in a cell of {atoms.lattice.abc[0]:.4g} x {atoms.lattice.abc[1]:.4g} Å, {args.size} x {args.size} px of {args.pixel_size:g} Å")
-    print(f"Written to {write_micrograph(Micrograph(image, args.pixel_size), out)}")
+    source = f"simulated by microscopygpt {__version__} from {Path(args.structure).name}"
+    print(f"Written to {write_micrograph(Micrograph(image, args.pixel_size, source), out)}")
     return 0
 
-# %% ../nbs/12_cli.ipynb #a454ffb4
+# %% ../nbs/12_cli.ipynb #d2e611fa
 def run_dataset(args:argparse.Namespace # see `microscopygpt dataset --help`
                )->int:
     "Write a micrograph-chat data set."
@@ -222,7 +223,7 @@ def run_evaluate(args:argparse.Namespace # see `microscopygpt evaluate --help`
         source = benchmark_crystals(args.source or SOURCES)
     return _told(evaluate(source, subset, args.model, args.noise, args.n, out, seed=args.seed, k=args.k, workers=args.workers, beside=_beside(args.beside)), out)
 
-# %% ../nbs/12_cli.ipynb #4320b720
+# %% ../nbs/12_cli.ipynb #3bd42ae3
 def run_score(args:argparse.Namespace # see `microscopygpt score --help`
              )->int:
     "Score a folder of answers against the true structures."
@@ -239,7 +240,7 @@ def run_benchmark(args:argparse.Namespace # see `microscopygpt benchmark --help`
     print(f"Written to {out}: README.md tells how to take part")
     return 0
 
-# %% ../nbs/12_cli.ipynb #589b45b4
+# %% ../nbs/12_cli.ipynb #c8b2c840
 def run_lab(args:argparse.Namespace # see `microscopygpt lab --help`
            )->int: # JupyterLab's exit code
     "Open JupyterLab."
@@ -248,7 +249,7 @@ def run_lab(args:argparse.Namespace # see `microscopygpt lab --help`
     notebooks = Path(__file__).resolve().parent.parent/"nbs"
     return subprocess.call([sys.executable, "-m", "jupyter", "lab", str(notebooks if notebooks.is_dir() else Path.cwd())])
 
-# %% ../nbs/12_cli.ipynb #efc05edc
+# %% ../nbs/12_cli.ipynb #f7c4dcb2
 def _verb(verbs, name, run, summary):
     "A verb's own parser."
     p = verbs.add_parser(name, help=summary, description=run.__doc__)
@@ -261,7 +262,7 @@ def _workers(p): p.add_argument("--workers", type=at_least_one, default=1, help=
 def _compared(p): p.add_argument("--beside", nargs="+", default=(), metavar="JSON", help="scores.json of other runs, to stand in the same tables")
 def _out(p, what="folder for the results", metavar="DIR"): p.add_argument("--out", required=True, metavar=metavar, help=what)
 
-# %% ../nbs/12_cli.ipynb #f723b587
+# %% ../nbs/12_cli.ipynb #3fa0f900
 def _predict_options(p):
     p.add_argument("image", metavar="IMAGE", help="the micrograph: TIFF, PNG, JPEG or npy")
     p.add_argument("--formula", type=formula_text, help="chemical formula, such as MoS2")
@@ -296,7 +297,7 @@ def _defect_options(p):
     p.add_argument("--grain-boundary", type=float, metavar="DEG", help="two grains, so many degrees apart, that meet in the middle")
     p.add_argument("--twist", type=float, metavar="DEG", help="a bilayer, the upper sheet turned by so many degrees")
 
-# %% ../nbs/12_cli.ipynb #55e02ee9
+# %% ../nbs/12_cli.ipynb #8acab783
 def _dataset_options(p):
     p.add_argument("--source", nargs="+", required=True, metavar="NAME|DIR", help="dft_2d_2021, c2db or a folder of your own")
     p.add_argument("--split", choices=("formula", "paper"), default="formula", help="no formula on both sides, or the paper's random 90/10 (default: %(default)s)")
@@ -312,7 +313,7 @@ def _train_options(p):
     p.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
     _out(p, "folder for the model")
 
-# %% ../nbs/12_cli.ipynb #eeb02d98
+# %% ../nbs/12_cli.ipynb #d5c30af1
 def _evaluate_options(p):
     p.add_argument("--source", nargs="+", metavar="NAME|DIR", help="databases (dft_2d_2021, c2db), or folders of your own structures")
     p.add_argument("--subset", choices=("test", "validation", "train", "all", "benchmark"), default="test", help="which part of the split, or the fixed benchmark (default: %(default)s)")
@@ -332,7 +333,7 @@ def _benchmark_options(p):
     p.add_argument("--level", nargs="+", choices=("low", "mid", "high"), default=("low", "mid", "high"), help="noise levels (default: all three)")
     _workers(p); _out(p, "folder for the benchmark, about 150 MB; the same command goes on where it stopped")
 
-# %% ../nbs/12_cli.ipynb #cfe3a041
+# %% ../nbs/12_cli.ipynb #4ce1be95
 def parser()->Parser:
     "The command line."
     p = Parser(prog="microscopygpt", description="Crystal structures from STEM images of two-dimensional materials: proposed by a model, proven against the image.",
@@ -349,7 +350,7 @@ def parser()->Parser:
     _verb(verbs, "lab", run_lab, "open JupyterLab")
     return p
 
-# %% ../nbs/12_cli.ipynb #f4e9b76c
+# %% ../nbs/12_cli.ipynb #ed116b82
 def main(argv:list=None # arguments without the program's name; default: those of the process
         )->int: # 0, 2 or 3
     "Run one command and return its exit code."

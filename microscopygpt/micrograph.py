@@ -6,7 +6,7 @@
 __all__ = ['MIN_PIXELS', 'MIN_FOV', 'PIXEL_SIZES', 'FORMATS', 'UNITS', 'MicrographError', 'Micrograph', 'read_micrograph',
            'write_micrograph']
 
-# %% ../nbs/02_micrograph.ipynb #e1736f71
+# %% ../nbs/02_micrograph.ipynb #a796948a
 import logging
 import warnings as python_warnings
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ from scipy.ndimage import affine_transform, gaussian_filter
 
 from .crystal import MicroscopyGPTError
 
-# %% ../nbs/02_micrograph.ipynb #7621d301
+# %% ../nbs/02_micrograph.ipynb #cd191d27
 class MicrographError(MicroscopyGPTError): "A picture that cannot be used as a micrograph."
 
 @dataclass(eq=False)
@@ -46,14 +46,14 @@ class Micrograph:
         scale = "pixel size unknown" if self.pixel_size is None else f"{self.pixel_size:.4g} Å/px, {self.fov[0]:.3g} x {self.fov[1]:.3g} Å"
         return "\n".join([f"Micrograph({self.source}: {size}, {scale})", *(f"  warning: {w}" for w in self.warnings)])
 
-# %% ../nbs/02_micrograph.ipynb #b9021a97
+# %% ../nbs/02_micrograph.ipynb #2a350d60
 def _bar(fov):
     "A round length (A) of about a quarter of `fov`, and its label"
     rounds = np.outer(10.**np.arange(-1, 6), [1, 2, 5]).ravel()
     length = float(rounds[rounds <= max(fov/3, .1)][-1])
     return length, f"{length:g} Å" if length < 10 else f"{length/10:g} nm"
 
-# %% ../nbs/02_micrograph.ipynb #dea75ac6
+# %% ../nbs/02_micrograph.ipynb #e7422ad9
 def _levels(data, low=.1, high=99.9):
     "Darkest and brightest value, outliers aside"
     step = max(1, int((data.size/1e6)**.5))
@@ -81,7 +81,7 @@ def _draw_bar(image, fov):
     draw.text((2*m, h-2*m-w//32), label, fill=255, font=_font(max(8, w//18)), anchor="ls")
     return image
 
-# %% ../nbs/02_micrograph.ipynb #e5e2a302
+# %% ../nbs/02_micrograph.ipynb #e0932065
 @patch
 def _repr_png_(self:Micrograph):
     "The picture for Jupyter, with a scale bar when the pixel size is known"
@@ -93,7 +93,7 @@ def _repr_png_(self:Micrograph):
     image.save(out, "png")
     return out.getvalue()
 
-# %% ../nbs/02_micrograph.ipynb #f461e113
+# %% ../nbs/02_micrograph.ipynb #0cceead2
 @patch
 def plot(self:Micrograph,
     ax=None, # Matplotlib axes; None makes some
@@ -118,7 +118,7 @@ def _outline():
     from matplotlib.patheffects import withStroke
     return [withStroke(linewidth=2.5, foreground="k")]
 
-# %% ../nbs/02_micrograph.ipynb #731bb36e
+# %% ../nbs/02_micrograph.ipynb #73f935c7
 def _luminance(rgb):
     "Colour to gray, (rows, columns, 3 or more) -> (rows, columns) float32; alpha is dropped"
     out = np.empty(rgb.shape[:2], np.float32)
@@ -130,7 +130,7 @@ def _is_coloured(rgb):
     "Whether red, green and blue differ"
     return not all((rgb[..., 0] == rgb[..., i]).all() for i in (1, 2))
 
-# %% ../nbs/02_micrograph.ipynb #2e663d05
+# %% ../nbs/02_micrograph.ipynb #ff1997b7
 def _to_gray(data, source, warnings):
     "Any array to (rows, columns) float32"
     if data.dtype.kind not in "buif": raise MicrographError(f"{source}: holds {data.dtype} values; give real numbers")
@@ -145,7 +145,7 @@ def _to_gray(data, source, warnings):
     if data.ndim != 2: raise MicrographError(f"{source}: has shape {data.shape}; give one picture, (rows, columns) or (rows, columns, 3)")
     return data.astype(np.float32, copy=False)
 
-# %% ../nbs/02_micrograph.ipynb #ffbff40a
+# %% ../nbs/02_micrograph.ipynb #6896feb7
 MIN_PIXELS, MIN_FOV, PIXEL_SIZES = 32, 8., (.005, 2.) # px, A, A/px
 
 def _usable(data, source, warnings):
@@ -159,7 +159,7 @@ def _usable(data, source, warnings):
     if data.min() == data.max(): raise MicrographError(f"{source}: every pixel has the same value, {data.flat[0]:g}; there is nothing to see")
     return data
 
-# %% ../nbs/02_micrograph.ipynb #4fb941cf
+# %% ../nbs/02_micrograph.ipynb #5d76f70b
 def _pixel_size(value, source):
     "A pixel size that a user gave, in A/px, or a `MicrographError`"
     if isinstance(value, bool) or not isinstance(value, Real) or not PIXEL_SIZES[0] <= value <= PIXEL_SIZES[1]:
@@ -172,7 +172,7 @@ def _wide_enough(shape, pixel_size, source):
         raise MicrographError(f"{source}: shows {shape[1]*pixel_size:.3g} x {shape[0]*pixel_size:.3g} Å; at least {MIN_FOV:g} x {MIN_FOV:g} Å are needed: "
             f"check the pixel size ({pixel_size:g} Å/px) or give a larger picture")
 
-# %% ../nbs/02_micrograph.ipynb #58a78358
+# %% ../nbs/02_micrograph.ipynb #9424f9e5
 def _read_npy(path, warnings):
     "numpy's own format; Python objects are refused"
     return np.load(path, allow_pickle=False), None
@@ -192,7 +192,7 @@ def _read_pil(path, warnings):
         python_warnings.simplefilter("ignore")
         return _from_pil(image, warnings), None
 
-# %% ../nbs/02_micrograph.ipynb #29cc8507
+# %% ../nbs/02_micrograph.ipynb #7a2dff36
 UNITS = {"pm": .01, "a": 1, "å": 1, "angstrom": 1, "ångström": 1, "nm": 10, "nanometer": 10, "um": 1e4, "µm": 1e4, "μm": 1e4, "micron": 1e4,
     "microns": 1e4, "mm": 1e7, "cm": 1e8, "inch": 2.54e8, "m": 1e10} # A
 
@@ -209,7 +209,7 @@ def _tiff_pixel_size(tif, warnings):
     elif abs(x/y-1) > 1e-3: warnings.append(f"its resolution tags say {x:.4g} Å/px along x and {y:.4g} along y: ignored")
     else: return x
 
-# %% ../nbs/02_micrograph.ipynb #3e7c31bf
+# %% ../nbs/02_micrograph.ipynb #3e7f49f1
 def _read_tiff(path, warnings):
     "The first page of a TIFF, and its pixel size"
     with tifffile.TiffFile(path) as tif:
@@ -225,7 +225,7 @@ def _read_tiff(path, warnings):
         if page.photometric == 0: data = data.max() - data
         return data, pixel_size
 
-# %% ../nbs/02_micrograph.ipynb #d5f820a0
+# %% ../nbs/02_micrograph.ipynb #eece2f78
 @contextmanager
 def _quiet(name):
     "Keep the logger `name` from commenting on a broken file; its exceptions say enough"
@@ -248,7 +248,7 @@ def _load(path, warnings):
     except UnidentifiedImageError: raise MicrographError(f"{path}: is not an image that this library reads; give PNG, JPEG, TIFF or npy") from None
     except Exception as e: raise MicrographError(f"{path}: cannot be read, it looks truncated or damaged; copy or export it again ({type(e).__name__}: {str(e)[:120]})") from e
 
-# %% ../nbs/02_micrograph.ipynb #efd68c7e
+# %% ../nbs/02_micrograph.ipynb #4f4ad47a
 def read_micrograph(
     image, # Path of a PNG, JPEG, TIFF or npy file; an array; a Micrograph
     pixel_size=None, # A/px; None takes what the file says
@@ -268,7 +268,7 @@ def read_micrograph(
     data = _usable(_to_gray(data, source, warnings), source, warnings)
     return _noted(Micrograph(data, size, source, warnings))
 
-# %% ../nbs/02_micrograph.ipynb #35c5a512
+# %% ../nbs/02_micrograph.ipynb #c96f8bc3
 _UNKNOWN = "no pixel size: give pixel_size in Å/px"
 
 def _noted(micrograph):
@@ -290,7 +290,7 @@ def _as_array(image):
     try: return np.asarray(image)
     except ValueError: raise MicrographError("array: its rows differ in length; give a rectangular array of numbers") from None
 
-# %% ../nbs/02_micrograph.ipynb #9697639d
+# %% ../nbs/02_micrograph.ipynb #21c68088
 def _to_16_bit(data):
     "Darkest to brightest as 0..65535"
     low, high = float(data.min()), float(data.max())
@@ -298,7 +298,7 @@ def _to_16_bit(data):
 
 def write_micrograph(
     micrograph:Micrograph,
-    path, # .tif or .tiff, .png, or .npy; only TIFF keeps the pixel size
+    path, # .tif or .tiff, .png, or .npy; only TIFF keeps the pixel size, and where the picture came from
     bits=32, # 32: the values as they are; 16: from darkest to brightest; TIFF only, PNG has 16
 ) -> Path:
     "Write a micrograph"
@@ -306,13 +306,14 @@ def write_micrograph(
     kind = path.suffix.lower()
     if kind not in (".tif", ".tiff", ".png", ".npy"): raise MicrographError(f"{path}: cannot write {kind or 'a file without suffix'}; use .tif, .png or .npy")
     if bits not in (16, 32): raise MicrographError(f"bits must be 16 or 32, not {bits!r}")
-    scale = {} if m.pixel_size is None else dict(resolution=(10/m.pixel_size,)*2, metadata={"unit": "nm"})
+    scale = {} if m.pixel_size is None else dict(resolution=(10/m.pixel_size,)*2)
+    metadata = dict(Info=m.source) | ({"unit": "nm"} if scale else {})
     if kind == ".npy": np.save(path, m.data)
     elif kind == ".png": Image.fromarray(_to_16_bit(m.data)).save(path)
-    else: tifffile.imwrite(path, m.data.astype(np.float32) if bits == 32 else _to_16_bit(m.data), imagej=True, **scale)
+    else: tifffile.imwrite(path, m.data.astype(np.float32) if bits == 32 else _to_16_bit(m.data), imagej=True, metadata=metadata, **scale)
     return path
 
-# %% ../nbs/02_micrograph.ipynb #3b60600f
+# %% ../nbs/02_micrograph.ipynb #4bf8e93b
 def _middle(n, length):
     "The slice of `length` in the middle of `n`"
     length = min(n, length)
@@ -333,7 +334,7 @@ def _resample(data, ratio, shape):
     offset = [c - ratio*(m-1)/2 for c, m in zip(centre, shape)]
     return affine_transform(region, np.full(2, ratio), offset, shape, np.float32, order=3, mode="reflect")
 
-# %% ../nbs/02_micrograph.ipynb #024149a8
+# %% ../nbs/02_micrograph.ipynb #7eec9fe6
 @patch
 def view(self:Micrograph,
     fov=25.6, # Field of view in A; a smaller picture gives a smaller view

@@ -1,7 +1,7 @@
 "The command line: every mistake costs one line and exit code 2; everything else ends in structures."
 import importlib.util, json, os, subprocess, sys
 from pathlib import Path
-import numpy as np, pytest
+import numpy as np, pytest, tifffile
 from microscopygpt.cli import main
 
 VERBS = ("predict", "simulate", "dataset", "train", "evaluate", "score", "benchmark", "lab")
@@ -176,7 +176,9 @@ def test_simulate(structure, tmp_path, suffix):
     for path in images: assert main(["simulate", str(structure), "--out", str(path), "--size", "128", "--pixel-size", "0.1", "--seed", "3"]) == 0
     assert read_micrograph(images[0]).shape == (128, 128)
     assert images[0].read_bytes() == images[1].read_bytes()
-    if suffix == ".tif": assert read_micrograph(images[0]).pixel_size == pytest.approx(.1, rel=1e-4)
+    if suffix != ".tif": return
+    assert read_micrograph(images[0]).pixel_size == pytest.approx(.1, rel=1e-4)
+    with tifffile.TiffFile(images[0]) as tif: assert "simulated" in tif.imagej_metadata["Info"]
 
 @pytest.mark.parametrize("options,atoms", [
     ([], 3), (["--twist", "13.2"], 114), (["--grain-boundary", "20", "--rotation", "15"], None), (["--vacancies", "1", "--substitute", "Mo=W:0.3", "--frozen", "0.05"], None),

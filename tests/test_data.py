@@ -4,10 +4,11 @@ import hashlib, json, warnings
 import numpy as np
 import pytest
 from datasets import Dataset
+from jarvis.core.atoms import Atoms
 
 from microscopygpt import data
-from microscopygpt.crystal import Slab, cell_from_lengths, compare, from_slab, write_crystal
-from microscopygpt.data import (SOURCES, ChatDataset, DataError, DatasetFolder, build_dataset, example, have_database, load_crystals, load_entries, load_folder,
+from microscopygpt.crystal import CrystalError, Slab, cell_from_lengths, compare, from_slab, write_crystal
+from microscopygpt.data import (SOURCES, ChatDataset, DataError, DatasetFolder, build_dataset, example, entry_id, find_structure, have_database, load_crystals, load_entries, load_folder,
                                 read_crystals, save_crystals, split_crystals, split_of, to_crystal)
 from microscopygpt.cli import main
 
@@ -223,3 +224,14 @@ def test_command_line(tmp_path, capsys):
     assert (recipe["noise"], recipe["split"], recipe["bravais"], recipe["sources"]) == ("hard", "paper", True, ["own"])
     assert main(["dataset", "--source", "c3db", "--out", str(tmp_path/"e")]) == 2
     assert "Unknown source 'c3db'" in capsys.readouterr().err
+
+
+def test_find_structure(tmp_path):
+    graphene = Atoms(lattice_mat=[[2.464, 0, 0], [-1.232, 2.1339, 0], [0, 0, 15]], coords=[[0, 0, .5], [1/3, 2/3, .5]], elements=["C", "C"], cartesian=False)
+    write_crystal(graphene, tmp_path/"graphene.cif")
+    assert find_structure(tmp_path/"graphene.cif").num_atoms == find_structure(str(tmp_path/"graphene.cif")).num_atoms == 2
+    with pytest.raises(CrystalError, match="no such file"): find_structure(tmp_path/"other.cif")
+    with pytest.raises(DataError, match="identifier"): find_structure("graphene")
+    for source in filter(have_database, ("dft_2d_2021", "c2db")):
+        entry = load_entries(source)[7]
+        assert find_structure(entry_id(entry)).to_dict() == Atoms.from_dict(entry["atoms"]).to_dict()
