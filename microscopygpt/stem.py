@@ -6,7 +6,7 @@
 __all__ = ['NOISE', 'StemError', 'half_plane', 'Probe', 'transfer', 'image_sum', 'simulate', 'stemconv_view', 'Noise',
            'add_noise', 'random_view', 'render']
 
-# %% ../nbs/01_stem.ipynb #9126548c
+# %% ../nbs/01_stem.ipynb #908085e9
 from dataclasses import dataclass, fields
 from functools import lru_cache, partial
 from numbers import Integral, Real
@@ -25,12 +25,12 @@ from scipy.stats import poisson
 
 from .crystal import MicroscopyGPTError, _checked_number
 
-# %% ../nbs/01_stem.ipynb #539468ab
+# %% ../nbs/01_stem.ipynb #5d1911fb
 class StemError(MicroscopyGPTError): "Input from which no picture can be simulated."
 
 _number = partial(_checked_number, error=StemError)
 
-# %% ../nbs/01_stem.ipynb #ba78a303
+# %% ../nbs/01_stem.ipynb #3a7d25c2
 def half_plane(
     cell, # In-plane cell, rows a and b, (2, 2), in A
     gmax, # Largest spatial frequency, in 1/A
@@ -44,7 +44,7 @@ def half_plane(
     inside[0, :n+1] = False
     return np.argwhere(inside) - [0, n]
 
-# %% ../nbs/01_stem.ipynb #9a183b11
+# %% ../nbs/01_stem.ipynb #3174e06f
 @dataclass(frozen=True)
 class Probe:
     "The focused beam of an aberration-corrected instrument"
@@ -69,7 +69,7 @@ class Probe:
         "Largest spatial frequency that the aperture passes, 1/Å"
         return 2e-3*self.semi_angle/self.wavelength
 
-# %% ../nbs/01_stem.ipynb #6ae66d1b
+# %% ../nbs/01_stem.ipynb #c39beff0
 _nodes, _node_weights = (torch.tensor(a) for a in np.polynomial.legendre.leggauss(32))
 
 def _aperture(probe, g):
@@ -94,7 +94,7 @@ def transfer(
         return torch.exp(-2*torch.pi**2*torch.as_tensor(probe, dtype=g2.dtype, device=g2.device).reshape(-1, 1)**2*g2)
     return _aperture(probe, (g2 + 1e-20).sqrt())*torch.exp(-2*torch.pi**2*probe.source_size**2*g2)
 
-# %% ../nbs/01_stem.ipynb #32b8fbc7
+# %% ../nbs/01_stem.ipynb #18f8b76e
 def _waves(g, shape, pixel_size, dtype):
     "cos and sin of 2 pi g x at x = 0, `pixel_size`, ...: g (b, m, 2) -> along x (b, columns, m) twice, along y (b, rows, m) twice"
     turns = torch.arange(max(shape), dtype=g.dtype, device=g.device)[:, None]*(pixel_size*g.transpose(-1, -2).flatten(1)[:, None, :])
@@ -107,7 +107,7 @@ def _vibrating(weights, thermal, g2):
     if thermal is None: return weights[:, None]
     return weights[:, None]*torch.exp(-2*torch.pi**2*g2[..., None]*thermal[:, None]**2)
 
-# %% ../nbs/01_stem.ipynb #f70f60a2
+# %% ../nbs/01_stem.ipynb #a0b8236a
 def image_sum(
     cell:torch.Tensor, # Rows a and b, (b, 2, 2), in A
     frac:torch.Tensor, # In-plane fractional positions, (b, n, 2)
@@ -136,7 +136,7 @@ def image_sum(
     mean = (weights.sum(-1, keepdim=True)/area.abs())[..., None].to(dtype).expand(-1, *shape)
     return torch.baddbmm(mean, rows, torch.cat([cx, sx], -1).transpose(-1, -2))
 
-# %% ../nbs/01_stem.ipynb #212cd37c
+# %% ../nbs/01_stem.ipynb #80829469
 def _structures(atoms):
     "Check a structure or a list of them; returns the list"
     many = list(atoms) if isinstance(atoms, (list, tuple)) else [atoms]
@@ -153,7 +153,7 @@ def _shape(size):
         raise StemError(f"size must be a number of pixels, or (rows, columns), each between 1 and 16384, not {size!r}")
     return tuple(int(n) for n in shape)
 
-# %% ../nbs/01_stem.ipynb #6db8c796
+# %% ../nbs/01_stem.ipynb #f7806427
 def _cross(a, b): return np.array([a[1]*b[2]-a[2]*b[1], a[2]*b[0]-a[0]*b[2], a[0]*b[1]-a[1]*b[0]])
 
 def _frame(lattice):
@@ -167,7 +167,7 @@ def _frame(lattice):
     if tilt > .1: raise StemError(f"c leans {tilt:.3g}° away from the normal of a and b: standardize(atoms) brings a slab upright, surface(atoms, (0, 0, 1)) a bulk crystal")
     return np.array([x, _cross(n, x), n]).T
 
-def _apart(lattice, frac, elements, least=.5):
+def _apart(lattice, frac, elements, least=.2):
     "Refuse atoms that lie on top of each other, across the borders of the cell too; `least` in A"
     frac = frac % 1
     width = least*np.linalg.norm(np.linalg.inv(lattice), axis=0)
@@ -179,7 +179,7 @@ def _apart(lattice, frac, elements, least=.5):
     for i, j in cKDTree(xyz).query_pairs(least):
         raise StemError(f"atoms {names[i]} ({elements[names[i]]}) and {names[j]} ({elements[names[j]]}) are {np.linalg.norm(xyz[i]-xyz[j]):.2g} Å apart: no two atoms are nearer than {least:g} Å; remove one of them")
 
-# %% ../nbs/01_stem.ipynb #83e0fd41
+# %% ../nbs/01_stem.ipynb #a4af8516
 class _Sheet(NamedTuple):
     "A crystal as it lies under the beam: n atoms in one cell"
     cell: np.ndarray # (2, 2), turned, in A
@@ -201,7 +201,7 @@ def _projected(atoms):
     cell = lattice[:2] @ frame[:, :2]
     return cell, frac @ (lattice @ frame[:, :2]) @ np.linalg.inv(cell) % 1, np.array([atomic_numbers[e] for e in atoms.elements])
 
-# %% ../nbs/01_stem.ipynb #d3898604
+# %% ../nbs/01_stem.ipynb #c83b4461
 def _per_image(name, value, b, width):
     "`value` for each of `b` images as (b, width)"
     try: v = np.broadcast_to(np.asarray(value, float).reshape((-1, width) if np.ndim(value) else (1, width)), (b, width))
@@ -216,7 +216,7 @@ def _orientation(rotation, mirror, b):
     c, s = np.cos(angle), np.sin(angle)
     return np.stack([np.stack([c, s], -1), np.stack([-s, c], -1)*flip[:, None]], 1)
 
-# %% ../nbs/01_stem.ipynb #8582b956
+# %% ../nbs/01_stem.ipynb #8ca9ccfc
 def _sites(cell, frac, origin, low, high):
     "Pixel positions x, y of every atom in a rectangle (in pixels), and which atom of the cell each is; `cell` and `origin` in pixels"
     corners = np.array([[low[0], low[1]], [high[0], low[1]], [low[0], high[1]], [high[0], high[1]]]) - origin
@@ -243,7 +243,7 @@ def _atom_by_atom(sheet, sigma, shape, pixel_size, device):
     along = lambda n, at: torch.exp(((torch.arange(n, device=device)[:, None] - put(at))*put(.5**.5/width)).square_().neg_().clamp_(min=-25))
     return (along(shape[0], y)*put(w)) @ along(shape[1], x).T
 
-# %% ../nbs/01_stem.ipynb #2d40f86f
+# %% ../nbs/01_stem.ipynb #737b5a30
 def _sampled_probe(pixel_size, width=.5, ratio=.5, bins=100):
     "Gaussian plus `ratio` of a Lorentzian out to four widths, on pixels, with height 1"
     r = np.linspace(0, 4*width, bins)
@@ -263,7 +263,7 @@ def _pixel_transfer(pixel_size, shape, device):
     field = np.roll(field, (1-margin, 1-margin), (0, 1))
     return torch.fft.rfft2(torch.tensor(field, dtype=torch.float32, device=device)), margin, grid
 
-# %% ../nbs/01_stem.ipynb #28fff091
+# %% ../nbs/01_stem.ipynb #35be639d
 def _on_pixels(sheet, shape, pixel_size, device):
     "One picture seen through AtomVision's probe"
     probe, margin, (rows, columns) = _pixel_transfer(pixel_size, shape, device)
@@ -277,7 +277,7 @@ def _on_pixels(sheet, shape, pixel_size, device):
     image = torch.fft.irfft2(torch.fft.rfft2(spots)*probe, s=(rows, columns))
     return image[margin:margin+shape[0], margin:margin+shape[1]]
 
-# %% ../nbs/01_stem.ipynb #d8c251ab
+# %% ../nbs/01_stem.ipynb #42e34e09
 def _pad(arrays):
     "Stack (n_i, ...) arrays to (b, max n, ...), zeros where nothing is"
     if len(arrays) == 1: return np.asarray(arrays[0], float)[None]
@@ -305,7 +305,7 @@ def _pictures(sheets, probe, gmax, shape, pixel_size, device):
         images[part] = _series([sheets[i] for i in part], probe, gmax, shape, pixel_size, device).cpu()
     return images.numpy()
 
-# %% ../nbs/01_stem.ipynb #0dab8925
+# %% ../nbs/01_stem.ipynb #582f1901
 def _checked_probe(probe, thermal):
     "The probe, and the spatial frequency where it ends"
     if isinstance(probe, Probe): return probe, min(probe.cutoff, .9/max(probe.source_size, 1e-3))
@@ -320,7 +320,7 @@ def _displacements(thermal, numbers):
     table = {atomic_numbers.get(e): _number(f"thermal[{e!r}]", u, 0, 1, " Å") for e, u in thermal.items()}
     return np.array([table.get(z, 0.) for z in numbers])
 
-# %% ../nbs/01_stem.ipynb #406f2529
+# %% ../nbs/01_stem.ipynb #00e9c506
 def simulate(
     atoms, # A jarvis Atoms seen along c, or a list of them
     pixel_size=.1, # A/px
@@ -343,7 +343,7 @@ def simulate(
     images = _pictures(sheets, probe, gmax, shape, pixel_size, device)
     return images if isinstance(atoms, (list, tuple)) else images[0]
 
-# %% ../nbs/01_stem.ipynb #06fff854
+# %% ../nbs/01_stem.ipynb #9cd5e8bc
 def stemconv_view(
     atoms, # jarvis Atoms
     pixel_size=.1, # A/px
@@ -359,7 +359,7 @@ def stemconv_view(
     (ax, ay), (bx, by) = lattice[:2, :2]
     return dict(rotation=float(np.degrees(np.arctan2(ay, ax))-rot), shift=tuple(-centre @ turn + width/2 + shift), mirror=bool(ax*by < ay*bx))
 
-# %% ../nbs/01_stem.ipynb #dbe4a939
+# %% ../nbs/01_stem.ipynb #2332ba75
 @dataclass(frozen=True)
 class Noise:
     "What separates a recorded picture from a perfect one; lengths in A, intensities relative to a picture from 0 to 1"
@@ -387,7 +387,7 @@ class Noise:
             low, high = (-100, 100) if f.name in ("brightness", "flyback") else (1e-3 if f.name in ("sway_lines", "settling", "length", "contrast") else 0, 1e9)
             if f.name != "steady": _number(f.name, getattr(self, f.name), low, high)
 
-# %% ../nbs/01_stem.ipynb #f1fc4af4
+# %% ../nbs/01_stem.ipynb #a2bebefe
 NOISE = dict(
     none=Noise(),
     paper=Noise(blur=.1, tilt=.2, gain=.1, readout=.02**.5),
@@ -396,7 +396,7 @@ NOISE = dict(
     mid=Noise(jitter=.03, sway=.04, blur=.15, background=.3, offset=.1, dose=1500, readout=.05, steady=True),
     high=Noise(jitter=.08, sway=.08, blur=.25, background=.6, offset=.2, dose=200, readout=.1, steady=True))
 
-# %% ../nbs/01_stem.ipynb #1f542f82
+# %% ../nbs/01_stem.ipynb #ca3cb133
 def _unit(image):
     "Levelled to 0..1; zeros when constant"
     low, high = image.min(), image.max()
@@ -415,7 +415,7 @@ def _tilt(shape, rng):
     plane = np.cos(angle)*x + np.sin(angle)*y
     return plane/max(np.ptp(plane), 1e-9)
 
-# %% ../nbs/01_stem.ipynb #211de25a
+# %% ../nbs/01_stem.ipynb #cf4f608d
 def _line_shifts(n, noise, pixel_size, rng):
     "Displacement of each of `n` scan lines along x, in pixels"
     slow = gaussian_filter1d(rng.normal(size=n), noise.sway_lines)*(2*np.pi**.5*noise.sway_lines)**.5
@@ -431,7 +431,7 @@ def _displaced(image, noise, pixel_size, rng):
         x, y = x + np.cos(angle)*time, y + np.sin(angle)*time
     return map_coordinates(image, [y, x], order=3, mode="mirror" if noise.drift or noise.flyback else "nearest")
 
-# %% ../nbs/01_stem.ipynb #8fb08ce0
+# %% ../nbs/01_stem.ipynb #ba822d05
 def _smeared(image, sigma, rng):
     "Gaussian blur of `sigma` pixels along one random direction"
     angle = rng.uniform(0, np.pi)
@@ -441,12 +441,12 @@ def _smeared(image, sigma, rng):
     smeared = np.fft.irfft2(np.fft.rfft2(mirrored)*np.exp(-2*(np.pi*sigma*along)**2), mirrored.shape)
     return smeared[:image.shape[0], :image.shape[1]]
 
-# %% ../nbs/01_stem.ipynb #64eda917
+# %% ../nbs/01_stem.ipynb #2197b09b
 def _counts(mean, steady, rng):
     "Electrons that arrive where `mean` are expected"
     return poisson.ppf(rng.random(mean.shape), mean) if steady else rng.poisson(mean)
 
-# %% ../nbs/01_stem.ipynb #fa488049
+# %% ../nbs/01_stem.ipynb #18126187
 def _noisy(image, noise, pixel_size, rng):
     "One picture through the table"
     image, px = _unit(image), pixel_size
@@ -462,7 +462,7 @@ def _noisy(image, noise, pixel_size, rng):
     if noise.contrast != 1 or noise.brightness: image = (noise.contrast*image + noise.brightness).clip(0, 1)
     return _unit(image)
 
-# %% ../nbs/01_stem.ipynb #1f0eded4
+# %% ../nbs/01_stem.ipynb #e3cc9692
 def _seeds(seed, b):
     "One seed for each of `b` pictures"
     seeds = [seed+i for i in range(b)] if isinstance(seed, Integral) else list(np.atleast_1d(seed))
@@ -476,7 +476,7 @@ def _noise(noise):
     if not isinstance(noise, str) or noise not in NOISE: raise StemError(f"noise must be one of {', '.join(NOISE)}, or a Noise, not {noise!r}")
     return NOISE[noise]
 
-# %% ../nbs/01_stem.ipynb #ce618bfc
+# %% ../nbs/01_stem.ipynb #176909e7
 def add_noise(
     images, # (rows, columns) or (b, rows, columns)
     noise="paper", # a name in `NOISE`, or a `Noise`
@@ -491,7 +491,7 @@ def add_noise(
     noisy = [_noisy(im, noise, pixel_size, np.random.default_rng(s)) for im, s in zip(batch, _seeds(seed, len(batch)))]
     return np.stack(noisy).reshape(images.shape).astype(np.float32)
 
-# %% ../nbs/01_stem.ipynb #a80f1eb5
+# %% ../nbs/01_stem.ipynb #6af208a2
 def random_view(
     seed=0, # Whole number
     mirror=False, # True or False, or None to draw it too
@@ -501,7 +501,7 @@ def random_view(
     rotation, shift, flip = rng.uniform(0, 360), rng.uniform(0, 10, 2), bool(rng.random() < .5)
     return dict(rotation=rotation, shift=tuple(map(float, shift)), mirror=flip if mirror is None else bool(mirror))
 
-# %% ../nbs/01_stem.ipynb #2517cbba
+# %% ../nbs/01_stem.ipynb #2b69ad34
 def render(
     atoms, # A jarvis Atoms slab, or a list of them
     noise="paper", # a name in `NOISE`, or a `Noise`
