@@ -6,7 +6,7 @@
 __all__ = ['LatticeError', 'harmonics', 'fourier_coefficients', 'fold', 'Alternative', 'Lattice2D', 'measure_lattice',
            'plot_lattice', 'Observation', 'observe']
 
-# %% ../nbs/03_lattice.ipynb #0b687e47
+# %% ../nbs/03_lattice.ipynb #2ff85405
 from dataclasses import dataclass, field
 from typing import NamedTuple
 import numpy as np
@@ -15,10 +15,10 @@ from scipy.ndimage import maximum_filter
 from .crystal import CrystalError, MicroscopyGPTError, cell_lengths, reduce_cell
 from .micrograph import Micrograph
 
-# %% ../nbs/03_lattice.ipynb #4e8035d9
+# %% ../nbs/03_lattice.ipynb #2d3cc478
 class LatticeError(MicroscopyGPTError): "An image in which no two-dimensional lattice can be measured."
 
-# %% ../nbs/03_lattice.ipynb #ad9bea91
+# %% ../nbs/03_lattice.ipynb #268b2c53
 def harmonics(cell:np.ndarray, # (2, 2) in Å, rows a and b
               gmax:float # largest spatial frequency, 1/Å
              )->tuple: # (hk (m, 2) integers, one of each pair ±g; g (m, 2) in 1/Å)
@@ -31,7 +31,7 @@ def harmonics(cell:np.ndarray, # (2, 2) in Å, rows a and b
     keep = np.linalg.norm(g, axis=1) < gmax
     return hk[keep], g[keep]
 
-# %% ../nbs/03_lattice.ipynb #abfc1a3c
+# %% ../nbs/03_lattice.ipynb #8e65367c
 def _slow(n):
     "Orthonormal polynomials up to degree 3 on n points: (n, 4)."
     return np.linalg.qr(np.polynomial.legendre.legvander(np.linspace(-1, 1, n), 3))[0]
@@ -41,7 +41,7 @@ def _level(image):
     qy, qx = _slow(image.shape[0]), _slow(image.shape[1])
     return image - qy@(qy.T@image@qx)@qx.T
 
-# %% ../nbs/03_lattice.ipynb #503e7b47
+# %% ../nbs/03_lattice.ipynb #c3dd0dd3
 class _Waves:
     "Least squares on the plane waves `g` over the grid `x`, `y` (Å), blind to the slow background."
     def __init__(self, x, y, g):
@@ -72,7 +72,7 @@ class _Waves:
         rows = self.ey*c
         return 2*(rows.real@self.ex.real.T - rows.imag@self.ex.imag.T)
 
-# %% ../nbs/03_lattice.ipynb #5216b8f0
+# %% ../nbs/03_lattice.ipynb #d66f065f
 def _grid(view, coarse=None):
     "Levelled image (h, w) of unit variance, its coordinates x (w,), y (h,) in Å and its scale, binned to about `coarse` Å per pixel."
     image, pixel = np.asarray(view.data, float), view.pixel_size
@@ -89,7 +89,7 @@ def _grid(view, coarse=None):
     if level.std() <= 1e-6*np.abs(image).max(): raise LatticeError("The image is constant or a plain ramp: there is nothing to measure. Check that the right channel or frame was read.")
     return level/level.std(), x, y, level.std()
 
-# %% ../nbs/03_lattice.ipynb #b75f1819
+# %% ../nbs/03_lattice.ipynb #1bbed1cb
 _rings = np.array([0, .08, .16, .28, .5, .8, 1.2])
 
 def _noise(residual, x, y, g):
@@ -113,7 +113,7 @@ def fourier_coefficients(view, # a Micrograph: data (h, w), pixel_size in Å per
     sigma = _noise(image - _level(waves.image(c)), x, y, g)(g)
     return hk, g, c*scale, float(np.sqrt((sigma**2).mean()))*scale
 
-# %% ../nbs/03_lattice.ipynb #86f9c725
+# %% ../nbs/03_lattice.ipynb #ece387d3
 def fold(hk:np.ndarray, # (m, 2) integers
          c:np.ndarray, # (m,) complex coefficients
          shape:tuple=(24, 32) # grid points along a and along b
@@ -122,12 +122,12 @@ def fold(hk:np.ndarray, # (m, 2) integers
     ea, eb = (np.exp(2j*np.pi*np.outer(np.arange(n)/n, hk[:, i])) for i, n in enumerate(shape))
     return 2*((ea*c)@eb.T).real
 
-# %% ../nbs/03_lattice.ipynb #4da11108
+# %% ../nbs/03_lattice.ipynb #48ac1c99
 def _trust(g):
     "Weight of an amplitude at frequency `g` (n, 2)."
     return np.minimum(1, (np.linalg.norm(g, axis=-1)/.14)**2)
 
-# %% ../nbs/03_lattice.ipynb #7fd9976c
+# %% ../nbs/03_lattice.ipynb #200f85b2
 class _Spectrum(NamedTuple):
     amplitude: np.ndarray # (n, n), zero frequency in the middle, in units of a Fourier coefficient
     step: float           # 1/Å between points
@@ -176,7 +176,7 @@ def _peaks(spectrum, extent, gmax=1.25, snr=4.5, weakest=.01, nmax=40, above=0.)
         if len(kept) == nmax: break
     return g[kept], amp[kept]
 
-# %% ../nbs/03_lattice.ipynb #ec764432
+# %% ../nbs/03_lattice.ipynb #362247b1
 def _on_nodes(g, R, tol):
     "Integer indices of peaks `g` on the reciprocal bases `R` (..., 2, 2), and which lie within `tol` (1/Å) of a node."
     q = g@np.linalg.inv(R)
@@ -213,7 +213,7 @@ def _guess(g, amp, tol, longest, shortest=1.5, n_strong=14, share_ok=.9):
     best = max(s for s, _ in found) if found else 0
     return sorted((c for s, c in found if s > share_ok*best), key=lambda c: abs(np.linalg.det(c)))
 
-# %% ../nbs/03_lattice.ipynb #47cc9425
+# %% ../nbs/03_lattice.ipynb #f5ae0c52
 def _refine(image, x, y, cell, hk, steps=3):
     "Least-squares refinement of a cell on the waves `hk`; returns (cell, curvature (4, 4) for the reciprocal basis a*x a*y b*x b*y)."
     x, y, R = x - x.mean(), y - y.mean(), np.linalg.inv(cell).T
@@ -232,7 +232,7 @@ def _refine(image, x, y, cell, hk, steps=3):
         if turns < 1e-3: break
     return np.linalg.inv(R).T, curvature
 
-# %% ../nbs/03_lattice.ipynb #dbaf3da2
+# %% ../nbs/03_lattice.ipynb #6b7acf5f
 class _Fit(NamedTuple):
     cell: np.ndarray
     hk: np.ndarray
@@ -260,7 +260,7 @@ def _fit(image, x, y, cell, gmax=1.1, strongest=60):
         cell, curvature = _refine(image, x, y, cell, fit.hk[order])
     return _linear(image, x, y, reduce_cell(cell)[0], gmax)._replace(curvature=curvature)
 
-# %% ../nbs/03_lattice.ipynb #8b5f302d
+# %% ../nbs/03_lattice.ipynb #d62676cd
 _translations = [(p, q, n) for n in (2, 3, 5) for p, q in [(0, 1), *((1, q) for q in range(n))]]
 
 def _subcell(cell, p, q, n):
@@ -278,7 +278,7 @@ def _forbidden(fit):
         elif not out.any(): found.append((0., 0., (p, q, n)))
     return sorted(found, key=lambda f: f[0])
 
-# %% ../nbs/03_lattice.ipynb #4053c552
+# %% ../nbs/03_lattice.ipynb #f6bb37ca
 _offsets = {n: [(p, q) for p in range(n) for q in range(n) if np.gcd.reduce([p, q, n]) == 1 and (p, q) <= ((-p) % n, (-q) % n)] for n in (2, 3, 4, 5)}
 
 def _supercell(cell, p, q, n):
@@ -307,7 +307,7 @@ def _superlattice(fit, x, y, gmax=.9, largest=300.):
             if len(amp): found.append(((amp*_trust(g)/fit.noise(g)).max(), (p, q, n)))
     return sorted(found, key=lambda f: -f[0])
 
-# %% ../nbs/03_lattice.ipynb #8fa4f5de
+# %% ../nbs/03_lattice.ipynb #6411c6a2
 def _apart(u, v, cell):
     "Distance (1/Å) between the offsets u = (p, q, n) and v in the reciprocal cell."
     d = np.array([s*np.array(u[:2])/u[2] - np.array(v[:2])/v[2] for s in (1, -1)])
@@ -319,7 +319,7 @@ def _sound(found, cell, reach, least=2.5):
         control = max((a for a, v in found if v[2] == 5 and _apart(u, v, cell) > reach), default=0)
         if u[2] < 5 and s > max(least, 1.15*control) and _apart(u, (0, 0, 1), cell) > reach: yield s, u
 
-# %% ../nbs/03_lattice.ipynb #4e57a0ce
+# %% ../nbs/03_lattice.ipynb #7a9a068e
 class Alternative(NamedTuple):
     "A cell that was not chosen, and how strongly the image speaks against or for it."
     cell: np.ndarray # (2, 2) in Å, reduced
@@ -370,7 +370,7 @@ def _choose(image, x, y, guesses, doubt=.2, snr=5., shortest=1.5):
     smaller = [Alternative(reduce_cell(_subcell(fit.cell, *t))[0], r, 1/t[2], s) for r, s, t in _forbidden(fit) if r < .15]
     return fit, sorted((a for a in rejected + smaller if a.evidence > .003), key=lambda a: abs(np.log(a.evidence/.06)))[:4]
 
-# %% ../nbs/03_lattice.ipynb #b031963c
+# %% ../nbs/03_lattice.ipynb #a7ee29ce
 def _quality(image, x, y, fit, spectrum, gmax=1.1):
     "Share of the variance that is neither background nor white noise and that the lattice explains, beyond what as many waves explain by chance."
     h, w = image.shape
@@ -389,7 +389,7 @@ def _uncertainty(fit, n_pixels):
     J = np.array([(np.array(cell_lengths(np.linalg.inv(R + e).T)) - p0)/1e-6 for e in nudge])
     return np.sqrt(np.einsum("ip,ij,jp->p", J, cov, J))
 
-# %% ../nbs/03_lattice.ipynb #c6d90a09
+# %% ../nbs/03_lattice.ipynb #1047b38b
 @dataclass(eq=False, repr=False)
 class Lattice2D:
     "The lattice measured in a micrograph."
@@ -413,7 +413,7 @@ class Lattice2D:
         lines += ["  or a = {:.3f} Å, b = {:.3f} Å, gamma = {:.2f}°".format(*cell_lengths(o.cell)) + f", {o.index:.3g} times the area (superlattice {o.evidence:.1%})" for o in self.alternatives]
         return "\n".join(lines + [f"  warning: {w}" for w in self.warnings])
 
-# %% ../nbs/03_lattice.ipynb #0dd0552c
+# %% ../nbs/03_lattice.ipynb #77fd18df
 def _strays(fit, x, y, gmax=1.):
     "Strongest peak off the lattice, over the strongest on it."
     spectrum = _spectrum(fit.residual, x, y, pad=2)
@@ -433,7 +433,7 @@ def _doubts(fit, x, y, quality, alternatives):
         (bool(larger), f"Superlattice peaks ({larger[0].evidence:.1%} of the strongest) were ignored: see alternatives." if larger else ""),
     ] if doubt]
 
-# %% ../nbs/03_lattice.ipynb #fc987112
+# %% ../nbs/03_lattice.ipynb #a9b498d1
 _no_lattice = "{}: use a larger, sharper or less noisy view of a single crystal, and check the pixel size."
 
 def _search(image, x, y, spectrum, above):
@@ -463,7 +463,7 @@ def measure_lattice(view # a Micrograph: data (h, w), pixel_size in Å per pixel
     n_peaks = int((np.abs(fit.c) > 5*fit.sigma).sum())
     return Lattice2D(fit.cell, quality, n_peaks, tuple(map(float, _uncertainty(fit, image.size))), alternatives, _doubts(fit, x, y, quality, alternatives))
 
-# %% ../nbs/03_lattice.ipynb #f4a632bb
+# %% ../nbs/03_lattice.ipynb #5b3ac388
 def _node(view, cell):
     "A lattice node (x, y) in Å near the middle of the view, on the brightest column."
     hk, _, c, _ = fourier_coefficients(view, cell)
@@ -483,7 +483,7 @@ def plot_lattice(view, # a Micrograph
     _plot_nodes(view, lattice, axes[1])
     return axes
 
-# %% ../nbs/03_lattice.ipynb #458ec47c
+# %% ../nbs/03_lattice.ipynb #eb91d6b1
 def _plot_cell(view, lattice, ax):
     "The image, faint lattice lines and the two vectors."
     (h, w), p, (a, b) = view.data.shape, view.pixel_size, lattice.cell
@@ -510,7 +510,7 @@ def _plot_nodes(view, lattice, ax, gmax=1.1):
     ax.set(xlim=(-gmax, gmax), ylim=(gmax, -gmax), xlabel="1/Å", title=f"quality {lattice.quality:.2f}")
     ax.set_yticks([])
 
-# %% ../nbs/03_lattice.ipynb #5d28281a
+# %% ../nbs/03_lattice.ipynb #3da19791
 @dataclass
 class Observation:
     "A micrograph reduced to its lattice and the Fourier coefficients on it."

@@ -20,7 +20,7 @@ def oblique(seed, smallest=2.6, largest=5.):
     "One heavy atom and two light ones at random: the projection always has the crystal's own cell."
     rng = np.random.default_rng(seed)
     cell = cell_from_lengths(a := rng.uniform(smallest, largest), min(largest*1.2, a*rng.uniform(1.02, 1.5)), rng.uniform(91, 117))
-    return from_slab(Slab(reduce_cell(cell)[0], rng.random((3, 2)), rng.uniform(-1, 1, 3), np.array([70, 16, 8])))
+    return from_slab(Slab(reduce_cell(cell)[0], rng.random((3, 2)), np.arange(3) + .2*rng.uniform(-1, 1, 3), np.array([70, 16, 8])))
 
 def lengths(atoms): return np.array(cell_lengths(reduce_cell(np.array(atoms.lattice_mat)[:2, :2])[0]))
 
