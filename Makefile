@@ -16,10 +16,10 @@ READY := $(VENV)/.ready
 IN_VENV = PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-sync test-nbs test-py lab docs readme clean
+.PHONY: help setup demo test test-sync test-nbs test-py lab docs readme screenshots clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: $(READY) ## the environment: .venv with the tested versions
 
@@ -49,14 +49,17 @@ test-nbs: $(READY) ## every notebook runs
 test-py: $(READY) ## the tests that would make poor pages
 	$(IN_VENV) OMP_NUM_THREADS=1 pytest -q tests
 
-lab: $(READY) ## JupyterLab on the notebooks
-	$(IN_VENV) jupyter lab nbs
+lab: $(READY) ## JupyterLab on the notebooks; the app is nbs/explorer.ipynb
+	$(IN_VENV) microscopygpt lab nbs
 
 docs: $(READY) ## the documentation site in _docs
 	$(IN_VENV) OMP_NUM_THREADS=1 python .ci/docs.py site
 
 readme: $(READY) ## README.md from nbs/index.ipynb
 	$(IN_VENV) OMP_NUM_THREADS=1 python .ci/docs.py readme
+
+screenshots: $(READY) ## the documentation's pictures of the app, taken in Chromium
+	$(IN_VENV) OMP_NUM_THREADS=1 python .ci/screenshots.py
 
 clean: ## remove everything that was made, the environment too
 	rm -rf $(VENV) _docs _proc _site out build dist *.egg-info nbs/nbdev.yml nbs/sidebar.yml .pytest_cache .hypothesis

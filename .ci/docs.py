@@ -63,7 +63,7 @@ def readme(root):
         subprocess.run(["nbdev_readme"], check=True)
         text = page.read_text(encoding="utf-8")
     else: text = markdown(root)
-    page.write_text(re.sub(r"\]\((?!\w+:)([\w/]+\.ipynb)", r"](nbs/\1", text), encoding="utf-8")
+    page.write_text(re.sub(r"\]\((?!\w+:)([\w/-]+\.(?:ipynb|png))", r"](nbs/\1", text), encoding="utf-8")
     print(page)
 
 

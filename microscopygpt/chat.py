@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LENGTHS', 'ANGLES', 'FRACTIONS', 'HEIGHTS', 'UNITS', 'ChatError', 'NoStructureError', 'TruncatedError',
            'CoordinateError', 'UnknownElementError', 'DegenerateCellError', 'WrongCompositionError', 'make_prompt',
-           'prompt_formula', 'to_answer', 'length_word', 'angle_word', 'fraction_word', 'height_word', 'formula_words',
-           'to_compact', 'to_messages', 'parse_answer']
+           'prompt_formula', 'prompt_bravais', 'to_answer', 'length_word', 'angle_word', 'fraction_word', 'height_word',
+           'formula_words', 'to_compact', 'to_messages', 'parse_answer']
 
 # %% ../nbs/04_chat.ipynb #1fa4e56c
 import re
@@ -40,6 +40,14 @@ def prompt_formula(prompt:str # a prompt that names the formula
     "The formula that a prompt names; raises `FormulaError` when it names none."
     found = re.search(r"\b[Ff]ormula(?: is)?(?: ?:)? ([^ ,;]+)", " ".join((prompt or "").split()))
     return reduced_formula(found.group(1).rstrip(".") if found else "")
+
+def prompt_bravais(prompt:str # a prompt that may name the Bravais lattice
+                  )->"int|None": # index into `BRAVAIS`
+    "The Bravais lattice that a prompt names; raises `ChatError` when there is none of that name."
+    found = re.search(r"\bBravais lattice(?: is)?(?: ?:)? (\w+)", " ".join((prompt or "").split()))
+    if found is None: return None
+    if found.group(1).lower() not in BRAVAIS: raise ChatError(f"The prompt names the Bravais lattice {found.group(1)!r}: it is one of {', '.join(BRAVAIS)}.")
+    return BRAVAIS.index(found.group(1).lower())
 
 # %% ../nbs/04_chat.ipynb #31fd4d88
 def to_answer(atoms:Atoms)->str:

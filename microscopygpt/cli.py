@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['UsageError', 'Parser', 'formula_text', 'miller_index', 'point', 'values', 'number_or_values', 'replacement',
            'at_least_one', 'output_folder', 'output_file', 'complaint', 'candidate_line', 'run_predict', 'run_simulate',
-           'run_dataset', 'run_train', 'run_evaluate', 'run_score', 'run_benchmark', 'run_lab', 'parser', 'main']
+           'run_dataset', 'run_train', 'run_evaluate', 'run_score', 'run_benchmark', 'explorer_notebook', 'run_lab',
+           'parser', 'main']
 
 # %% ../nbs/12_cli.ipynb #cd8c1ab2
 import argparse, os, re, sys, tempfile, warnings
@@ -88,7 +89,7 @@ def output_file(path:"str|Path", # file to write
     return output_folder(path.parent)/path.name
 
 # %% ../nbs/12_cli.ipynb #7227d4e3
-_extras = dict(chgnet="relax", unsloth="gpu", bitsandbytes="gpu", trl="gpu", jupyterlab="app", ipywidgets="app", nglview="app", ncempy="io")
+_extras = dict(chgnet="relax", unsloth="gpu", bitsandbytes="gpu", trl="gpu", jupyterlab="app", ipywidgets="app", nglview="app", anywidget="app", voila="app", ncempy="io")
 
 def complaint(error:Exception)->str: # one line, or "" when the error is not one a user can mend
     "What was wrong and what to do, on one line."
@@ -241,13 +242,25 @@ def run_benchmark(args:argparse.Namespace # see `microscopygpt benchmark --help`
     return 0
 
 # %% ../nbs/12_cli.ipynb #c8b2c840
+def explorer_notebook(folder:"str|Path"=".")->Path:
+    "The notebook of the app in a folder, written when it is not there."
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+    path = output_folder(folder)/"explorer.ipynb"
+    text = "# MicroscopyGPT\n\nRun the cell below (Shift+Enter), then drop a micrograph, type its formula and press *Predict*."
+    cells = [new_markdown_cell(text), new_code_cell("from microscopygpt.explore import Explorer\n\nexplorer = Explorer()\nexplorer")]
+    kernel = dict(kernelspec=dict(name="python3", display_name="Python 3", language="python"))
+    if not path.exists(): nbformat.write(new_notebook(cells=cells, metadata=kernel), path)
+    return path
+
 def run_lab(args:argparse.Namespace # see `microscopygpt lab --help`
-           )->int: # JupyterLab's exit code
-    "Open JupyterLab."
+           )->int: # the server's exit code
+    "Open the app: image in, structures out, without a line of code."
     import importlib.util, subprocess
-    if importlib.util.find_spec("jupyterlab") is None: raise ModuleNotFoundError(name="jupyterlab")
-    notebooks = Path(__file__).resolve().parent.parent/"nbs"
-    return subprocess.call([sys.executable, "-m", "jupyter", "lab", str(notebooks if notebooks.is_dir() else Path.cwd())])
+    server = "voila" if args.voila else "jupyterlab"
+    for needed in (server, "nglview", "anywidget"):
+        if importlib.util.find_spec(needed) is None: raise ModuleNotFoundError(name=needed)
+    return subprocess.call([sys.executable, "-m", server, str(explorer_notebook(args.folder))])
 
 # %% ../nbs/12_cli.ipynb #f7c4dcb2
 def _verb(verbs, name, run, summary):
@@ -328,6 +341,10 @@ def _score_options(p):
     p.add_argument("--name", help="what the report calls the method (default: the folder's name)")
     _workers(p); _compared(p); _out(p, "folder for the report")
 
+def _lab_options(p):
+    p.add_argument("folder", nargs="?", default=".", metavar="DIR", help="where the app's notebook is kept (default: here)")
+    p.add_argument("--voila", action="store_true", help="serve the app alone, without JupyterLab around it")
+
 def _benchmark_options(p):
     p.add_argument("--source", nargs="+", choices=("dft_2d_2021", "c2db"), default=("dft_2d_2021", "c2db"), help="only this database's crystals (default: both)")
     p.add_argument("--level", nargs="+", choices=("low", "mid", "high"), default=("low", "mid", "high"), help="noise levels (default: all three)")
@@ -347,7 +364,7 @@ def parser()->Parser:
     _evaluate_options(_verb(verbs, "evaluate", run_evaluate, "ask a model about known crystals, and score it"))
     _score_options(_verb(verbs, "score", run_score, "score the answers of any method"))
     _benchmark_options(_verb(verbs, "benchmark", run_benchmark, "pictures that every method can be asked about"))
-    _verb(verbs, "lab", run_lab, "open JupyterLab")
+    _lab_options(_verb(verbs, "lab", run_lab, "open the app in JupyterLab, or serve it"))
     return p
 
 # %% ../nbs/12_cli.ipynb #ed116b82

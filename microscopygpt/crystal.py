@@ -6,7 +6,7 @@
 __all__ = ['BRAVAIS', 'SOLVED', 'TIGHT', 'MicroscopyGPTError', 'CrystalError', 'FormulaError', 'parse_formula', 'reduced_formula',
            'Slab', 'cell_lengths', 'cell_from_lengths', 'reduce_cell', 'to_slab', 'from_slab', 'standardize',
            'bravais_2d', 'space_group', 'element_order', 'equivalent_bases', 'canonical', 'Comparison', 'Prepared',
-           'prepare', 'compare', 'draw_atoms', 'read_crystal', 'write_crystal']
+           'prepare', 'compare', 'Superposition', 'superpose', 'draw_atoms', 'read_crystal', 'write_crystal']
 
 # %% ../nbs/00_crystal.ipynb #8b9ee0f8
 import itertools, re, warnings
@@ -325,6 +325,30 @@ def compare(truth:"Atoms|Prepared",
     if solved and len(t) != len(g): lattice = np.nan, np.nan, np.nan # the matcher found a smaller cell in one of them
     return Comparison(solved, bool(rmsd <= TIGHT), bool(np.isfinite(rms)), match_abs, truth.group == guess.group, rms, rmsd, xy, z, *lattice,
                       _why_not(t, g, solved, *lattice))
+
+# %% ../nbs/00_crystal.ipynb #9c5b1019
+class Superposition(NamedTuple):
+    "One crystal laid over another."
+    reference: Slab
+    other: Slab # atoms in the reference's order, nearest images, origin where the root mean square displacement is smallest
+    displacements: np.ndarray # (n, 3) Å, from the reference to the other, the strain of the cell left out
+    @property
+    def rmsd(self): return float(np.sqrt((self.displacements**2).sum(1).mean()))
+
+def superpose(reference:Atoms, other:Atoms, # of the same formula
+              tol:float=2. # Å, how far an atom may be off
+             )->Superposition:
+    "Lay a crystal over a reference with as many or more atoms in its cell; raises `CrystalError` where that cannot be done."
+    slabs = first, _ = [to_slab(standardize(a)) for a in (reference, other)]
+    if reduced_formula(reference) != reduced_formula(other): raise CrystalError(f"{reduced_formula(other)} cannot be laid over {reduced_formula(reference)}: choose crystals of one formula.")
+    c = max(np.ptp(s.z) for s in slabs) + 6 # so low that leaning by a whole cell is far outside the tolerance of angles
+    r, o = (from_slab(s, c - np.ptp(s.z)).pymatgen_converter() for s in slabs)
+    matcher = StructureMatcher(ltol=.3, stol=tol/(r.volume/len(r))**(1/3), angle_tol=5, scale=False, primitive_cell=False, attempt_supercell=len(o) < len(r))
+    found = None if len(o) > len(r) or _hopeless(r, o, .3, False) and len(o) == len(r) else matcher.get_s2_like_s1(r, o)
+    if found is None: raise CrystalError(f"These two crystals have no common description: {len(r)} and {len(o)} atoms in cells of {r.volume/c:.1f} and {o.volume/c:.1f} Å².")
+    d = found.frac_coords - r.frac_coords; d -= np.round(d); d -= d.mean(0)
+    a, b, _, _, _, gamma = found.lattice.parameters
+    return Superposition(first, Slab(cell_from_lengths(a, b, gamma), first.frac + d[:, :2], first.z + d[:, 2]*c, first.numbers), d@r.lattice.matrix)
 
 # %% ../nbs/00_crystal.ipynb #c181385f
 def draw_atoms(ax, # matplotlib's

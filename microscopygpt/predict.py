@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['EVIDENCE', 'WEIGHTS', 'OFFSET', 'EXPLAINED', 'PLAUSIBLE', 'merge_answers', 'substitutions', 'resized',
-           'propose_templates', 'evidence', 'Candidate', 'rank', 'Prediction', 'PredictError', 'local_crystals',
-           'predict', 'guess']
+           'propose_templates', 'evidence', 'Candidate', 'fit_in_words', 'rank', 'Prediction', 'PredictError',
+           'local_crystals', 'predict', 'guess']
 
 # %% ../nbs/09_predict.ipynb #b33550ad
-import base64, hashlib, io, itertools, json, platform, warnings
-from dataclasses import dataclass, field, replace
+import base64, hashlib, inspect, io, itertools, json, platform, warnings
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -18,12 +18,14 @@ from fastcore.basics import patch
 from jarvis.core.atoms import Atoms
 from pymatgen.core import Element
 from ase.data import covalent_radii
+from ase.data.colors import jmol_colors
 from .crystal import (MicroscopyGPTError, CrystalError, Slab, canonical, cell_lengths, draw_atoms, from_slab, parse_formula, reduced_formula, space_group, standardize, to_slab, write_crystal)
-from .chat import ChatError, make_prompt, parse_answer, prompt_formula
+from .look import CELL, DIFFERENCE, INK, SEQUENCE, look
+from .chat import ChatError, make_prompt, parse_answer, prompt_bravais, prompt_formula
 from .micrograph import Micrograph, read_micrograph
 from .data import SOURCES, database_file, have_database, load_crystals, read_crystals, save_crystals
 from .model import load_model
-from .lattice import Observation, observe
+from .lattice import Imaging, Observation, observe
 from .refine import Proof, Proposal, prove, resimulate, strains, symmetrize
 from .refine import relax as relax_atoms
 
@@ -140,12 +142,17 @@ def _fingerprint(slab, reach=5.5):
 
 def _alike(a, b): return len(a) == len(b) and a@b/(np.linalg.norm(a)*np.linalg.norm(b) + 1e-9) > .985
 
+EXPLAINED, PLAUSIBLE = .35, .02 # largest residual and smallest confidence with which a candidate still explains an image
+
+def fit_in_words(residual:float)->str:
+    "What a residual means."
+    return "explains the image in the plane" if residual < .12 else "explains most of the image" if residual < EXPLAINED else "does not explain the image"
+
 def _words(proof, asked):
     "Why a candidate stands where it stands."
     p = proof.proposal
     said = f"template {p.origin}" if p.origin != "model" else f"{p.votes} of {asked} answers" if p.votes >= 1 else "a bolder guess"
-    fit = "explains the image in the plane" if proof.residual < .12 else "explains most of the image" if proof.residual < .35 else "does not explain the image"
-    return f"{said}; {fit} (residual {100*proof.residual:.1f} %, atoms moved {proof.fit.moved:.2f} Å); heights come from the {'model' if p.origin == 'model' else 'template'}, the image does not show them"
+    return f"{said}; {fit_in_words(proof.residual)} (residual {100*proof.residual:.1f} %, atoms moved {proof.fit.moved:.2f} Å); heights come from the {'model' if p.origin == 'model' else 'template'}, the image does not show them"
 
 # %% ../nbs/09_predict.ipynb #ef5ef1f4
 def rank(proofs:list, # of `Proof`
@@ -164,8 +171,6 @@ def rank(proofs:list, # of `Proof`
     return kept
 
 # %% ../nbs/09_predict.ipynb #9476f9c3
-EXPLAINED, PLAUSIBLE = .35, .02 # largest residual and smallest confidence with which a candidate still explains an image
-
 @dataclass
 class Prediction:
     "Ranked crystals for a micrograph, and what was measured on the way."
@@ -177,6 +182,7 @@ class Prediction:
     model: str
     seed: int
     warnings: list = field(default_factory=list)
+    asked: dict = field(default_factory=dict, repr=False) # keywords of `predict` that were not left at their defaults
 
     @property
     def best(self): return self.candidates[0]
@@ -195,7 +201,13 @@ def _question(formula, prompt):
     if prompt is not None and prompt_formula(prompt) != formula: raise PredictError(f"The prompt asks for {prompt_formula(prompt)}, the formula is {formula}: give one of them.")
     return formula, prompt or make_prompt(formula)
 
-def _proven(proposals, observation): return [proof for p in proposals if (proof := prove(p, observation)) is not None]
+def _proven(proposals, observation, tell, start, end):
+    "Proofs of those proposals that fit the lattice; `tell` hears of each."
+    proofs = []
+    for i, p in enumerate(proposals):
+        tell(start + (end - start)*i/len(proposals), f"proving proposal {i+1} of {len(proposals)}")
+        if (proof := prove(p, observation)) is not None: proofs.append(proof)
+    return proofs
 
 @lru_cache(maxsize=1)
 def local_crystals()->list: # of `Crystal`
@@ -220,30 +232,49 @@ def predict(image, # path, array or `Micrograph`
             model="compact", # name, folder or loaded model; None for templates alone
             templates="auto", # list of `Crystal`, None, or "auto": the databases that are on this machine
             relax:"str|None"=None, # potential that relaxes the candidates, e.g. "chgnet"
+            imaging:"Imaging|None"=None, # what may be assumed of probe, contrast and distortion
+            progress=None, # called with the share done (0 to 1) and what comes next, often; may raise to stop
             seed:int=0, answers:int=32 # how often the model is asked
            )->Prediction:
     "Read the crystal structure from a micrograph: propose, prove, rank."
     formula, prompt = _question(formula, prompt)
     if k < 1: raise PredictError(f"k is {k}: ask for at least one candidate.")
+    tell, imaging = progress or (lambda done, what: None), imaging or Imaging()
+    tell(0., "loading the model")
     vlm = None if model is None else load_model(model)
+    tell(.02, "measuring the lattice")
     micrograph = read_micrograph(image, pixel_size)
-    observation = observe(micrograph)
+    observation = observe(micrograph, imaging, prompt_bravais(prompt))
+    tell(.12, "looking for relatives")
     crystals = local_crystals() if isinstance(templates, str) and templates == "auto" else templates or []
-    proofs = _proven(propose_templates(crystals, formula, observation)[:12], observation)
+    proofs = _proven(propose_templates(crystals, formula, observation)[:12], observation, tell, .15, .3)
     candidates = rank(proofs, answers, k)
-    for attempt, temperature in enumerate((1., 1.4, 1.8) if vlm else ()): # bolder when too few different crystals came
+    for attempt, (temperature, start, end) in enumerate(((1., .3, .65), (1.4, .65, .85), (1.8, .85, 1.)) if vlm else ()): # bolder when too few different crystals came
+        tell(start, "asking the model" if attempt == 0 else "asking for bolder answers")
         merged = merge_answers(vlm.generate(observation, prompt, n=answers, seed=seed + attempt, temperature=temperature), formula)
-        proofs += _proven([p if attempt == 0 else replace(p, votes=.5) for p in merged[:14]], observation)
+        proofs += _proven([p if attempt == 0 else replace(p, votes=.5) for p in merged[:14]], observation, tell, start + .1, end)
         candidates = rank(proofs, answers, k)
         if len(candidates) == k: break
-    if relax: candidates = [replace(c, atoms=relax_atoms(c.atoms, relax), why=c.why + f"; relaxed with {relax}") for c in candidates]
-    return Prediction(micrograph, observation, formula, prompt, candidates, getattr(vlm, "name", "templates"), seed, _remarks(micrograph, observation, candidates))
+    if relax:
+        tell(1., "relaxing")
+        candidates = [replace(c, atoms=relax_atoms(c.atoms, relax), why=c.why + f"; relaxed with {relax}") for c in candidates]
+    tell(1., "done")
+    asked = dict(prompt=prompt, k=k, model=model if isinstance(model, (str, type(None))) else str(getattr(model, "name", model)), templates=templates, relax=relax, imaging=imaging, seed=seed, answers=answers)
+    return Prediction(micrograph, observation, formula, prompt, candidates, getattr(vlm, "name", "templates"), seed, _remarks(micrograph, observation, candidates), asked)
 
 def _remarks(micrograph, observation, candidates):
     "What the user should know before trusting the answer."
     notes = list(dict.fromkeys([*micrograph.warnings, *observation.view.warnings, *observation.lattice.warnings]))
-    if not candidates or candidates[0].residual >= EXPLAINED: notes.append("No candidate explains the image: check the formula and the pixel size.")
-    return notes
+    return notes + _doubts(candidates[0] if candidates else None)
+
+def _doubts(best, apart=(.7, 1.2), powers=(.8, 2.2)):
+    "What speaks against the best candidate though it was ranked first; one crystal in a hundred of the databases lies outside of `apart`."
+    if best is None or best.residual >= EXPLAINED: return ["No candidate explains the image: check the formula and the pixel size."]
+    near, power = best.proof.crowding, best.proof.fit.power
+    return [line for doubt, line in [
+        (not apart[0] <= near <= apart[1], f"The nearest atoms of the best candidate are {near:.2f} times as far apart as their covalent radii add up to, which is rare: check the formula and the pixel size."),
+        (not powers[0] <= power <= powers[1], f"The contrast of the best candidate goes with the atomic number to the {power:.1f}, where {powers[0]} to {powers[1]} has been seen: check the elements of the formula."),
+    ] if doubt]
 
 # %% ../nbs/09_predict.ipynb #a03499b4
 def guess(formula:str, model="compact", # name, folder or loaded model
@@ -254,25 +285,65 @@ def guess(formula:str, model="compact", # name, folder or loaded model
     return [standardize(from_slab(symmetrize(p.slab)), symprec=.1) for p in merged[:k]]
 
 # %% ../nbs/09_predict.ipynb #bfa930ea
+def _draw_sites(ax, placed, view, clear=.4):
+    "The atoms where they lie in the view, a marker for each element."
+    corners = np.array([[0, 0], [view.fov[0], 0], [0, view.fov[1]], view.fov])@np.linalg.inv(placed.cell)
+    shifts = np.array(list(itertools.product(*(range(int(np.floor(low)) - 1, int(np.ceil(high)) + 2) for low, high in zip(corners.min(0), corners.max(0))))))
+    for z, marker in zip(np.unique(placed.numbers)[::-1], itertools.cycle("osD^v")):
+        spots = ((placed.frac[placed.numbers == z][:, None] + shifts)@placed.cell).reshape(-1, 2)
+        spots = spots[((spots > clear) & (spots < np.array(view.fov) - clear)).all(1)]
+        ax.plot(*spots.T, marker, ms=2.5 + 1.8*covalent_radii[z], mfc=jmol_colors[z], mec="black", mew=.6, label=Element.from_Z(int(z)).symbol)
+
 @patch
+@look()
+def plot_fit(self:Prediction, rank:int=1, # which candidate
+             axes=None # three of matplotlib's; None makes some
+            ):
+    "Micrograph with the atoms over it, the candidate simulated where it lies, and the difference."
+    if axes is None: axes = plt.subplots(1, 3, figsize=(10.5, 3.9), layout="constrained")[1]
+    proof, view = self.candidates[rank-1].proof, self.observation.view
+    again = resimulate(proof, self.observation)
+    view.plot(axes[0]); Micrograph(again, view.pixel_size).plot(axes[1], bar=False)
+    axes[2].imshow(view.data - again, cmap=DIFFERENCE, vmin=-.6, vmax=.6, extent=axes[0].images[0].get_extent())
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]])@self.observation.in_view(self.lattice.cell) + np.array(view.fov)/2
+    _draw_sites(axes[0], proof.placed._replace(cell=self.observation.in_view(proof.placed.cell)), view)
+    axes[0].plot(*corners.T, color=CELL, lw=2, label="measured cell")
+    axes[0].legend(loc="upper center", bbox_to_anchor=(.5, 0), ncols=4, handletextpad=.3)
+    for ax, title in zip(axes, ("micrograph", f"candidate {rank}, simulated", f"difference (residual {100*proof.residual:.1f} %)")): ax.set_title(title); ax.set_axis_off()
+    plt.close(axes[0].figure)
+    return axes[0].figure
+
+# %% ../nbs/09_predict.ipynb #0cfe33c9
+@patch
+@look()
 def plot(self:Prediction, rank:int=1 # which candidate
         ):
-    "Micrograph, re-simulation, difference, and the structure from above and from the side."
-    chosen = self.candidates[rank-1]; proof = chosen.proof
-    view, again = self.observation.view, resimulate(proof, self.observation)
-    extent = (0, view.fov[0], view.fov[1], 0)
-    fig, axes = plt.subplots(1, 5, figsize=(15, 3.5), layout="constrained")
-    for ax, data, title, scale in zip(axes, (view.data, again, view.data - again), ("micrograph, measured cell", f"candidate {rank}, simulated", "difference"), ((0, 1), (0, 1), (-.6, .6))):
-        ax.imshow(data, cmap="gray" if scale[0] == 0 else "RdBu_r", vmin=scale[0], vmax=scale[1], extent=extent); ax.set_title(title, fontsize=10); ax.set_xlabel("Å")
-    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]])@self.lattice.cell + np.array(view.fov)/2
-    axes[0].plot(*corners.T, color="#ffb000", lw=2); axes[0].set(xlim=extent[:2], ylim=extent[2:])
+    "The fit, and the structure from above and from the side."
+    chosen = self.candidates[rank-1]
+    fig, axes = plt.subplots(1, 5, figsize=(15, 3.7), layout="constrained")
+    self.plot_fit(rank, axes[:3])
     slab = to_slab(chosen.atoms); a, b, gamma = cell_lengths(slab.cell)
     reach = max(5., .8*b)
     draw_atoms(axes[3], slab, reach=reach); draw_atoms(axes[4], slab, side=True, reach=reach)
-    axes[3].set_title(f"{chosen.formula} from above, space group {chosen.space_group}", fontsize=10); axes[3].set_xlabel(f"a {a:.3f} Å, b {b:.3f} Å, γ {gamma:.1f}°")
-    axes[4].set_title("from the side (not seen in the image)", fontsize=10); axes[4].legend(loc="upper right", fontsize=8, framealpha=.9)
-    plt.close(fig)
+    for ax in axes[3:]: ax.spines[:].set_visible(True)
+    axes[3].set_title(f"{chosen.formula} from above, space group {chosen.space_group}"); axes[3].set_xlabel(f"a {a:.3f} Å, b {b:.3f} Å, γ {gamma:.1f}°")
+    axes[4].set_title("from the side (not seen in the image)"); axes[4].legend(loc="upper right", framealpha=.9, frameon=True)
     return fig
+
+# %% ../nbs/09_predict.ipynb #69754b44
+@patch
+@look()
+def plot_residuals(self:Prediction, ax=None # matplotlib's
+                  ):
+    "What each candidate leaves unexplained, darker where it is less probable to be right."
+    ax = ax or plt.subplots(figsize=(5.5, .6 + .32*len(self.candidates)), layout="constrained")[1]
+    residuals, sure = 100*np.array([c.residual for c in self.candidates]), np.array([c.confidence for c in self.candidates])
+    bars = ax.barh(range(1, len(residuals)+1), residuals, color=plt.get_cmap(SEQUENCE)(.9*sure), edgecolor=INK, linewidth=.6)
+    ax.bar_label(bars, [f"{r:.1f} %, confidence {s:.2f}" for r, s in zip(residuals, sure)], padding=4, fontsize=8)
+    for limit in (12, 100*EXPLAINED): ax.axvline(limit, color=INK, lw=.8, ls=":")
+    ax.set(yticks=range(1, len(residuals)+1), ylim=(len(residuals) + .6, .4), xlim=(0, max(60, 1.6*residuals.max())), ylabel="candidate", xlabel="residual (%); dotted: explained, explained for the most part")
+    plt.close(ax.figure)
+    return ax.figure
 
 # %% ../nbs/09_predict.ipynb #edb07e59
 @patch
@@ -292,6 +363,19 @@ def _repr_markdown_(self:Prediction):
     picture = io.BytesIO(); self.plot().savefig(picture, format="png", dpi=90)
     return f"{lattice}{notes}\n\n![](data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()})\n\n{self.table()}"
 
+# %% ../nbs/09_predict.ipynb #3c60fa87
+@patch
+def code(self:Prediction, image:"str|None"=None # Python for the image; None for the file that was read
+        )->str:
+    "The lines that give the same prediction again."
+    default, asked = inspect.signature(predict).parameters, dict(self.asked)
+    if asked.get("prompt") == make_prompt(self.formula): asked.pop("prompt")
+    if asked.get("imaging") == Imaging(): asked.pop("imaging")
+    if isinstance(asked.get("templates"), list): asked["templates"] = "crystals" # whatever was given has no other name
+    options = [f"{name}={value if name == 'templates' and value == 'crystals' else repr(value)}" for name, value in asked.items() if value != default[name].default]
+    known = "\nfrom microscopygpt.lattice import Imaging" if "imaging" in asked else ""
+    return f"from microscopygpt.predict import predict{known}\nprediction = predict({', '.join([image or repr(self.micrograph.source), repr(self.formula), repr(self.micrograph.pixel_size), *options])})"
+
 # %% ../nbs/09_predict.ipynb #0808d951
 def _plain(c, rank):
     a, b, gamma = cell_lengths(to_slab(c.atoms).cell)
@@ -303,7 +387,7 @@ def _plain(c, rank):
 def as_dict(self:Prediction)->dict:
     "Everything but the pictures, in plain values: lengths in Å, angles in degrees."
     l = self.lattice
-    return dict(formula=self.formula, prompt=self.prompt, image=self.micrograph.source, pixel_size=self.micrograph.pixel_size, model=self.model, seed=self.seed, explained=self.explained,
+    return dict(formula=self.formula, prompt=self.prompt, image=self.micrograph.source, pixel_size=self.micrograph.pixel_size, model=self.model, seed=self.seed, explained=self.explained, imaging=asdict(self.observation.imaging),
                 lattice=dict(a=l.a, b=l.b, gamma=l.gamma, quality=l.quality, errors=[float(e) for e in l.errors]), warnings=self.warnings,
                 candidates=[_plain(c, i) for i, c in enumerate(self.candidates, 1)],
                 versions={p: version(p) for p in ("microscopygpt", "torch", "transformers", "numpy", "spglib")}, python=platform.python_version())
