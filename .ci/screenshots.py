@@ -11,12 +11,10 @@ images = root/"nbs"/"images"
 images.mkdir(exist_ok=True)
 with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as profile:
     explorer_notebook(folder)
-    with voila(folder, "explorer.ipynb") as address, browser(profile, width=1240, height=2300) as (page, _):
+    with voila(folder, "explorer.ipynb") as address, browser(profile, width=1240, height=2400) as (page, _):
         page.goto(address, timeout=120_000)
         page.get_by_label("or an example", exact=True).select_option("MoSe₂, 2H", timeout=90_000)
         page.get_by_text("Measured lattice:").wait_for(timeout=30_000)
-        page.get_by_role("button", name="Lattice and Fourier transform").click()
-        page.get_by_alt_text("the measured cell over the micrograph", exact=False).wait_for(timeout=30_000)
         page.get_by_role("button", name="Predict").click()
         page.locator(".mgpt-ranking tbody tr").first.wait_for(timeout=60_000)
         page.wait_for_timeout(6000) # the two views draw themselves

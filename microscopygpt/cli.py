@@ -116,8 +116,9 @@ def run_predict(args:argparse.Namespace # see `microscopygpt predict --help`
                )->int: # exit code: 0, or 3 when no candidate explains the image
     "Write ranked candidate structures for a micrograph."
     out = output_folder(args.out)
+    from microscopygpt.lattice import Imaging
     from microscopygpt.predict import predict
-    prediction = predict(args.image, args.formula, args.pixel_size, prompt=args.prompt, k=args.k, model=args.model, relax=args.relax, seed=args.seed)
+    prediction = predict(args.image, args.formula, args.pixel_size, prompt=args.prompt, k=args.k, model=args.model, relax=args.relax, imaging=Imaging(distortion=args.distortion), seed=args.seed)
     prediction.write(out)
     for rank, candidate in enumerate(prediction.candidates, 1): print(candidate_line(rank, candidate))
     print(f"Written to {out}")
@@ -277,11 +278,12 @@ def _out(p, what="folder for the results", metavar="DIR"): p.add_argument("--out
 
 # %% ../nbs/12_cli.ipynb #3fa0f900
 def _predict_options(p):
-    p.add_argument("image", metavar="IMAGE", help="the micrograph: TIFF, PNG, JPEG or npy")
+    p.add_argument("image", metavar="IMAGE", help="the micrograph: TIFF, PNG, JPEG, npy, DM3, DM4, EMD or MRC")
     p.add_argument("--formula", type=formula_text, help="chemical formula, such as MoS2")
     p.add_argument("--pixel-size", type=float, metavar="A", help="Å per pixel; needed when the file does not say")
     p.add_argument("--prompt", help="the whole prompt, instead of the standard one made from the formula")
     p.add_argument("--k", type=at_least_one, default=5, help="how many candidates to keep (default: %(default)s)")
+    p.add_argument("--distortion", type=float, default=0., metavar="SHARE", help="how far drift may have distorted the image, such as 0.03 for 3 %%; the lattice is then taken as symmetric as that allows (default: 0)")
     p.add_argument("--model", default="compact", metavar="compact|PATH|HUB-ID", help="who proposes (default: %(default)s)")
     p.add_argument("--relax", choices=("chgnet",), help="relax the candidates with this potential")
     _seed(p); _out(p)

@@ -103,7 +103,7 @@ class Explorer:
         except Exception as e: self.tell(e)
         else: self.tell(); return result
 
-# %% ../nbs/11_explore.ipynb #ed72f270
+# %% ../nbs/11_explore.ipynb #4f04379e
 @patch
 def _behind(self:Explorer, work, then):
     "Run `work` in a thread, then `then` with its result (or the exception) where widgets may be touched; at once where no event loop runs."
@@ -112,7 +112,10 @@ def _behind(self:Explorer, work, then):
         except Exception as e: return e
     try: loop = asyncio.get_running_loop()
     except RuntimeError: return then(safely())
-    async def run(): self._guarded(then, await loop.run_in_executor(None, safely))
+    async def run():
+        found = await loop.run_in_executor(None, safely)
+        try: then(found)
+        except Exception as e: self.tell(e) # what stands there already stays: it is younger than this work
     self._task = loop.create_task(run())
 
 # %% ../nbs/11_explore.ipynb #901093a2
@@ -367,12 +370,13 @@ def _working(self:Explorer, busy):
     self.progress.value, self.progress.layout.visibility = 0, "visible" if busy else "hidden"
     self.doing.value = "Starting …" if busy else ""
 
-# %% ../nbs/11_explore.ipynb #a7e30eef
+# %% ../nbs/11_explore.ipynb #87a20b04
 @patch
 def _answer_section(self:Explorer):
     part = self._answer
     part["verdict"], part["picture"], part["saved"] = w.HTML(), w.HTML(), w.HTML()
     part["ranking"] = Ranking(columns=["a (Å)", "b (Å)", "γ (°)", "atoms", "space group", "residual", "confidence", "why"], meters=[6], label="Candidates, the best first. Choose one to look at it.")
+    part["residuals"] = w.HTML()
     part["view"], part["over"] = CrystalView(), CrystalView()
     part["against"] = w.Dropdown(description="Compare with", **_wide)
     part["reference"] = Picker(lambda name, data: self._guarded(self._reference_given, name, data), label="Reference structure", hint="CIF, POSCAR or extxyz", accept=".cif,.vasp,.poscar,.extxyz,.xyz")
@@ -380,9 +384,9 @@ def _answer_section(self:Explorer):
     part["ranking"].observe(lambda change: self._guarded(self._show_candidate), "chosen")
     part["against"].observe(lambda change: self._guarded(self._compare), "value")
     def column(*children): return w.VBox(list(children), layout=_half)
-    crystals = w.HBox([column(w.HTML("<h4>The candidate</h4>"), part["view"]), column(w.HTML("<h4>Superposed with another, in red</h4>"), part["over"])], layout=w.Layout(flex_flow="row wrap"))
+    crystals = w.HBox([column(w.HTML("<h4>The candidate</h4>"), part["view"]), column(w.HTML("<h4>Superposed with another, in magenta</h4>"), part["over"])], layout=w.Layout(flex_flow="row wrap"))
     comparison = w.HBox([column(part["against"], part["reference"]), column(part["distance"])], layout=w.Layout(flex_flow="row wrap"))
-    self.answer = _titled("3 · Answer", part["verdict"], part["ranking"], part["picture"], crystals, comparison, w.HTML("<h4>Take it with you</h4>"), part["saved"], _folded("The cell that gives this result again", part["code"]))
+    self.answer = _titled("3 · Answer", part["verdict"], part["ranking"], _folded("What each candidate leaves unexplained", part["residuals"]), part["picture"], crystals, comparison, w.HTML("<h4>Take it with you</h4>"), part["saved"], _folded("The cell that gives this result again", part["code"]))
     self.answer.layout.display = "none"
     return self.answer
 
@@ -400,6 +404,7 @@ def _show_answer(self:Explorer):
     part["verdict"].value = "<br>".join([_verdict(p), *(f"<span class='mgpt-warn'>{html.escape(n)}</span>" for n in p.warnings)])
     part["ranking"].rows = [_row(c) for c in p.candidates]
     part["ranking"].chosen = 0
+    part["residuals"].value = picture_html(p.plot_residuals(), "residual and confidence of each candidate") if p.candidates else ""
     self._show_candidate()
 
 def _verdict(p):

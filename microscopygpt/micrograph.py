@@ -275,7 +275,7 @@ def _read_mrc(path, warnings):
     return _one_picture(path, data, [0, *steps], ["", *(known or ["", ""])], warnings)
 
 # %% ../nbs/02_micrograph.ipynb #7325062c
-MAX_TAGS = 100_000
+MAX_TAGS = 50_000
 DM_TYPES = {1: "<i2", 2: "<f4", 6: "u1", 7: "<i4", 9: "i1", 10: "<u2", 11: "<u4", 12: "<f8"}
 
 def _dm_tags(path):
@@ -340,7 +340,7 @@ def _read_emd(path, warnings):
         pictures = [p for p in (_velox if velox else _berkeley)(file) if p[2].ndim > 1 and p[2].dtype.kind in "buif"]
         if not pictures: raise MicrographError(f"{path}: is an HDF5 file, but holds no picture in the manner of Velox or Berkeley; export the picture itself")
         _, name, data, steps, units = min(pictures, key=lambda p: p[0])
-        if len(pictures) > 1: warnings.append(f"{len(pictures)} pictures in one file: only {name[:60]!r} is read")
+        if len(pictures) > 1: warnings.append(f"{len(pictures)} pictures in one file: only {name[-60:]!r} is read")
         return _one_picture(path, data, steps, units, warnings, (0, 1) if velox else None)
 
 # %% ../nbs/02_micrograph.ipynb #591e3933

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
+from .look import look
 from .crystal import MicroscopyGPTError, Slab, cell_lengths, element_order, equivalent_bases, reduce_cell
 from .chat import ANGLES, FRACTIONS, HEIGHTS, LENGTHS, to_compact
 from .data import DatasetFolder, read_crystals
@@ -180,10 +181,11 @@ class CompactTrainer(Trainer):
         return (loss, output) if return_outputs else loss
 
 # %% ../nbs/07_train.ipynb #08a7c33a
+@look()
 def plot_losses(log:list, # Trainer's log history
                 ax=None):
     "Training loss (soft labels) and validation loss (plain) against the step."
-    ax = ax or plt.subplots(figsize=(6, 3))[1]
+    ax = ax or plt.subplots(figsize=(6, 3), layout="constrained")[1]
     for key, label in (("loss", "train (soft labels)"), ("eval_loss", "validation (plain)")):
         points = [(r["step"], r[key]) for r in log if key in r]
         if points: ax.plot(*zip(*points), marker="o" if key == "eval_loss" else None, label=label)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Picker', 'Pad', 'Ranking', 'cells_across', 'patch_of_cells', 'CrystalView']
 
-# %% ../nbs/10b_widgets.ipynb #94dfcd11
+# %% ../nbs/10b_widgets.ipynb #16bfc2ae
 import itertools
 from importlib.resources import files
 from io import BytesIO
@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 import anywidget, nglview, numpy as np, traitlets as t
 from ase import Atoms as AseAtoms
 from PIL import Image
-from .look import ALARM
+from .look import OTHER
 from .crystal import Slab
 from .micrograph import Micrograph, _gray
 
@@ -89,7 +89,7 @@ def patch_of_cells(slab:Slab, cells:tuple # along a and b
     xy = (slab.frac[None] - .5 + shifts[:, None])@slab.cell
     return AseAtoms(np.tile(slab.numbers, len(shifts)), np.c_[xy.reshape(-1, 2), np.tile(slab.z, len(shifts))])
 
-# %% ../nbs/10b_widgets.ipynb #fa37ebdf
+# %% ../nbs/10b_widgets.ipynb #7dd181b0
 def _outline(slab):
     "The cell in the middle of the plane as four rods."
     corners = (np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]) - .5)@slab.cell
@@ -106,7 +106,7 @@ class CrystalView(nglview.NGLWidget):
         self.camera, self.parameters = "orthographic", dict(fogNear=100, fogFar=100, clipDist=0)
 
     def show_slabs(self, slab:Slab, over:"Slab|None"=None, # with the atoms in the same order
-                   colour:str=ALARM # of the second
+                   colour:str=OTHER # of the second
                   ):
         "Replace what is shown, seen from where it was seen before."
         first, cells = not self._ngl_component_ids, cells_across(slab)

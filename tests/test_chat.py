@@ -7,7 +7,7 @@ from jarvis.core.atoms import Atoms
 from pymatgen.core import Element
 
 from microscopygpt.chat import (ChatError, CoordinateError, DegenerateCellError, NoStructureError, TruncatedError, UnknownElementError, WrongCompositionError,
-                                make_prompt, parse_answer, prompt_formula, to_answer, to_compact)
+                                make_prompt, parse_answer, prompt_bravais, prompt_formula, to_answer, to_compact)
 from microscopygpt.crystal import FormulaError, Slab, cell_from_lengths, cell_lengths, compare, from_slab, reduced_formula, standardize, to_slab
 from microscopygpt.data import SOURCES, have_database, load_entries
 
@@ -239,3 +239,10 @@ def test_huge_prompts_are_quick(piece):
     start = time.perf_counter()
     with pytest.raises(FormulaError): prompt_formula(piece*(200_000//len(piece)) + ",x")
     assert time.perf_counter() - start < 5
+
+@pytest.mark.parametrize("bravais", [None, 0, 1, 2, 3, 4])
+def test_the_bravais_lattice_of_a_prompt(bravais):
+    assert prompt_bravais(make_prompt("MoS2", bravais)) == bravais
+
+def test_an_unknown_bravais_lattice_is_named():
+    with pytest.raises(ChatError, match="tetragonal.*hexagonal, square"): prompt_bravais("The chemical formula is MoS2. The Bravais lattice is tetragonal.")

@@ -2,7 +2,10 @@
 import importlib.util, json, os, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest, tifffile
+import microscopygpt
 from microscopygpt.cli import main
+
+DEMO = Path(microscopygpt.__file__).parent/"examples"/"demo.tif"
 
 VERBS = ("predict", "simulate", "dataset", "train", "evaluate", "score", "benchmark", "lab")
 RUN = "import sys; from microscopygpt.cli import main; sys.exit(main())"
@@ -350,3 +353,23 @@ def test_same_seed_same_answer(picture, tmp_path):
     image = _write(tmp_path/"scan.png", _bytes(picture))
     for out in ("one", "two"): assert main(predict(image, tmp_path/out, *USUAL, "--seed", "5")) in (0, 3)
     assert (tmp_path/"one/rank_1.cif").read_text() == (tmp_path/"two/rank_1.cif").read_text()
+
+def test_lab_writes_its_notebook_once_and_starts_the_server(tmp_path, monkeypatch):
+    pytest.importorskip("anywidget", reason="the app's packages are not installed: pip install 'microscopygpt[app]'")
+    calls = []
+    monkeypatch.setattr("subprocess.call", lambda command: calls.append(command[1:]) or 0)
+    assert main(["lab", str(tmp_path/"work")]) == 0
+    notebook = tmp_path/"work"/"explorer.ipynb"
+    notebook.write_text(notebook.read_text().replace("Explorer()", "Explorer('graphene')"))
+    assert main(["lab", str(tmp_path/"work"), "--voila"]) == 0
+    assert calls == [["-m", "jupyterlab", str(notebook)], ["-m", "voila", str(notebook)]] and "graphene" in notebook.read_text()
+
+def test_lab_without_the_app_says_what_to_install(monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "anywidget" else find(name, *rest))
+    assert "microscopygpt[app]" in refused(capsys, "lab")
+
+def test_distortion_is_a_share(tmp_path, capsys):
+    assert "0 to 0.08" in refused(capsys, "predict", str(DEMO), "--formula", "MoSe2", "--distortion", "3", "--out", str(tmp_path))
+    assert main(["predict", str(DEMO), "--formula", "MoSe2", "--distortion", "0.03", "--k", "1", "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path/"prediction.json").read_text())["imaging"]["distortion"] == .03

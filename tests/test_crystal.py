@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings, strategies as st
 from jarvis.core.atoms import Atoms
 
 from microscopygpt.crystal import (BRAVAIS, CrystalError, FormulaError, Slab, bravais_2d, canonical, cell_from_lengths, cell_lengths, compare, equivalent_bases,
-                                   from_slab, parse_formula, read_crystal, reduce_cell, reduced_formula, space_group, standardize, to_slab, write_crystal)
+                                   from_slab, parse_formula, read_crystal, reduce_cell, reduced_formula, space_group, standardize, superpose, to_slab, write_crystal)
 
 quick = settings(max_examples=40, deadline=None, database=None)
 fuzz = settings(max_examples=300, deadline=None, database=None)
@@ -290,3 +290,33 @@ def test_other_file_errors(tmp_path):
         with pytest.raises(CrystalError): write_crystal(MOS2, path if path.name != "missing.cif" else tmp_path/"no"/"a.cif")
     (tmp_path/"b.cif").mkdir()
     with pytest.raises(CrystalError): read_crystal(tmp_path/"b.cif")
+
+@pytest.mark.parametrize("seed", range(6))
+def test_superposition_finds_every_atom_whatever_the_description(seed):
+    "Other axes, origin, side, order and vacuum; one atom moved by a known amount."
+    rng = np.random.default_rng(seed)
+    slab = Slab(cell_from_lengths(3.3, 4.6, 90), np.array([[0, .09], [.5, .41], [0, .91], [.5, .59]]), np.array([1.05, 1.05, -1.05, -1.05]), np.full(4, 15))
+    moved = slab.frac.copy(); moved[2] += [.02, .03]
+    order, flip, shift = rng.permutation(4), rng.choice([-1, 1]), rng.random(2)
+    H = np.array([[1, 0], [rng.integers(-1, 2), 1]])
+    other = Slab(H@slab.cell, ((moved + shift)@np.linalg.inv(H) % 1)[order], flip*slab.z[order], slab.numbers)
+    both = superpose(from_slab(slab), from_slab(other, vacuum=rng.uniform(12, 30)))
+    d = np.linalg.norm(both.displacements, axis=1)
+    step = np.hypot(.02*3.3, .03*4.6)
+    assert np.sort(d)[-1] == pytest.approx(.75*step, abs=1e-3) and np.sort(d)[:3] == pytest.approx(.25*step, abs=1e-3)
+    assert both.rmsd == pytest.approx(np.sqrt(.1875)*step, abs=1e-3)
+    assert np.allclose((both.other.frac - both.reference.frac)@both.reference.cell, both.displacements[:, :2], atol=1e-6)
+
+def test_superposition_of_a_small_cell_over_a_large_one():
+    small = from_slab(Slab(cell_from_lengths(3.18, 3.18, 120), np.array([[0, 0], [1/3, 2/3], [1/3, 2/3]]), np.array([0, 1.56, -1.56]), np.array([42, 16, 16])))
+    large = to_slab(small.make_supercell_matrix([2, 2, 1]))
+    large.z[np.argmax(large.z)] += .1 # no longer a smaller cell
+    both = superpose(from_slab(large), small)
+    assert len(both.displacements) == 12 and both.rmsd < .1
+    with pytest.raises(CrystalError, match="no common description"): superpose(small, from_slab(large))
+
+def test_what_cannot_be_superposed_says_why():
+    graphene = from_slab(Slab(cell_from_lengths(2.46, 2.46, 120), np.array([[1/3, 2/3], [2/3, 1/3]]), np.zeros(2), np.array([6, 6])))
+    square = from_slab(Slab(cell_from_lengths(4, 4, 90), np.array([[0, 0], [.5, .5]]), np.array([0, .5]), np.array([6, 6])))
+    with pytest.raises(CrystalError, match="one formula"): superpose(graphene, from_slab(to_slab(graphene)._replace(numbers=np.array([5, 7]))))
+    with pytest.raises(CrystalError, match="no common description"): superpose(graphene, square)

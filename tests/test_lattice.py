@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from microscopygpt.crystal import Slab, cell_from_lengths, cell_lengths, from_slab, reduce_cell
-from microscopygpt.lattice import LatticeError, fold, fourier_coefficients, harmonics, measure_lattice
+from microscopygpt.crystal import Slab, bravais_2d, cell_from_lengths, cell_lengths, from_slab, reduce_cell
+from microscopygpt.lattice import LatticeError, fold, fourier_coefficients, harmonics, idealize, measure_lattice, most_symmetric_cell, pixel_size_from_lattice
 from microscopygpt.micrograph import Micrograph
 from microscopygpt.stem import render, simulate
 
@@ -214,3 +214,36 @@ def test_quality_falls_with_amorphous_material():
     for share in (.5, .75, 1.):
         image = np.sqrt(share)*crystal + np.sqrt(1 - share)*glass + rng.normal(size=q.shape)
         assert abs(measure_lattice(Micrograph(image, .1)).quality - share) < .1
+
+@given(a=st.floats(2, 8), ratio=st.floats(1, 2.5), gamma=st.floats(60, 120), bravais=st.integers(0, 3))
+def test_the_ideal_lattice_is_of_its_class_and_keeps_the_area(a, ratio, gamma, bravais):
+    cell = reduce_cell(cell_from_lengths(a, a*ratio, gamma))[0]
+    ideal, strain = idealize(cell, bravais)
+    assert abs(np.linalg.det(ideal)) == pytest.approx(abs(np.linalg.det(cell)), rel=1e-9) and strain >= 0
+    allowed = {0: {0}, 1: {1}, 2: {1, 2, 3, 0}, 3: {0, 1, 2, 3}}[bravais] # rectangles and rhombi of a special shape are squares and hexagons
+    assert bravais_2d(ideal, 1e-4, 1e-2) in allowed
+    again, none = idealize(ideal, bravais)
+    assert none == pytest.approx(0, abs=1e-6) and np.allclose(again, ideal, atol=1e-6)
+
+@given(seed=st.integers(0, 10_000), limit=st.floats(0, .08))
+def test_no_more_is_corrected_than_was_allowed(seed, limit):
+    rng = np.random.default_rng(seed)
+    cell = reduce_cell(cell_from_lengths(3.2, 3.2, 120)@(np.eye(2) + rng.uniform(-.06, .06, (2, 2))))[0]
+    ideal, strain = most_symmetric_cell(cell, limit)
+    assert strain <= limit and (ideal is cell) == (strain == 0)
+
+MATERIALS = {"graphene": (Slab(cell_from_lengths(2.464, 2.464, 120), np.array([[1/3, 2/3], [2/3, 1/3]]), np.zeros(2), np.array([6, 6])), 2.464),
+             "MoS2": (Slab(cell_from_lengths(3.18, 3.18, 120), np.array([[0, 0], [1/3, 2/3], [1/3, 2/3]]), np.array([0, 1.56, -1.56]), np.array([42, 16, 16])), 3.18),
+             "FeSe": (Slab(cell_from_lengths(3.77, 3.77, 90), np.array([[0, 0], [.5, .5], [0, .5], [.5, 0]]), np.array([0, 0, 1.5, -1.5]), np.array([26, 26, 34, 34])), 3.77/2**.5),
+             "black phosphorus": (Slab(cell_from_lengths(3.306, 4.631, 90), np.array([[0, .0897], [.5, .4103], [0, .9103], [.5, .5897]]), np.array([1.05, 1.05, -1.05, -1.05]), np.full(4, 15)), np.hypot(3.306, 4.631)/2)}
+
+@pytest.mark.parametrize("name", MATERIALS)
+@pytest.mark.parametrize("pixel_size", [.03, .067, .12, .2])
+def test_the_scale_from_a_known_lattice(name, pixel_size):
+    slab, a = MATERIALS[name]
+    picture = render(from_slab(slab), seed=7, size=max(200, int(26/pixel_size)), pixel_size=pixel_size)
+    assert pixel_size_from_lattice(Micrograph(picture), a) == pytest.approx(pixel_size, rel=.005)
+
+def test_no_scale_from_noise():
+    with pytest.raises(LatticeError, match="no scale"): pixel_size_from_lattice(Micrograph(np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32)), 3.)
+    with pytest.raises(LatticeError, match="1.5 to 30"): pixel_size_from_lattice(Micrograph(np.zeros((256, 256), np.float32)), 300.)

@@ -1,5 +1,10 @@
 "Every way a file or an array can be broken must end in one clear line, never in a wrong scale."
+import json
 import os
+import struct
+import subprocess
+import sys
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 
@@ -11,7 +16,7 @@ from PIL import Image
 from scipy.optimize import minimize_scalar
 
 from microscopygpt.crystal import Slab, cell_from_lengths, from_slab
-from microscopygpt.micrograph import Micrograph, MicrographError, read_micrograph, write_micrograph
+from microscopygpt.micrograph import MAX_TAGS, Micrograph, MicrographError, pixel_size_from_ruler, read_micrograph, write_micrograph
 from microscopygpt.stem import render, simulate
 
 quick = settings(max_examples=30, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -159,6 +164,291 @@ def test_input_array_is_left_alone():
     assert np.isnan(data[3, 4]) and np.isfinite(m.data).all() and "filled" in m.warnings[0]
 
 
+# formats of electron microscopes
+
+extra = bool(find_spec("ncempy"))
+needs_extra = pytest.mark.skipif(not extra, reason="the extra io is not installed")
+counts = np.round(picture*20000).astype(np.int16)
+other = np.roll(counts, 40, 1)
+DM_KINDS = {"int16": (1, 2), "float32": (2, 6), "uint8": (6, 10), "int32": (7, 3), "int8": (9, 9), "uint16": (10, 4), "uint32": (11, 5), "float64": (12, 7)}
+
+
+def dm_file(version, images, root=None):
+    "Digital Micrograph's tree of tags; images: (array, scales along x, y, ..., their units, type of the data or None)"
+    wide = ">I" if version == 3 else ">Q"
+    def number(*n): return b"".join(struct.pack(wide, i) for i in n)
+    def entry(kind, name, body): return struct.pack(">BH", kind, len(name)) + name.encode() + (number(len(body)) if version == 4 else b"") + body
+    def group(name, *entries): return entry(20, name, b"\0\0" + number(len(entries)) + b"".join(entries))
+    def tag(name, *information, body=b""): return entry(21, name, b"%%%%" + number(len(information), *information) + body)
+    def ulong(name, n): return tag(name, 5, body=struct.pack("<I", n))
+    def real(name, x): return tag(name, 6, body=struct.pack("<f", x))
+    def text(name, t): return tag(name, 20, 4, len(t), body=t.encode("utf-16-le"))
+    def axis(scale, unit): return group("", real("Origin", 0), real("Scale", scale), text("Units", unit))
+    def image(data, scales, units, kind):
+        kind, element = (kind, 3) if kind else DM_KINDS[data.dtype.name]
+        return group("", group("ImageData", group("Calibrations", group("Brightness", real("Scale", 1), text("Units", "")), group("Dimension", *map(axis, scales, units))),
+            tag("Data", 20, element, data.size, body=data.tobytes()), ulong("DataType", kind), group("Dimensions", *(ulong("", n) for n in data.shape[::-1])), ulong("PixelDepth", data.itemsize)),
+            group("ImageTags", group("Scan", text("Dimension Units", "furlong"), tag("Rectangle", 15, 0, 2, 0, 3, 0, 3, body=struct.pack("<ii", 1, 2)), text("Comment", "a"*2000))), text("Name", "HAADF"))
+    entries = group("ImageList", *(image(*i) for i in images)), group("Thumbnails", group("", ulong("ImageIndex", 0)))
+    content = b"\1\0" + number(root or len(entries)) + b"".join(entries) + b"\0"*8
+    return struct.pack(">I", version) + number(len(content)) + struct.pack(">I", 1) + content
+
+
+thumbnail = np.full((48, 56), 2**24+7, np.int32), (1, 1), ("", ""), 23
+spectrum = np.arange(900, dtype=np.float32), (.5,), ("eV",), None
+
+
+def dm(version=4, data=counts, scales=(.02, .02), units=("nm", "nm")): return dm_file(version, [thumbnail, (data, scales, units, None)])
+
+
+def mrc_file(data, size, mark=b"MAP ", mode=None, extended=b""):
+    data = data if data.ndim == 3 else data[None]
+    mode = {"int8": 0, "int16": 1, "float32": 2, "uint16": 6}[data.dtype.name] if mode is None else mode
+    n = data.shape[::-1]
+    head = struct.pack("<10i6f3i3f2i", *n, mode, 0, 0, 0, *n, n[0]*size[0], n[1]*size[1], n[2], 90, 90, 90, 1, 2, 3, 0, 1, .5, 0, len(extended))
+    return (head.ljust(208, b"\0") + mark + b"DA\0\0").ljust(1024, b"\0") + extended + data.tobytes()
+
+
+def hdf5_file(fill):
+    import h5py
+    out = BytesIO()
+    with h5py.File(out, "w") as f: fill(f)
+    return out.getvalue()
+
+
+def velox_file(*pictures, size=2e-11, unit="m", metadata=None):
+    "pictures: (detector, array (rows, columns, frames))"
+    def fill(f):
+        for i, (detector, data) in enumerate(pictures):
+            facts = dict(Core=dict(MetadataDefinitionVersion="7.9"), BinaryResult=dict(Detector=detector, PixelSize=dict(width=str(size), height=str(size)), PixelUnitX=unit, PixelUnitY=unit))
+            text = np.frombuffer((json.dumps(facts).encode() if metadata is None else metadata).ljust(3000, b"\0"), np.uint8)
+            group = f.create_group(f"Data/Image/{i:032x}")
+            group["Metadata"] = np.stack([text]*data.shape[2], -1)
+            group.create_dataset("Data", data=data, chunks=(*data.shape[:2], 1))
+        f["Version"] = '{"format": "Velox"}'
+    return hdf5_file(fill)
+
+
+def berkeley_file(*pictures, key="data"):
+    "pictures: (name, array, steps, units)"
+    def fill(f):
+        f.attrs["version_major"], f.attrs["version_minor"] = 0, 2
+        for name, data, steps, units in pictures:
+            group = f.create_group(f"data/{name}")
+            group.attrs["emd_group_type"], group[key] = 1, data
+            for i, (n, step, unit) in enumerate(zip(data.shape, steps, units), 1):
+                group[f"dim{i}"] = 3 + step*np.arange(n)
+                if unit is not None: group[f"dim{i}"].attrs["units"] = unit
+    return hdf5_file(fill)
+
+
+def ser_file(frames, step):
+    "TIA's series of pictures, whose rows run upwards"
+    h, w = frames[0].shape
+    blocks = [struct.pack("<ddiddihii", 0, step, 0, 0, step, 0, 5, w, h) + f[::-1].tobytes() for f in frames]
+    axis = struct.pack("<iddii", len(frames), 0, 1, 0, 6) + b"Number" + struct.pack("<i", 0)
+    n, start = len(frames), 34 + len(axis)
+    places = start + 16*n + np.cumsum([0] + [len(b) for b in blocks])
+    return struct.pack("<hhhiiiiqi", 0x4949, 0x197, 0x220, 0x4122, 0x4152, n, n, start, 1) + axis + places[:n].astype("<i8").tobytes() + np.full(n, places[-1], "<i8").tobytes() + b"".join(blocks)
+
+
+def saved(folder, name, content):
+    (folder/name).write_bytes(content)
+    return folder/name
+
+
+microscopes = dict(dm3=lambda: dm(3), dm4=dm, mrc=lambda: mrc_file(counts, (.2, .2)), ser=lambda: ser_file([counts], 2e-11),
+    velox=lambda: velox_file(("HAADF", counts[..., None])), berkeley=lambda: berkeley_file(("a", counts, (.02, .02), ("[n_m]", "[n_m]")))) if extra else {}
+
+
+@needs_extra
+@pytest.mark.parametrize("kind", ["dm3", "dm4", "mrc", "ser", "velox", "berkeley"])
+def test_microscopes_formats(kind, tmp_path, capfd):
+    path = saved(tmp_path, "a.tif", microscopes[kind]())
+    m = read_micrograph(path)
+    assert m.pixel_size == pytest.approx(.2, rel=1e-6) and not m.warnings
+    assert m.data.dtype == np.float32 and np.array_equal(m.data, counts) and m.source == str(path)
+    assert read_micrograph(path, .3).warnings[0] == "the file says 0.2 Å/px; the 0.3 given are used"
+    if os.path.isdir("/proc/self/fd"): assert not [fd for fd in os.listdir("/proc/self/fd") if os.path.realpath(f"/proc/self/fd/{fd}").startswith(str(tmp_path))]
+    assert capfd.readouterr() == ("", "")
+
+
+@needs_extra
+@pytest.mark.parametrize("version", [3, 4])
+@pytest.mark.parametrize("kind", DM_KINDS)
+def test_dm_numbers(version, kind, tmp_path):
+    data = (picture*100).astype(kind)
+    assert np.array_equal(read_micrograph(saved(tmp_path, "a.dm3", dm(version, data))).data, data.astype(np.float32))
+
+
+@needs_extra
+@pytest.mark.parametrize("scales, units, words", [
+    ((.02, .02), ("1/nm", "1/nm"), "'1/nm', which is no unit of length"), ((1, 1), ("", ""), "no pixel size"), ((.02, .03), ("nm", "nm"), "along y"), ((.02, .02), ("nm", ""), "no pixel size"),
+    ((0, 0), ("nm", "nm"), "no picture of atoms"), ((np.nan, np.nan), ("nm", "nm"), "no picture of atoms"), ((25, 25), ("nm", "nm"), "no picture of atoms"), ((.02, .02), ("eV", "nm"), "'eV'")])
+def test_dm_units(scales, units, words, tmp_path):
+    m = read_micrograph(saved(tmp_path, "a.dm4", dm(4, counts, scales, units)))
+    assert m.pixel_size is None and any(words in w for w in m.warnings) and np.array_equal(m.data, counts)
+
+
+@needs_extra
+@pytest.mark.parametrize("scale, unit", [(.02, "nm"), (2e-5, "µm"), (2e-5, "\u03bcm"), (.2, "Å"), (.2, "\u212b"), (20, "pm"), (2e-11, "m")])
+def test_dm_lengths(scale, unit, tmp_path):
+    assert read_micrograph(saved(tmp_path, "a.dm4", dm(4, counts, (scale,)*2, (unit,)*2))).pixel_size == pytest.approx(.2, rel=1e-6)
+
+
+@needs_extra
+@pytest.mark.parametrize("version", [3, 4])
+def test_dm_takes_the_right_image(version, tmp_path):
+    def read(*images): return read_micrograph(saved(tmp_path, "a.dm3", dm_file(version, images)))
+    one, two, three = (counts, (.02, .02), ("nm", "nm"), None), (other, (.03, .03), ("nm", "nm"), None), (np.stack([counts, other]), (.02, .02, 1), ("nm", "nm", "s"), None)
+    assert np.array_equal(read(one).data, counts) and read(one).pixel_size == pytest.approx(.2)
+    assert np.array_equal(read(thumbnail, spectrum, one).data, counts) and not read(thumbnail, spectrum, one).warnings
+    assert read(thumbnail, one, two).warnings == ["2 pictures in one file: only the first is read"]
+    assert read(two, one).pixel_size == pytest.approx(.3) and np.array_equal(read(two, one).data, other)
+    assert read(thumbnail, three).warnings == ["2 pictures in one file: only the first is read"] and np.array_equal(read(thumbnail, three).data, counts)
+    energies = np.stack([counts, other], 0), (.02, .02, .5), ("nm", "nm", "eV"), None
+    scan = np.stack([counts, other], -1)[:, :, None], (.1, .1, .02, .02), ("1/nm", "1/nm", "nm", "nm"), None
+    for series in (energies, scan): assert np.array_equal(read(thumbnail, series).data, counts) and read(thumbnail, series).pixel_size == pytest.approx(.2)
+    refused(lambda: read(thumbnail, spectrum), "no picture of real numbers")
+    refused(lambda: read(thumbnail), "no picture of real numbers")
+
+
+@needs_extra
+def test_dm_ends_soon(tmp_path):
+    content = dm_file(4, [(np.zeros((400, 3000), np.float32), (.02, .02), ("nm", "nm"), None)], root=2**40)
+    refused(lambda: read_micrograph(saved(tmp_path, "a.dm4", content[:30] + bytes(5_000_000))), "damaged", str(MAX_TAGS))
+    refused(lambda: read_micrograph(saved(tmp_path, "a.dm4", content)), "damaged")
+    refused(lambda: read_micrograph(saved(tmp_path, "a.dm4", b"not what it seems"*99)), "damaged")
+    refused(lambda: read_micrograph(saved(tmp_path, "a.dm4", struct.pack(">IQI", 4, 999, 0) + bytes(99))), "damaged", "Endian")
+
+
+@needs_extra
+def test_velox_prefers_haadf(tmp_path):
+    def read(*pictures, **options): return read_micrograph(saved(tmp_path, "a.emd", velox_file(*pictures, **options)))
+    a, b = counts[..., None], other[..., None]
+    m = read(("DF4", b), ("HAADF", np.concatenate([a, b, b], -1)), ("BF", b))
+    assert np.array_equal(m.data, counts) and m.warnings == ["3 pictures in one file: only 'HAADF' is read", "3 pictures in one file: only the first is read"]
+    m = read(("DF4", b.astype(np.float32)), ("BF", a))
+    assert np.array_equal(m.data, counts) and m.warnings == ["2 pictures in one file: only 'BF' is read"]
+    transform = np.zeros(a.shape, [("realFloat", "<f4"), ("imagFloat", "<f4")])
+    assert np.array_equal(read(("HAADF", transform), ("BM-Ceta", a)).data, counts)
+    refused(lambda: read(("HAADF", transform)), "no picture in the manner of Velox")
+
+
+@needs_extra
+@pytest.mark.parametrize("options, words", [
+    (dict(unit="1/m"), "'1/m', which is no unit of length"), (dict(size=5e-9), "no picture of atoms"), (dict(unit=""), "no pixel size"), (dict(metadata=b"{}"), "no pixel size"), (dict(metadata=b"\xff{}"), "no pixel size")])
+def test_velox_units(options, words, tmp_path):
+    m = read_micrograph(saved(tmp_path, "a.emd", velox_file(("HAADF", counts[..., None]), **options)))
+    assert m.pixel_size is None and words in m.warnings[0] and np.array_equal(m.data, counts)
+
+
+@needs_extra
+def test_velox_with_broken_metadata(tmp_path):
+    for text in (b'{"BinaryResult": {', b"", b"[]", b'{"BinaryResult": {"PixelSize": {"width": "wide"}}}'):
+        refused(lambda: read_micrograph(saved(tmp_path, "a.emd", velox_file(("HAADF", counts[..., None]), metadata=text))), "damaged")
+
+
+@needs_extra
+@pytest.mark.parametrize("step, unit", [(.02, "nm"), (.02, "[n_m]"), (2e-11, "[m]"), (.2, "Å"), (.2, "Angstroms"), (.2, np.bytes_("A")), (-.02, "nm"), (20, np.array([b"pm"]))])
+def test_berkeley_units(step, unit, tmp_path):
+    m = read_micrograph(saved(tmp_path, "a.emd", berkeley_file(("a", counts, (step, step), (unit, unit)))))
+    assert m.pixel_size == pytest.approx(.2, rel=1e-6) and np.array_equal(m.data, counts)
+
+
+@needs_extra
+@pytest.mark.parametrize("steps, units, words", [((.02, .02), ("[1/n_m]",)*2, "no unit of length"), ((1, 1), ("pixels",)*2, "no pixel size"), ((1, 1), (None, None), "no pixel size"), ((.02, .03), ("nm",)*2, "along y"), ((), (), "no pixel size")])
+def test_berkeley_without_a_scale(steps, units, words, tmp_path):
+    m = read_micrograph(saved(tmp_path, "a.emd", berkeley_file(("a", counts, steps, units))))
+    assert m.pixel_size is None and words in m.warnings[0] and np.array_equal(m.data, counts)
+
+
+@needs_extra
+def test_berkeley_takes_the_right_data(tmp_path):
+    def read(*pictures, **options): return read_micrograph(saved(tmp_path, "a.emd", berkeley_file(*pictures, **options)))
+    nm = ("nm", "nm")
+    m = read(("a", other, (1, 1), ("", "")), ("b", np.stack([other, counts]), (1, .02, .02), ("s", *nm)), ("c", counts, (.02, .02), nm), ("d", np.arange(9.), (1,), ("eV",)))
+    assert np.array_equal(m.data, counts) and m.pixel_size == pytest.approx(.2) and m.warnings == ["3 pictures in one file: only '/data/c' is read"]
+    for data, steps, units in ((np.stack([counts, other]), (1, .02, .02), ("deg", *nm)), (np.stack([counts, other], -1), (.02, .02, 1), (*nm, "eV")), (np.stack([counts, other]), (1, .02, .02), ("nm", *nm))):
+        m = read(("a", data, steps, units))
+        assert np.array_equal(m.data, counts) and m.pixel_size == pytest.approx(.2) and m.warnings == ["2 pictures in one file: only the first is read"]
+    assert np.array_equal(read(("a", counts, (.02, .02), nm), key="realslice").data, counts)
+    refused(lambda: read(("a", np.arange(9.), (1,), ("eV",))), "no picture in the manner of")
+    refused(lambda: read(("a", counts*1j, (.02, .02), nm)), "no picture in the manner of")
+    refused(lambda: read_micrograph(saved(tmp_path, "a.h5", hdf5_file(lambda f: f.create_dataset("data", data=counts)))), "no picture in the manner of")
+
+
+@needs_extra
+def test_what_ncempy_writes(tmp_path):
+    from ncempy.io import emd, mrc
+    emd.emdWriter(tmp_path/"a.emd", counts, (.02, .02), ("nm", "nm"))
+    mrc.mrcWriter(tmp_path/"a.mrc", np.stack([counts, other]), (1, .2, .2))
+    for m in (read_micrograph(tmp_path/"a.emd"), read_micrograph(tmp_path/"a.mrc")): assert np.array_equal(m.data, counts) and m.pixel_size == pytest.approx(.2, rel=1e-6)
+
+
+@needs_extra
+@pytest.mark.parametrize("kind", ["int8", "int16", "float32", "uint16"])
+def test_mrc_numbers(kind, tmp_path):
+    data = (picture*100).astype(kind)
+    assert np.array_equal(read_micrograph(saved(tmp_path, "a.png", mrc_file(data, (.2, .2)))).data, data.astype(np.float32))
+
+
+@needs_extra
+def test_mrc_headers(tmp_path):
+    def read(*args, name="a.mrc", **options): return read_micrograph(saved(tmp_path, name, mrc_file(*args, **options)))
+    for name in ("a.mrc", "a.MRC", "a.st"): assert np.array_equal(read(counts, (.2, .2), name=name, mark=b"\0"*4).data, counts)
+    refused(lambda: read(counts, (.2, .2), name="a.xyz", mark=b"\0"*4), "not an image")
+    m = read(np.stack([counts, other]), (.2, .2))
+    assert np.array_equal(m.data, counts) and m.warnings == ["2 pictures in one file: only the first is read"]
+    for size, words in (((0, 0), "no pixel size"), ((1, 1), "no pixel size"), ((.2, .3), "along y"), ((30, 30), "no picture of atoms")):
+        m = read(counts, size)
+        assert m.pixel_size is None and words in m.warnings[0]
+    fei = np.zeros(32, np.float32)
+    fei[11] = 2e-11
+    assert read(counts, (1, 1), extended=fei.tobytes()).pixel_size == pytest.approx(.2)
+    for extended in (b"X,  Y,  Z".ljust(800), np.arange(256, dtype="<i2").tobytes(), bytes(128)): assert read(counts, (.2, .2), extended=extended).pixel_size == pytest.approx(.2)
+    for mode in (3, 4, 7, 101, -1): refused(lambda: read(counts, (.2, .2), mode=mode), "mode", "real numbers")
+    refused(lambda: read_micrograph(saved(tmp_path, "a.mrc", b"minutes of the meeting")), "no MRC file")
+
+
+@needs_extra
+def test_ser_series(tmp_path):
+    m = read_micrograph(saved(tmp_path, "a.ser", ser_file([counts, other], 2e-11)))
+    assert np.array_equal(m.data, counts) and m.pixel_size == pytest.approx(.2) and m.warnings == ["2 pictures in one file: only the first is read"]
+    (tmp_path/"a.emi").write_text("broken")
+    assert read_micrograph(saved(tmp_path, "a_1.ser", ser_file([counts], 3e7))).warnings[0].endswith("which no picture of atoms has: ignored")
+
+
+@needs_extra
+def test_too_many_pixels(tmp_path):
+    def fill(f):
+        f.create_group("data/a").attrs["emd_group_type"] = 1
+        f.create_dataset("data/a/data", (60000, 60000), np.float32, chunks=(256, 256))
+    refused(lambda: read_micrograph(saved(tmp_path, "a.emd", hdf5_file(fill))), "60000 x 60000", "too many")
+    with open(tmp_path/"a.mrc", "wb") as f:
+        f.write(mrc_file(np.zeros((1, 1, 20000), np.int8), (.2, .2))[:1024])
+        f.seek(4), f.write(struct.pack("<i", 20000)), f.truncate(1024 + 20000**2)
+    refused(lambda: read_micrograph(tmp_path/"a.mrc"), "20000 x 20000", "too many")
+
+
+@pytest.mark.parametrize("kind", list(microscopes))
+def test_without_the_extra(kind, tmp_path, monkeypatch):
+    from microscopygpt.cli import complaint
+    path = saved(tmp_path, "a", microscopes[kind]())
+    for name in [n for n in sys.modules if n.split(".")[0] in ("ncempy", "h5py")] + ["ncempy", "h5py"]: monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MicrographError, match=r"pip install 'microscopygpt\[io\]'") as e: read_micrograph(path)
+    assert complaint(e.value) == str(e.value)
+
+
+def test_the_extra_is_not_loaded_in_vain():
+    code = "import sys, microscopygpt.micrograph; print([m for m in sys.modules if m in ('ncempy', 'h5py')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_the_name_does_not_decide_for_pictures_either(tmp_path):
+    for suffix in ("mrc", "dm4", "emd"): assert np.array_equal(read_micrograph(saved(tmp_path, f"a.{suffix}", _file("png")), .1).data, bytes_)
+
+
 # pixel size
 
 @quick
@@ -249,7 +539,7 @@ def _file(kind):
     return out.getvalue()
 
 
-files = {kind: _file(kind) for kind in ("npy", "tif", "zip.tif", "pil.tif", "png", "jpg", "gif")}
+files = {kind: _file(kind) for kind in ("npy", "tif", "zip.tif", "pil.tif", "png", "jpg", "gif")} | {dict(velox="v.emd", berkeley="b.emd").get(kind, kind): make() for kind, make in microscopes.items()}
 
 
 def _survives(content, path, whole):
@@ -261,7 +551,7 @@ def _survives(content, path, whole):
         return m.shape == whole.shape and np.array_equal(m.data, whole)
 
 
-@settings(quick, max_examples=60)
+@settings(quick, max_examples=150)
 @given(st.sampled_from(sorted(files)), st.floats(0, .999))
 def test_truncated_files(tmp_path, kind, share):
     whole = tmp_path/f"whole.{kind}"
@@ -270,12 +560,83 @@ def test_truncated_files(tmp_path, kind, share):
     assert _survives(content, tmp_path/f"part.{kind}", read_micrograph(whole, .1).data) in (None, True)
 
 
-@settings(quick, max_examples=100)
+@pytest.mark.parametrize("kind", sorted(files))
+@pytest.mark.parametrize("n", [1, 3, 4, 5, 8, 12, 16, 31, 100, 208, 212, 600, 1023, 1024, 1100, 2000, 4000, -3000, -100, -9, -8, -1])
+def test_truncated_at(kind, n, tmp_path, capfd):
+    whole, part = saved(tmp_path, f"whole.{kind}", files[kind]), files[kind][:n]
+    assert _survives(part, tmp_path/f"part.{kind}", read_micrograph(whole, .1).data) in (None, True)
+    assert capfd.readouterr() == ("", "")
+
+
+@settings(quick, max_examples=200)
 @given(st.sampled_from(sorted(files)), st.lists(st.tuples(st.floats(0, .999), st.integers(0, 255)), min_size=1, max_size=8))
 def test_corrupted_files_never_crash(tmp_path, kind, changes):
     content = bytearray(files[kind])
     for where, value in changes: content[int(where**4*len(content))] = value
     _survives(bytes(content), tmp_path/f"a.{kind}", picture)
+
+
+# frame, levels, ruler
+
+whole = Micrograph(picture, .1, "a.tif", ["a remark"])
+share = st.integers(0, 88)
+
+
+@quick
+@given(share, share, st.integers(80, 140), st.integers(80, 120))
+def test_crop(left, top, width, height):
+    def call(): return whole.crop(left, top, np.int64(width), height)
+    if left+width > 140 or top+height > 120: return refused(call, "reach beyond the picture of 140 x 120 px")
+    m = call()
+    assert np.array_equal(m.data, picture[top:top+height, left:left+width]) and not np.shares_memory(m.data, picture)
+    assert (m.pixel_size, m.source, m.warnings) == (.1, "a.tif", ["a remark"]) and m.warnings is not whole.warnings
+    assert whole.shape == picture.shape and np.array_equal(m.crop(0, 0, width, height).data, m.data)
+
+
+@pytest.mark.parametrize("frame, words", [
+    ((-1, 0, 99, 99), "column -1"), ((0, -1, 99, 99), "row -1"), ((0, 0, 141, 99), "141 x 99 px"), ((0, 0, 99, 31), "at least 32 x 32"), ((0, 0, 0, 0), "at least 32"), ((0, 0, -40, 99), "at least 32"),
+    ((0, 0, 79, 79), "at least 8 x 8 Å"), ((0, 0, 99.5, 99), "whole numbers"), ((0, True, 99, 99), "whole numbers"), ((None, 0, 99, 99), "whole numbers"), (("0", 0, 99, 99), "whole numbers")])
+def test_crops_that_cannot_be(frame, words):
+    refused(lambda: whole.crop(*frame), "crop", words)
+    if "Å" in words: assert Micrograph(picture).crop(*frame).shape == (79, 79)
+
+
+@quick
+@given(st.floats(0, 49), st.floats(51, 100))
+def test_level(low, high):
+    m = whole.level(low, high)
+    assert m.data.dtype == np.float32 and m.data.min() == 0 and m.data.max() == 1 and (m.pixel_size, m.source, m.warnings) == (.1, "a.tif", ["a remark"])
+    dark, bright = np.percentile(picture, [low, high])
+    assert np.allclose(m.data, np.clip((picture-dark)/(bright-dark), 0, 1), atol=1e-5)
+    assert np.allclose(m.level(0, 100).data, m.data, atol=1e-6) and whole.data is picture
+
+
+def test_level_is_what_the_view_does(): assert np.allclose(whole.level().data, whole.view().data, atol=1e-5)
+
+
+@pytest.mark.parametrize("low, high", [(50, 50), (60, 40), (-1, 99), (1, 101), (np.nan, 99), (0, np.inf), ("1", 99), (None, 99), (False, True)])
+def test_levels_that_cannot_be(low, high): refused(lambda: whole.level(low, high), "level", "0 <= low < high <= 100")
+
+
+def test_levels_of_nothing():
+    flat = np.where(picture > np.median(picture), picture, 0).astype(np.float32)
+    refused(lambda: Micrograph(flat, .1).level(1, 40), "level", "value 0", "further apart")
+    assert Micrograph(flat, .1).level(1, 99).data.max() == 1
+
+
+@quick
+@given(st.floats(0, 4000), st.floats(0, 4000), st.floats(0, 7), st.floats(20, 3000), st.floats(.006, 1.9))
+def test_ruler(x, y, angle, pixels, pixel_size):
+    end = np.array([x, y]) + pixels*np.array([np.cos(angle), np.sin(angle)])
+    assert pixel_size_from_ruler((x, y), end, pixels*pixel_size) == pytest.approx(pixel_size, rel=1e-6)
+    assert pixel_size_from_ruler(end, [x, y], pixels*pixel_size) == pytest.approx(pixel_size, rel=1e-6)
+
+
+@pytest.mark.parametrize("start, end, length, words", [
+    ((5, 5), (5, 5), 20, "same point"), ((0, 0), (100, 0), 0, "positive"), ((0, 0), (100, 0), -20, "positive"), ((0, 0), (100, 0), np.nan, "positive"), ((0, 0), (100, 0), np.inf, "positive"), ((0, 0), (100, 0), "20", "positive"),
+    ((0, 0), (100, 0), True, "positive"), ((0, 0), (100, 0), None, "positive"), ((0, 0), (100, 0), .2, "1 nm = 10 Å"), ((0, 0), (100, 0), 2000, "20 Å/px"), ((0, 0), (1e-9, 0), 20, "both ends"),
+    ((0,), (100, 0), 20, "its start"), ((0, 0), (100, 0, 0), 20, "its end"), ((0, 0), (np.nan, 0), 20, "its end"), ("ab", (100, 0), 20, "its start"), (None, (100, 0), 20, "its start"), ((0, 0), 100, 20, "its end")])
+def test_rulers_that_cannot_be(start, end, length, words): refused(lambda: pixel_size_from_ruler(start, end, length), "ruler", words)
 
 
 # display

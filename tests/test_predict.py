@@ -5,7 +5,7 @@ import numpy as np, pytest
 from microscopygpt.chat import make_prompt, parse_answer
 from microscopygpt.crystal import compare, parse_formula, read_crystal
 from microscopygpt.data import split_of
-from microscopygpt.lattice import observe
+from microscopygpt.lattice import Imaging, observe
 from microscopygpt.micrograph import Micrograph
 from microscopygpt.model import CompactVLM, ModelError, compact_tokenizer, load_model
 from microscopygpt.predict import guess, predict
@@ -92,3 +92,51 @@ def test_experimental_graphene():
     from microscopygpt.crystal import space_group
     best = predict(REAL/"graphene.png", "C", .0664, templates=None).best
     assert best.atoms.lattice.abc[0] == pytest.approx(2.464, rel=.03) and space_group(best.atoms) == 191
+
+def test_progress_rises_and_ends_at_one():
+    heard = []
+    predict(micrograph("MoSe2"), "MoSe2", templates=None, k=1, progress=lambda done, what: heard.append((done, what)))
+    done = [d for d, _ in heard]
+    assert done[0] == 0 and done[-1] == 1 and done == sorted(done) and len(heard) > 5 and any("proving" in what for _, what in heard)
+
+@pytest.mark.parametrize("after", [0, 1, 3, 5])
+def test_stopped_from_its_progress_it_leaves_nothing_behind(after):
+    class Stop(Exception): "Somebody pressed a button."
+    def progress(done, what, calls=[]):
+        calls.append(what)
+        if len(calls) > after: raise Stop()
+    with pytest.raises(Stop): predict(micrograph("MoSe2"), "MoSe2", templates=None, k=1, progress=progress)
+    assert predict(micrograph("MoSe2"), "MoSe2", templates=None, k=3, seed=7).as_dict() == predict(micrograph("MoSe2"), "MoSe2", templates=None, k=3, seed=7).as_dict()
+
+@pytest.mark.parametrize("options", [{}, dict(k=2, seed=5), dict(imaging=Imaging(distortion=.03, z_power=1.6)), dict(prompt=make_prompt("MoSe2", 0) + " Two layers of Se.")])
+def test_the_code_of_a_prediction_gives_it_again(options):
+    picture = micrograph("MoSe2")
+    prediction, names = predict(picture, "MoSe2", templates=None, **options), dict(picture=picture)
+    exec(prediction.code("picture"), names)
+    assert names["prediction"].as_dict() == prediction.as_dict()
+
+def test_drift_is_corrected_when_it_may_be():
+    from scipy.ndimage import affine_transform
+    picture = affine_transform(render(parse_answer(UNSEEN["MoSe2"]), seed=2, size=300), [[1.03, .01], [0, 1]], order=3, mode="reflect")[:256, :256]
+    prediction = predict(Micrograph(picture, .1), "MoSe2", templates=None, k=1, imaging=Imaging(distortion=.04))
+    assert prediction.lattice.gamma == pytest.approx(120) and prediction.best.space_group == 187 and any("corrected" in w for w in prediction.warnings)
+    a = parse_answer(UNSEEN["MoSe2"]).lattice.abc[0]
+    assert prediction.best.atoms.lattice.abc[0] == pytest.approx(a, rel=.02)
+
+def test_a_named_lattice_is_believed_when_the_image_allows_it():
+    named = predict(micrograph("MoSe2"), prompt=make_prompt("MoSe2", 0), templates=None, k=1)
+    assert named.lattice.gamma == pytest.approx(120, abs=1e-9)
+    contradicted = predict(micrograph("MoSe2"), prompt=make_prompt("MoSe2", 1), templates=None, k=1)
+    assert any("named square" in w for w in contradicted.warnings)
+
+def test_a_formula_of_much_smaller_atoms_is_doubted():
+    assert any("as far apart" in w for w in predict(micrograph("MoSe2"), "BN", templates=None, k=1).warnings)
+
+def test_the_pictures_of_a_prediction():
+    prediction = predict(micrograph("HfSe2"), "HfSe2", templates=None, k=3)
+    assert len(prediction.plot_fit(1).axes) == 3 and len(prediction.plot(2).axes) == 5 and len(prediction.plot_residuals().axes[0].patches) == len(prediction.candidates)
+
+@pytest.mark.skipif(not (REAL/"FeTe.png").is_file(), reason="the experimental images are not beside MICROSCOPYGPT_DATA")
+def test_experimental_fete_once_distortion_is_admitted():
+    best = predict(REAL/"FeTe.png", "FeTe", .0533, templates=None, imaging=Imaging(distortion=.03)).best
+    assert compare(read_crystal(REAL/"POSCAR-FeTe"), best.atoms).solved
