@@ -75,14 +75,15 @@ def link_html(name:str, # of the file
     "A link that saves a file."
     return f'<a class="mgpt-save" download="{html.escape(name)}" href="data:application/octet-stream;base64,{base64.b64encode(data).decode()}">{html.escape(text)}</a>'
 
-# %% ../nbs/11_explore.ipynb #a170e46f
+# %% ../nbs/11_explore.ipynb #34a0c6ef
 class Explorer:
     "From a micrograph to crystals, with the mouse."
     def __init__(self, image=None, # path, array, Micrograph, or the name of an example
                  formula:str="", pixel_size:"float|None"=None, # Å/px
                  model:str="compact" # or a folder, or the name of a model on the hub
                 ):
-        self.micrograph, self.prediction, self.reference, self.error, self._stop = None, None, None, None, threading.Event()
+        self.micrograph, self.observation, self.prediction, self.reference, self.reference_name, self.error = None, None, None, None, "", None
+        self._stop, self._quiet = threading.Event(), False
         self._folder = TemporaryDirectory(prefix="microscopygpt-")
         self._image, self._question, self._answer = {}, {}, {}
         top = w.HBox([self._image_section(), self._question_section(model)], layout=w.Layout(flex_flow="row wrap", align_items="flex-start"))
@@ -142,7 +143,7 @@ def _image_section(self:Explorer):
     part["seen"].children[0].observe(lambda change: self._guarded(self._draw_lattice), "value")
     return _titled("1 · Micrograph", part["picker"], part["example"], part["pad"], part["pixel_size"], part["lattice"], part["scale"], part["seen"], part["tune"], **_half)
 
-# %% ../nbs/11_explore.ipynb #aecafbac
+# %% ../nbs/11_explore.ipynb #56d32b69
 @patch
 def open(self:Explorer, image, # path, array, Micrograph, or the name of an example
          pixel_size:"float|None"=None # Å/px
@@ -154,7 +155,7 @@ def open(self:Explorer, image, # path, array, Micrograph, or the name of an exam
 @patch
 def _opened(self:Explorer, micrograph, reference=None, formula=""):
     part = self._image
-    self.micrograph, self.prediction, self.reference = micrograph, None, reference
+    self.micrograph, self.prediction, self.reference, self.reference_name = micrograph, None, reference, "the true structure"
     self._quiet = True
     part["pad"].show(micrograph)
     part["levels"].value, part["length"].value, part["constant"].value = (0, 100), "", ""
@@ -165,12 +166,17 @@ def _opened(self:Explorer, micrograph, reference=None, formula=""):
     self._show_answer(); self._changed()
 
 @patch
-def _uploaded(self:Explorer, name, data):
-    "A file from the browser: kept under its name, and read like any other."
+def _kept(self:Explorer, picker, name, data):
+    "A file from the browser under its own name; the picker takes it for unusable until somebody has read it."
     path = Path(self._folder.name)/name
     path.write_bytes(data)
-    self._image["picker"].status = f"{name} cannot be used"
-    micrograph = read_micrograph(path)
+    picker.status = f"{name} cannot be used"
+    return path
+
+@patch
+def _uploaded(self:Explorer, name, data):
+    "A micrograph from the browser, read like any other."
+    micrograph = read_micrograph(self._kept(self._image["picker"], name, data))
     self._image["example"].value = ""
     self._opened(replace(micrograph, source=name))
 
@@ -178,7 +184,7 @@ def _uploaded(self:Explorer, name, data):
 def _example_chosen(self:Explorer):
     if name := self._image["example"].value: self._opened(*example(name), formula=reduced_formula(example(name)[1]))
 
-# %% ../nbs/11_explore.ipynb #cc30d194
+# %% ../nbs/11_explore.ipynb #63d5bec6
 def _number(text, what):
     "A number from a field, None where it is empty."
     try: return float(text.replace(",", ".")) if text.strip() else None
@@ -215,18 +221,18 @@ def _calibrated(self:Explorer):
 @patch
 def _scaled(self:Explorer):
     "A new pixel size: the scale bar follows."
-    if getattr(self, "_quiet", False) or self.micrograph is None: return
+    if self._quiet or self.micrograph is None: return
     pixel_size = _number(self._image["pixel_size"].value, "Pixel size")
     if pixel_size is None and self.micrograph.pixel_size: self._image["pixel_size"].value = f"{self.micrograph.pixel_size:.6g}"; return # what the file says
     self._image["pad"].pixel_size = read_micrograph(self.micrograph, pixel_size).pixel_size if pixel_size else None
     self._changed()
 
-# %% ../nbs/11_explore.ipynb #8349d3e9
+# %% ../nbs/11_explore.ipynb #82b22edb
 @patch
 def _changed(self:Explorer):
     "Measure the lattice of what is there now."
     self._preview()
-    if getattr(self, "_quiet", False) or self.micrograph is None: return
+    if self._quiet or self.micrograph is None: return
     part, m = self._image, self.prepared()
     self.observation, part["plot"].value = None, ""
     if m.pixel_size is None: part["lattice"].value = "<span class='mgpt-warn'>The scale is unknown: give the pixel size, or measure it below.</span>"; return
@@ -244,7 +250,7 @@ def _changed(self:Explorer):
 @patch
 def _draw_lattice(self:Explorer):
     "The lattice over the image and its Fourier transform, once somebody looks."
-    part, found = self._image, getattr(self, "observation", None)
+    part, found = self._image, self.observation
     if not part["seen"].children[0].value or part["plot"].value: return
     if found is None: part["plot"].value = "" if self.micrograph is not None and part["pixel_size"].value else "There is no lattice without a micrograph and its pixel size."; return
     axes = plot_lattice(found.view, found.measured)
@@ -279,7 +285,7 @@ def _question_section(self:Explorer, model):
     self._preview()
     return _titled("2 · Question", part["formula"], part["bravais"], part["text"], part["preview"], part["model"], part["other"], part["k"], part["imaging"], _folded("More", part["relax"], part["seed"]), self._action_row(), **_half)
 
-# %% ../nbs/11_explore.ipynb #5f7e7fb1
+# %% ../nbs/11_explore.ipynb #ce2863b2
 @patch
 def prompt(self:Explorer)->str:
     "What the model is asked; raises `FormulaError` where the formula is none."
@@ -293,7 +299,7 @@ def bravais(self:Explorer)->"int|None":
 
 @patch
 def _preview(self:Explorer):
-    part, found = self._question, getattr(self, "observation", None)
+    part, found = self._question, self.observation
     part["other"].layout.display = "" if part["model"].value == "other" else "none"
     try: text = f"<q>{html.escape(self.prompt())}</q>"
     except MicroscopyGPTError as e: text = html.escape(str(e))
@@ -417,7 +423,7 @@ def _row(c):
     a, b, gamma = cell_lengths(to_slab(c.atoms).cell)
     return [f"{a:.3f}", f"{b:.3f}", f"{gamma:.1f}", str(c.atoms.num_atoms), str(c.space_group), f"{100*c.residual:.1f} %", float(c.confidence), c.why]
 
-# %% ../nbs/11_explore.ipynb #ba349570
+# %% ../nbs/11_explore.ipynb #107b04ca
 @patch
 def chosen(self:Explorer): # `Candidate`
     "The candidate that is looked at."
@@ -439,13 +445,13 @@ def _offer_comparisons(self:Explorer):
     "Other candidates, the truth of an example, a reference file: what was chosen stays chosen where it can."
     part, rank = self._answer, self._answer["ranking"].chosen
     others = [(f"candidate {i+1}", i) for i in range(len(self.prediction.candidates)) if i != rank]
-    given = [] if self.reference is None else [(getattr(self, "reference_name", "the true structure"), -1)]
+    given = [] if self.reference is None else [(self.reference_name, -1)]
     before, options = part["against"].value, given + others or [("nothing", -2)]
     part["against"].options = options
     part["against"].value = before if before in [v for _, v in options] else options[0][1]
     self._compare()
 
-# %% ../nbs/11_explore.ipynb #0ba768f2
+# %% ../nbs/11_explore.ipynb #6d952013
 def displacements_html(both # `Superposition`
                       )->str:
     "RMSD, and how far each atom is off."
@@ -471,10 +477,7 @@ def _compare(self:Explorer):
 @patch
 def _reference_given(self:Explorer, name, data):
     "A structure file from the browser, to compare with."
-    path = Path(self._folder.name)/name
-    path.write_bytes(data)
-    self._answer["reference"].status = f"{name} cannot be used"
-    self.reference, self.reference_name = read_crystal(path), name
+    self.reference, self.reference_name = read_crystal(self._kept(self._answer["reference"], name, data)), name
     self._answer["reference"].status = name
     self._answer["against"].options, self._answer["against"].value = [(name, -1)], -1
     self._offer_comparisons()

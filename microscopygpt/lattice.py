@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.ndimage import maximum_filter
-from .look import look
+from .look import styled
 from .crystal import BRAVAIS, CrystalError, MicroscopyGPTError, bravais_2d, cell_from_lengths, cell_lengths, reduce_cell
 from .micrograph import Micrograph
 
@@ -474,7 +474,7 @@ def _node(view, cell):
     middle = np.array(view.data.shape)[::-1]/2*view.pixel_size@np.linalg.inv(cell)
     return (np.round(middle - brightest) + brightest)@cell
 
-@look()
+@styled()
 def plot_lattice(view, # a Micrograph
                  lattice:Lattice2D=None # measured if not given
                 )->np.ndarray: # the two matplotlib axes

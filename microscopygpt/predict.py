@@ -20,7 +20,7 @@ from pymatgen.core import Element
 from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
 from .crystal import (MicroscopyGPTError, CrystalError, Slab, canonical, cell_lengths, draw_atoms, from_slab, parse_formula, reduced_formula, space_group, standardize, to_slab, write_crystal)
-from .look import CELL, DIFFERENCE, INK, SEQUENCE, look
+from .look import CELL, DIFFERENCE, INK, SEQUENCE, styled
 from .chat import ChatError, make_prompt, parse_answer, prompt_bravais, prompt_formula
 from .micrograph import Micrograph, read_micrograph
 from .data import SOURCES, database_file, have_database, load_crystals, read_crystals, save_crystals
@@ -295,7 +295,7 @@ def _draw_sites(ax, placed, view, clear=.4):
         ax.plot(*spots.T, marker, ms=2.5 + 1.8*covalent_radii[z], mfc=jmol_colors[z], mec="black", mew=.6, label=Element.from_Z(int(z)).symbol)
 
 @patch
-@look()
+@styled()
 def plot_fit(self:Prediction, rank:int=1, # which candidate
              axes=None # three of matplotlib's; None makes some
             ):
@@ -315,7 +315,7 @@ def plot_fit(self:Prediction, rank:int=1, # which candidate
 
 # %% ../nbs/09_predict.ipynb #0cfe33c9
 @patch
-@look()
+@styled()
 def plot(self:Prediction, rank:int=1 # which candidate
         ):
     "The fit, and the structure from above and from the side."
@@ -332,15 +332,15 @@ def plot(self:Prediction, rank:int=1 # which candidate
 
 # %% ../nbs/09_predict.ipynb #69754b44
 @patch
-@look()
+@styled()
 def plot_residuals(self:Prediction, ax=None # matplotlib's
                   ):
-    "What each candidate leaves unexplained, darker where it is less probable to be right."
+    "What each candidate leaves unexplained; darker bars are less probable to be right."
     ax = ax or plt.subplots(figsize=(5.5, .6 + .32*len(self.candidates)), layout="constrained")[1]
     residuals, sure = 100*np.array([c.residual for c in self.candidates]), np.array([c.confidence for c in self.candidates])
     bars = ax.barh(range(1, len(residuals)+1), residuals, color=plt.get_cmap(SEQUENCE)(.9*sure), edgecolor=INK, linewidth=.6)
-    ax.bar_label(bars, [f"{r:.1f} %, confidence {s:.2f}" for r, s in zip(residuals, sure)], padding=4, fontsize=8)
-    for limit in (12, 100*EXPLAINED): ax.axvline(limit, color=INK, lw=.8, ls=":")
+    ax.bar_label(bars, [f"{r:.1f} %, confidence {s:.2f}" for r, s in zip(residuals, sure)], padding=4, fontsize=8, bbox=dict(fc="white", ec="none", pad=.8))
+    for limit in (12, 100*EXPLAINED): ax.axvline(limit, color=INK, lw=.8, ls=":", zorder=0)
     ax.set(yticks=range(1, len(residuals)+1), ylim=(len(residuals) + .6, .4), xlim=(0, max(60, 1.6*residuals.max())), ylabel="candidate", xlabel="residual (%); dotted: explained, explained for the most part")
     plt.close(ax.figure)
     return ax.figure

@@ -24,7 +24,7 @@ from fastcore.xml import (A, B, Body, Button, Code, Dd, Details, Div, Dl, Dt, Fi
 from jarvis.core.atoms import Atoms
 from PIL import Image
 from pymatgen.symmetry.groups import sg_symbol_from_int_number
-from .look import INK, LOOK, look
+from .look import INK, LOOK, styled
 from .crystal import BRAVAIS, CrystalError, Slab, cell_from_lengths, cell_lengths, equivalent_bases, standardize, to_slab
 from .metrics import DISTANCES, DISTRIBUTIONS, FAILURES, NOTHING, RATES, UNITS, Report, rate
 
@@ -131,7 +131,7 @@ def latex(reports:list, # of `Report`
 PAPER_WHITE, TRUTH, ANSWER, RIGHT = "#ffffff", "#a9b4bd", "#c2410c", "#2272b0"
 COLOURS = dict(zip(FAILURES, ("#1b5485", "#a3d3ec", "#f8e58c", "#ea8a2e", "#c83a4c", "#b866ad", "#3f1d54", "#33393e", "#6a7178", "#9ea5ab", "#d6dadd")))
 
-@look()
+@styled()
 def _axes(ax, size): return ax if ax is not None else plt.subplots(figsize=size, layout="constrained")[1]
 def _brief(name, most=28): return name if len(name) <= most else "…" + name[1-most:] # the end of a path tells most
 def _part(report, source): return report.total if source is None else report.sources.get(source)
@@ -155,7 +155,7 @@ def _stack(ax, rows): # rows: (label, class -> count)
     ax.legend(loc="lower center", bbox_to_anchor=(.5, 1), ncols=n if n <= room else -(-n//2), handlelength=1, handleheight=1, columnspacing=1.2)
     return ax
 
-@look()
+@styled()
 def plot_failures(reports:list, # of `Report`
                   source:"str|None"=None, # one source's structures; None for all
                   ax=None): # matplotlib axes
@@ -188,7 +188,7 @@ def _pairs(ax, d, names=None, most=8):
         ax.bar(np.arange(len(labels)) + shift, np.array(heights)/max(n.sum(), 1), .38, color=colour)
     ax.set_xticks(range(len(labels)), labels, rotation=25 if names else 0, ha="right" if names else "center", rotation_mode="anchor", fontsize=8)
 
-@look()
+@styled()
 def plot_distributions(report:Report,
                        source:"str|None"=None): # one source's structures; None for all
     "The paper's Figure 2: six properties of the truth and of the first answers."
@@ -203,7 +203,7 @@ def plot_distributions(report:Report,
     return axes
 
 # %% ../nbs/09c_report.ipynb #c98ae9cf
-@look()
+@styled()
 def plot_parity(records:list, # of a report
                 name:str="a", # "a" or "b"
                 ax=None): # matplotlib axes
@@ -229,7 +229,7 @@ def _whiskers(ax, x, scores, **style):
     reach = np.abs([[s["value"] - s["low"], s["high"] - s["value"]] for _, s in kept]).T
     ax.errorbar(x, value, reach, capsize=2, lw=1, elinewidth=1, ms=5, **style)
 
-@look()
+@styled()
 def plot_sizes(reports:list, # of `Report`
                source:"str|None"=None, # one source's structures; None for all
                ax=None): # matplotlib axes
@@ -253,7 +253,7 @@ def reliability(records:list # with "confidence"
     bins = [[k for k in known if low <= k[0] < high or k[0] == high == 1] for low, high in zip(SURE, SURE[1:])]
     return [(float(np.mean([c for c, _ in b])), rate([s for _, s in b])) for b in bins if b]
 
-@look()
+@styled()
 def plot_reliability(records:list, # of a report
                      ax=None): # matplotlib axes
     "Stated confidence against the share that is right, with 95 % intervals."
@@ -405,14 +405,14 @@ def _svg(ax, label):
 def _picture(ax, title, says): return Figure(Div(_svg(ax, title), cls="plot"), Figcaption(B(title), f" {says}"), cls="whole" if ax.figure.get_figwidth() > 8 else "half" if ax.figure.get_figwidth() > 4 else None)
 
 def _parity(records):
-    with look(): fig, axes = plt.subplots(1, 2, figsize=(5.8, 3), layout="constrained")
+    with styled(): fig, axes = plt.subplots(1, 2, figsize=(5.8, 3), layout="constrained")
     for ax, name in zip(axes, "ab"): plot_parity(records, name, ax)
     return axes[0]
 
 def _pictures(report, reports):
     sources = [*report.sources] if len(report.sources) > 1 else []
     rows = [(_brief(r.name) + (f", {_brief(s)}" if s else ""), _part(r, s)["failures"]) for r in (report, *reports) for s in (None, *sources) if _part(r, s)]
-    with look(): bars = _stack(_axes(None, (11.4, 1.1 + .34*len(rows))), rows)
+    with styled(): bars = _stack(_axes(None, (11.4, 1.1 + .34*len(rows))), rows)
     yield _picture(bars, "Why answers fail", "Every structure is in one class; the numbers count structures.")
     yield _picture(plot_distributions(report)[0, 0], "Truth and first answers as distributions", "The six properties of the paper's Figure 2, each normalised to one. They do not tell whether each answer went to its own structure.")
     if any(r.get("guess") for r in report.records): yield _picture(_parity(report.records), "Cell edges, one by one", "The band is the 5 % that a solved structure is allowed.")

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
-from .look import look
+from .look import styled
 from .crystal import MicroscopyGPTError, Slab, cell_lengths, element_order, equivalent_bases, reduce_cell
 from .chat import ANGLES, FRACTIONS, HEIGHTS, LENGTHS, to_compact
 from .data import DatasetFolder, read_crystals
@@ -181,7 +181,7 @@ class CompactTrainer(Trainer):
         return (loss, output) if return_outputs else loss
 
 # %% ../nbs/07_train.ipynb #08a7c33a
-@look()
+@styled()
 def plot_losses(log:list, # Trainer's log history
                 ax=None):
     "Training loss (soft labels) and validation loss (plain) against the step."

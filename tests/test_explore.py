@@ -161,3 +161,12 @@ def test_widgets_have_labels(answered):
     for part in (answered._image, answered._question):
         for name, widget in part.items():
             if hasattr(widget, "description") and name not in ("lattice", "plot", "preview"): assert widget.description, name
+
+def test_a_new_micrograph_forgets_the_old_answer_and_reference():
+    explorer = Explorer("MoSe₂, 2H")
+    explorer.ask()
+    upload(explorer, "mine.cif", crystal_bytes(MOSE2, "mine.cif"), explorer._answer["reference"])
+    explorer._image["example"].value = "graphene"
+    assert explorer.prediction is None and explorer.answer.layout.display == "none" and explorer._question["formula"].value == "C"
+    explorer.ask()
+    assert explorer._answer["against"].options[0] == ("the true structure", -1)
