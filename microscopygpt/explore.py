@@ -143,7 +143,7 @@ def _image_section(self:Explorer):
     part["seen"].children[0].observe(lambda change: self._guarded(self._draw_lattice), "value")
     return _titled("1 · Micrograph", part["picker"], part["example"], part["pad"], part["pixel_size"], part["lattice"], part["scale"], part["seen"], part["tune"], **_half)
 
-# %% ../nbs/11_explore.ipynb #56d32b69
+# %% ../nbs/11_explore.ipynb #edd66238
 @patch
 def open(self:Explorer, image, # path, array, Micrograph, or the name of an example
          pixel_size:"float|None"=None # Å/px
@@ -156,6 +156,7 @@ def open(self:Explorer, image, # path, array, Micrograph, or the name of an exam
 def _opened(self:Explorer, micrograph, reference=None, formula=""):
     part = self._image
     self.micrograph, self.prediction, self.reference, self.reference_name = micrograph, None, reference, "the true structure"
+    self._stop.set() # an answer that is still on its way belongs to another micrograph
     self._quiet = True
     part["pad"].show(micrograph)
     part["levels"].value, part["length"].value, part["constant"].value = (0, 100), "", ""
@@ -339,11 +340,12 @@ def imaging(self:Explorer)->Imaging:
     part, start = self._question, Imaging()
     return Imaging(part["probe"].value if part["probe"].value != .52 else start.probe, part["z_power"].value, part["distortion"].value/100)
 
-# %% ../nbs/11_explore.ipynb #cbd6cfb9
+# %% ../nbs/11_explore.ipynb #5571debd
 @patch
 def ask(self:Explorer)->Prediction:
     "Predict, and wait for the answer; raises what `predict` raises."
-    self._show(predict(self.prepared(), progress=self._told, **self.question()))
+    micrograph, question, lines = self.prepared(), self.question(), self._lines()
+    self._show(predict(micrograph, progress=self._told, **question), lines)
     return self.prediction
 
 @patch
@@ -354,21 +356,21 @@ def _told(self:Explorer, done, what):
 def _pressed(self:Explorer):
     "Predict in the background."
     if not self.cancel_button.disabled: return
-    micrograph, question = self.prepared(), self.question()
+    micrograph, question, lines = self.prepared(), self.question(), self._lines()
     self._stop.clear(); self._working(True)
     try: later = asyncio.get_running_loop().call_soon_threadsafe
     except RuntimeError: later = lambda act, *args: act(*args)
     def progress(done, what):
         if self._stop.is_set(): raise Cancelled()
         later(self._told, done, what)
-    self._behind(lambda: predict(micrograph, progress=progress, **question), self._arrived)
+    self._behind(lambda: predict(micrograph, progress=progress, **question), lambda found: self._arrived(found, lines))
 
 @patch
-def _arrived(self:Explorer, found):
+def _arrived(self:Explorer, found, lines):
     self._working(False)
-    if isinstance(found, Cancelled): self.doing.value = "Cancelled; what was there before is still there."
+    if isinstance(found, Cancelled) or self._stop.is_set(): self.doing.value = "Cancelled; what was there before is still there."
     elif isinstance(found, Exception): self.doing.value = ""; raise found
-    else: self._show(found)
+    else: self._show(found, lines)
 
 @patch
 def _working(self:Explorer, busy):
@@ -376,7 +378,7 @@ def _working(self:Explorer, busy):
     self.progress.value, self.progress.layout.visibility = 0, "visible" if busy else "hidden"
     self.doing.value = "Starting …" if busy else ""
 
-# %% ../nbs/11_explore.ipynb #87a20b04
+# %% ../nbs/11_explore.ipynb #db45ae84
 @patch
 def _answer_section(self:Explorer):
     part = self._answer
@@ -388,7 +390,7 @@ def _answer_section(self:Explorer):
     part["reference"] = Picker(lambda name, data: self._guarded(self._reference_given, name, data), label="Reference structure", hint="CIF, POSCAR or extxyz", accept=".cif,.vasp,.poscar,.extxyz,.xyz")
     part["distance"], part["code"] = w.HTML(), w.HTML()
     part["ranking"].observe(lambda change: self._guarded(self._show_candidate), "chosen")
-    part["against"].observe(lambda change: self._guarded(self._compare), "value")
+    part["against"].observe(lambda change: self._quiet or self._guarded(self._compare), "value")
     def column(*children): return w.VBox(list(children), layout=_half)
     crystals = w.HBox([column(w.HTML("<h4>The candidate</h4>"), part["view"]), column(w.HTML("<h4>Superposed with another, in magenta</h4>"), part["over"])], layout=w.Layout(flex_flow="row wrap"))
     comparison = w.HBox([column(part["against"], part["reference"]), column(part["distance"])], layout=w.Layout(flex_flow="row wrap"))
@@ -397,8 +399,8 @@ def _answer_section(self:Explorer):
     return self.answer
 
 @patch
-def _show(self:Explorer, prediction):
-    self.prediction = prediction
+def _show(self:Explorer, prediction, lines):
+    self.prediction, self._how = prediction, lines
     self._show_answer()
 
 @patch
@@ -409,9 +411,9 @@ def _show_answer(self:Explorer):
     if p is None: return
     part["verdict"].value = "<br>".join([_verdict(p), *(f"<span class='mgpt-warn'>{html.escape(n)}</span>" for n in p.warnings)])
     part["ranking"].rows = [_row(c) for c in p.candidates]
-    part["ranking"].chosen = 0
     part["residuals"].value = picture_html(p.plot_residuals(), "residual and confidence of each candidate") if p.candidates else ""
-    self._show_candidate()
+    if part["ranking"].chosen: part["ranking"].chosen = 0 # which shows it
+    else: self._show_candidate()
 
 def _verdict(p):
     if not p.explained: return f"<b>No candidate explains the image.</b>{' The best are shown all the same.' if p.candidates else ''}"
@@ -423,7 +425,7 @@ def _row(c):
     a, b, gamma = cell_lengths(to_slab(c.atoms).cell)
     return [f"{a:.3f}", f"{b:.3f}", f"{gamma:.1f}", str(c.atoms.num_atoms), str(c.space_group), f"{100*c.residual:.1f} %", float(c.confidence), c.why]
 
-# %% ../nbs/11_explore.ipynb #107b04ca
+# %% ../nbs/11_explore.ipynb #c0090b25
 @patch
 def chosen(self:Explorer): # `Candidate`
     "The candidate that is looked at."
@@ -433,7 +435,8 @@ def chosen(self:Explorer): # `Candidate`
 def _show_candidate(self:Explorer):
     "The chosen candidate over the image, in three dimensions, and as files."
     part, p = self._answer, self.prediction
-    if p is None or not p.candidates: return
+    if p is None: return
+    if not p.candidates: part["picture"].value = part["saved"].value = part["code"].value = part["distance"].value = ""; return
     rank = part["ranking"].chosen + 1
     part["picture"].value = picture_html(p.plot_fit(rank), f"micrograph with the atoms of candidate {rank}, its re-simulation, and the difference")
     part["view"].show_slabs(to_slab(self.chosen().atoms))
@@ -441,17 +444,19 @@ def _show_candidate(self:Explorer):
     self._offer_files(rank)
 
 @patch
-def _offer_comparisons(self:Explorer):
-    "Other candidates, the truth of an example, a reference file: what was chosen stays chosen where it can."
+def _offer_comparisons(self:Explorer, wanted=None):
+    "Other candidates, the truth of an example, a reference file; `wanted`, or what was chosen before, is chosen where it can be."
     part, rank = self._answer, self._answer["ranking"].chosen
     others = [(f"candidate {i+1}", i) for i in range(len(self.prediction.candidates)) if i != rank]
     given = [] if self.reference is None else [(self.reference_name, -1)]
-    before, options = part["against"].value, given + others or [("nothing", -2)]
+    wanted, options = part["against"].value if wanted is None else wanted, given + others or [("nothing", -2)]
+    self._quiet = True
     part["against"].options = options
-    part["against"].value = before if before in [v for _, v in options] else options[0][1]
+    part["against"].value = wanted if wanted in [v for _, v in options] else options[0][1]
+    self._quiet = False
     self._compare()
 
-# %% ../nbs/11_explore.ipynb #6d952013
+# %% ../nbs/11_explore.ipynb #3e69047e
 def displacements_html(both # `Superposition`
                       )->str:
     "RMSD, and how far each atom is off."
@@ -479,23 +484,26 @@ def _reference_given(self:Explorer, name, data):
     "A structure file from the browser, to compare with."
     self.reference, self.reference_name = read_crystal(self._kept(self._answer["reference"], name, data)), name
     self._answer["reference"].status = name
-    self._answer["against"].options, self._answer["against"].value = [(name, -1)], -1
-    self._offer_comparisons()
+    self._offer_comparisons(-1)
 
-# %% ../nbs/11_explore.ipynb #5604bab0
+# %% ../nbs/11_explore.ipynb #5b2305ba
 def crystal_bytes(atoms:Atoms, name:str # whose suffix says the format
                  )->bytes:
     "A structure file, in memory."
     with TemporaryDirectory() as folder: return write_crystal(atoms, Path(folder)/name).read_bytes()
 
 @patch
+def _lines(self:Explorer)->list:
+    "The lines that bring the micrograph as it is now."
+    part, named = self._image, self._image["example"].value
+    lines = ["from microscopygpt.explore import example", f"micrograph, truth = example({named!r})"] if named else ["from microscopygpt.micrograph import read_micrograph", f"micrograph = read_micrograph({self.micrograph.source!r})"]
+    if part["pad"].box: lines.append(f"micrograph = micrograph.crop({', '.join(str(int(n)) for n in part['pad'].box)})")
+    return lines + [f"micrograph = micrograph.level{part['levels'].value}"]*(part["levels"].value != (0, 100))
+
+@patch
 def code(self:Explorer)->str:
     "The lines that give the same prediction in a notebook."
-    part, m = self._image, self.micrograph
-    start = ["from microscopygpt.explore import example", f"micrograph, truth = example({part['example'].value!r})"] if part["example"].value else ["from microscopygpt.micrograph import read_micrograph", f"micrograph = read_micrograph({m.source!r})"]
-    if part["pad"].box: start.append(f"micrograph = micrograph.crop({', '.join(str(int(n)) for n in part['pad'].box)})")
-    if part["levels"].value != (0, 100): start.append(f"micrograph = micrograph.level{part['levels'].value}")
-    return "\n".join([*start, self.prediction.code("micrograph")])
+    return "\n".join([*self._how, self.prediction.code("micrograph")])
 
 @patch
 def _offer_files(self:Explorer, rank):

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np, pytest, tifffile
 import microscopygpt
 from microscopygpt.cli import main
+from microscopygpt.lattice import Imaging
 
 DEMO = Path(microscopygpt.__file__).parent/"examples"/"demo.tif"
 
@@ -253,7 +254,7 @@ def test_exit_codes(explained, code, mos2, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "microscopygpt.predict", SimpleNamespace(predict=predict))
     assert main(["predict", "scan.tif", "--formula", "MoS2", "--pixel-size", "0.1", "--out", str(tmp_path/"new/out")]) == code
     out, err = capsys.readouterr()
-    assert asked == [(("scan.tif", "MoS2", .1), dict(prompt=None, k=5, model="compact", relax=None, seed=0))]
+    assert asked == [(("scan.tif", "MoS2", .1), dict(prompt=None, k=5, model="compact", relax=None, imaging=Imaging(), seed=0))]
     assert (tmp_path/"new/out/rank_1.cif").exists() and "1  MoS2  a 3.180" in out and str(tmp_path) in out
     assert err.count("\n") == (not explained)
 

@@ -170,3 +170,23 @@ def test_a_new_micrograph_forgets_the_old_answer_and_reference():
     assert explorer.prediction is None and explorer.answer.layout.display == "none" and explorer._question["formula"].value == "C"
     explorer.ask()
     assert explorer._answer["against"].options[0] == ("the true structure", -1)
+
+def test_an_answer_to_another_micrograph_is_not_shown(monkeypatch):
+    "A file is opened while the model still thinks."
+    explorer = Explorer("MoSe₂, 2H")
+    def predict_late(*args, progress, **kwargs):
+        from microscopygpt.predict import predict
+        found = predict(*args, **kwargs)
+        explorer._image["example"].value = "graphene"
+        return found
+    monkeypatch.setattr("microscopygpt.explore.predict", predict_late)
+    explorer.ask_button.click()
+    assert explorer.prediction is None and "Cancelled" in explorer.doing.value and not explorer.ask_button.disabled
+
+def test_each_comparison_is_drawn_once(answered, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(CrystalView, "show_slabs", lambda self, *slabs: drawn.append(self))
+    answered._answer["ranking"].chosen = 1 - answered._answer["ranking"].chosen
+    assert len(drawn) == 2
+    answered._answer["against"].value = next(v for _, v in answered._answer["against"].options if v != answered._answer["against"].value)
+    assert len(drawn) == 3
