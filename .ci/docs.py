@@ -86,6 +86,7 @@ def site(root):
         html, _ = HTMLExporter(embed_images=True).from_notebook_node(nb, {"metadata": {"path": str((source/p).parent)}})
         (out/name[p]).parent.mkdir(parents=True, exist_ok=True)
         (out/name[p]).write_text(html.replace(home, up), encoding="utf-8")
+    shutil.copytree(source/"images", out/"images")
     print(f"{len(pages)} pages in {out}")
 
 

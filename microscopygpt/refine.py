@@ -257,7 +257,7 @@ def prove(proposal:Proposal, observation:Observation,
           keep:int=2 # placements that are fitted
          )->"Proof|None": # None when the cell does not fit the measured lattice
     "Lay a proposal over the image, fit it, symmetrise it, and measure what remains unexplained."
-    slab = proposal.slab
+    slab = symmetrize(proposal.slab) if observation.strain else proposal.slab
     laid = _lay(slab, placements(slab.cell, observation.lattice.cell), observation, keep)
     fits = [(fit_positions(frac, slab.numbers, spot.cell, observation), spot) for _, spot, frac in laid]
     if not fits: return None

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from microscopygpt.crystal import Slab, bravais_2d, cell_from_lengths, cell_lengths, from_slab, reduce_cell
-from microscopygpt.lattice import LatticeError, fold, fourier_coefficients, harmonics, idealize, measure_lattice, most_symmetric_cell, pixel_size_from_lattice
+from microscopygpt.lattice import Imaging, LatticeError, fold, fourier_coefficients, harmonics, idealize, measure_lattice, most_symmetric_cell, observe, pixel_size_from_lattice
 from microscopygpt.micrograph import Micrograph
 from microscopygpt.stem import render, simulate
 
@@ -231,6 +231,26 @@ def test_no_more_is_corrected_than_was_allowed(seed, limit):
     cell = reduce_cell(cell_from_lengths(3.2, 3.2, 120)@(np.eye(2) + rng.uniform(-.06, .06, (2, 2))))[0]
     ideal, strain = most_symmetric_cell(cell, limit)
     assert strain <= limit and (ideal is cell) == (strain == 0)
+
+@quick
+@given(seeds, st.floats(.005, .03), st.floats(0, 180))
+def test_coefficients_of_a_distorted_image_are_those_of_the_crystal(seed, strain, angle):
+    "The same waves on a lattice and on that lattice bent: labelled anew, amplitudes and frequencies agree."
+    rng, ideal = np.random.default_rng(seed), cell_from_lengths(3.2, 3.2, 120)
+    hk, _ = harmonics(ideal, .85)
+    c = rng.uniform(.5, 2, len(hk))*np.exp(2j*np.pi*rng.random(len(hk)))
+    turn = np.array([[np.cos(t := np.radians(angle)), np.sin(t)], [-np.sin(t), np.cos(t)]])
+    y, x = np.mgrid[:256, :256]*.1
+    def observed(cell, distortion):
+        g = hk@np.linalg.inv(cell).T
+        return observe(Micrograph(sum(2*(ci*np.exp(2j*np.pi*(gi[0]*x + gi[1]*y))).real for ci, gi in zip(c, g)), .1), Imaging(distortion=distortion))
+    straight, bent = observed(ideal, 0), observed(ideal@turn.T@np.diag([np.exp(strain), np.exp(-strain)])@turn, .035)
+    assert bent.strain == pytest.approx(strain, abs=2e-3) and np.allclose([bent.lattice.a, bent.lattice.b, bent.lattice.gamma], [3.2, 3.2, 120], rtol=2e-3)
+    (_, g1, c1, _), (_, g2, c2, _) = (o.coefficients(o.lattice.cell) for o in (straight, bent))
+    gain = straight.view.data.std()/bent.view.data.std()
+    first, second = (np.argsort(-np.abs(k))[:6] for k in (c1, c2))
+    assert np.allclose(np.abs(c1[first]), gain*np.abs(c2[second]), rtol=.03)
+    assert np.allclose(np.sort(np.linalg.norm(g1, axis=1))[:12], np.sort(np.linalg.norm(g2, axis=1))[:12], rtol=3e-3)
 
 MATERIALS = {"graphene": (Slab(cell_from_lengths(2.464, 2.464, 120), np.array([[1/3, 2/3], [2/3, 1/3]]), np.zeros(2), np.array([6, 6])), 2.464),
              "MoS2": (Slab(cell_from_lengths(3.18, 3.18, 120), np.array([[0, 0], [1/3, 2/3], [1/3, 2/3]]), np.array([0, 1.56, -1.56]), np.array([42, 16, 16])), 3.18),

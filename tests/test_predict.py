@@ -137,6 +137,12 @@ def test_the_pictures_of_a_prediction():
     assert len(prediction.plot_fit(1).axes) == 3 and len(prediction.plot(2).axes) == 5 and len(prediction.plot_residuals().axes[0].patches) == len(prediction.candidates)
 
 @pytest.mark.skipif(not (REAL/"FeTe.png").is_file(), reason="the experimental images are not beside MICROSCOPYGPT_DATA")
-def test_experimental_fete_once_distortion_is_admitted():
-    best = predict(REAL/"FeTe.png", "FeTe", .0533, templates=None, imaging=Imaging(distortion=.03)).best
-    assert compare(read_crystal(REAL/"POSCAR-FeTe"), best.atoms).solved
+@pytest.mark.parametrize("name, formula, pixel_size", [("graphene", "C", .0664), ("MoS2", "MoS2", .0738), ("FeTe", "FeTe", .0533)])
+def test_experimental_images_are_solved_once_distortion_is_admitted(name, formula, pixel_size):
+    best = predict(REAL/f"{name}.png", formula, pixel_size, templates=None, imaging=Imaging(distortion=.03)).best
+    assert compare(read_crystal(REAL/f"POSCAR-{name}"), best.atoms).solved
+
+@pytest.mark.skipif(not (REAL/"MoS2.png").is_file(), reason="the experimental images are not beside MICROSCOPYGPT_DATA")
+def test_experimental_mos2_once_distortion_is_admitted():
+    best = predict(REAL/"MoS2.png", "MoS2", .0738, templates=None, imaging=Imaging(distortion=.03)).best
+    assert compare(read_crystal(REAL/"POSCAR-MoS2"), best.atoms).solved and best.space_group == 187
