@@ -185,7 +185,7 @@ def _uploaded(self:Explorer, name, data):
 def _example_chosen(self:Explorer):
     if name := self._image["example"].value: self._opened(*example(name), formula=reduced_formula(example(name)[1]))
 
-# %% ../nbs/11_explore.ipynb #63d5bec6
+# %% ../nbs/11_explore.ipynb #4d9f5b4a
 def _number(text, what):
     "A number from a field, None where it is empty."
     try: return float(text.replace(",", ".")) if text.strip() else None
@@ -216,8 +216,8 @@ def _calibrated(self:Explorer):
     def then(found):
         if isinstance(found, Exception): self._image["lattice"].value = ""; raise found
         self._image["pixel_size"].value = f"{found:.6g}"
-    whole = replace(self.micrograph, pixel_size=None)
-    self._behind(lambda: pixel_size_from_lattice(whole.crop(*map(int, self._image["pad"].box)) if self._image["pad"].box else whole, a), then)
+    whole, box, distortion = replace(self.micrograph, pixel_size=None), self._image["pad"].box, self.imaging().distortion
+    self._behind(lambda: pixel_size_from_lattice(whole.crop(*map(int, box)) if box else whole, a, distortion), then)
 
 @patch
 def _scaled(self:Explorer):

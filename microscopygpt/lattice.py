@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Z_POWER', 'PROBE2', 'LatticeError', 'harmonics', 'fourier_coefficients', 'fold', 'Alternative', 'Lattice2D',
-           'measure_lattice', 'plot_lattice', 'pixel_size_from_lattice', 'idealize', 'most_symmetric_cell',
-           'ImagingError', 'Imaging', 'Observation', 'observe']
+           'measure_lattice', 'plot_lattice', 'idealize', 'most_symmetric_cell', 'ImagingError', 'Imaging',
+           'pixel_size_from_lattice', 'Observation', 'observe']
 
 # %% ../nbs/03_lattice.ipynb #2ff85405
 from dataclasses import dataclass, field, replace
@@ -513,39 +513,6 @@ def _plot_nodes(view, lattice, ax, gmax=1.1):
     ax.set(xlim=(-gmax, gmax), ylim=(gmax, -gmax), xlabel="1/Å", title=f"quality {lattice.quality:.2f}")
     ax.set_yticks([])
 
-# %% ../nbs/03_lattice.ipynb #853cce25
-def _radii(data, least=3.):
-    "Radii (periods per pixel) of the strongest spots of a picture's Fourier transform, the strongest first."
-    side = min(*data.shape, 512)
-    rows, columns = ((n - side)//2 for n in data.shape)
-    image = _level(np.asarray(data[rows:rows+side, columns:columns+side], float))*np.outer(np.hanning(side), np.hanning(side))
-    F = np.abs(np.fft.rfft2(image))
-    r = np.hypot(*np.meshgrid(np.fft.rfftfreq(side), np.fft.fftfreq(side)))
-    peak = (F == maximum_filter(F, 5, mode="wrap")) & (r > least/side) & (r < .45)
-    return r[peak][np.argsort(-F[peak])][:8]
-
-def _iterated(micrograph, a, pixel_size, steps=6):
-    "A pixel size corrected until the measured a is the known one: (quality, Å/px), None where there is no lattice."
-    for _ in range(steps):
-        try: lattice = measure_lattice(replace(micrograph, pixel_size=pixel_size).view())
-        except MicroscopyGPTError: return None
-        before, pixel_size = pixel_size, pixel_size*a/lattice.a
-        if abs(pixel_size/before - 1) < 1e-4: return lattice.quality, pixel_size
-
-def pixel_size_from_lattice(micrograph:Micrograph, # of one crystal; its own pixel size is ignored
-                            a:float # shortest period of the image, Å
-                           )->float: # Å/px
-    "The pixel size at which the measured lattice has the known a; raises `LatticeError` when there is none."
-    if not 1.5 <= a <= 30: raise LatticeError(f"A lattice constant of {a:g} Å is none: give the shortest period that the image shows, from 1.5 to 30 Å.")
-    trials = [p for r in _radii(micrograph.data) for f in (.866, 1., .5, .707) if .01 <= (p := a*r*f) <= .39 and min(micrograph.shape)*p >= 8]
-    found = []
-    for i, p in enumerate(trials):
-        if any(abs(np.log(p/q)) < .04 for q in trials[:i]): continue
-        if (one := _iterated(micrograph, a, p)) is not None: found.append(one)
-        if found and found[-1][0] > .9: break
-    if not found: raise LatticeError(_no_lattice.format(f"At no scale does the image have a lattice of {a:g} Å"))
-    return float(max(found)[1])
-
 # %% ../nbs/03_lattice.ipynb #f9a1dd4e
 _uprights = {2: [((1, 0), (0, 1))], 3: [((1, 1), (1, -1)), ((1, 0), (1, 2))]} # in which bases the vectors are perpendicular
 
@@ -597,6 +564,40 @@ class Imaging:
     @property
     def variance(self): return round(self.probe**2, 12) # Å²
 
+# %% ../nbs/03_lattice.ipynb #853cce25
+def _radii(data, least=3.):
+    "Radii (periods per pixel) of the strongest spots of a picture's Fourier transform, the strongest first."
+    side = min(*data.shape, 512)
+    rows, columns = ((n - side)//2 for n in data.shape)
+    image = _level(np.asarray(data[rows:rows+side, columns:columns+side], float))*np.outer(np.hanning(side), np.hanning(side))
+    F = np.abs(np.fft.rfft2(image))
+    r = np.hypot(*np.meshgrid(np.fft.rfftfreq(side), np.fft.fftfreq(side)))
+    peak = (F == maximum_filter(F, 5, mode="wrap")) & (r > least/side) & (r < .45)
+    return r[peak][np.argsort(-F[peak])][:8]
+
+def _iterated(micrograph, a, pixel_size, distortion, steps=6):
+    "A pixel size corrected until the measured a is the known one: (quality, Å/px), None where there is no lattice."
+    for _ in range(steps):
+        try: lattice = measure_lattice(replace(micrograph, pixel_size=pixel_size).view())
+        except MicroscopyGPTError: return None
+        before, pixel_size = pixel_size, pixel_size*a/cell_lengths(most_symmetric_cell(lattice.cell, distortion)[0])[0]
+        if abs(pixel_size/before - 1) < 1e-4: return lattice.quality, pixel_size
+
+def pixel_size_from_lattice(micrograph:Micrograph, # of one crystal; its own pixel size is ignored
+                            a:float, # shortest period of the image, Å
+                            distortion:float=0. # largest strain by drift: the lattice is taken as symmetric as that allows
+                           )->float: # Å/px
+    "The pixel size at which the measured lattice has the known a; raises `LatticeError` when there is none."
+    if not 1.5 <= a <= 30: raise LatticeError(f"A lattice constant of {a:g} Å is none: give the shortest period that the image shows, from 1.5 to 30 Å.")
+    trials = [p for r in _radii(micrograph.data) for f in (.866, 1., .5, .707) if .01 <= (p := a*r*f) <= .39 and min(micrograph.shape)*p >= 8]
+    found = []
+    for i, p in enumerate(trials):
+        if any(abs(np.log(p/q)) < .04 for q in trials[:i]): continue
+        if (one := _iterated(micrograph, a, p, distortion)) is not None: found.append(one)
+        if found and found[-1][0] > .9: break
+    if not found: raise LatticeError(_no_lattice.format(f"At no scale does the image have a lattice of {a:g} Å"))
+    return float(max(found)[1])
+
 # %% ../nbs/03_lattice.ipynb #3da19791
 @dataclass
 class Observation:
@@ -618,7 +619,6 @@ class Observation:
     def strain(self):
         "By how much the image was corrected: the strain between the measured and the corrected lattice."
         return 0. if self.in_view(self.lattice.cell) is self.lattice.cell else _laid(self.lattice.cell, self.measured.cell)[1]
-
 
     def coefficients(self, cell:np.ndarray # (2, 2) Å, the measured cell or a multiple
                     )->tuple: # hk (m, 2), g (m, 2) 1/Å, coefficients (m,), noise of one

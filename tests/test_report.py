@@ -301,10 +301,10 @@ def test_find_sort_and_open(browser, text, tmp_path):
     tab.fill("input[type=search]", "MOS2 id-4"); assert tab.locator(SHOWN).count() == 1
     tab.fill("input[type=search]", "nowhere"); assert tab.locator("#none").is_visible()
     tab.fill("input[type=search]", "")
-    atoms = lambda: [int(x) for x in tab.locator("#rows summary > :nth-child(5)").all_inner_texts()]
+    atoms = lambda: [int(x) for x in tab.locator("#rows summary > :nth-child(5)").all_text_contents()]
     tab.click("[data-column='4']"); assert atoms() == sorted(atoms())
     tab.click("[data-column='4']"); assert atoms() == sorted(atoms(), reverse=True)
-    tab.click("[data-column='5']"); assert [r != "–" for r in tab.locator("#rows summary > :nth-child(6)").all_inner_texts()] == [True]*3 + [False]*7
+    tab.click("[data-column='5']"); assert [r != "–" for r in tab.locator("#rows summary > :nth-child(6)").all_text_contents()] == [True]*3 + [False]*7
     first = tab.locator(SHOWN).last
     first.locator("summary").focus(); tab.keyboard.press("Enter"); assert first.get_attribute("open") is not None and first.locator(".crystal").first.is_visible()
     tab.click("#unfold"); assert tab.locator("#rows > details[open]").count() == 10
