@@ -10,8 +10,8 @@ from microscopygpt.explore import EXAMPLES, example
 from microscopygpt.micrograph import Micrograph, write_micrograph
 from microscopygpt.stem import render
 
-pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine: apt-get install chromium"),
-              pytest.mark.skipif(not pytest.importorskip("playwright", reason="playwright is not installed"), reason="playwright is not installed")]
+PlaywrightTimeout = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").TimeoutError
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine: apt-get install chromium")
 
 # What the console may complain about, each with its reason.
 KNOWN = ("favicon", # JupyterLab asks for an icon that a bare server does not have
@@ -39,10 +39,13 @@ def folder(tmp_path):
 def opened(kind, folder, profile):
     "The explorer, ready to be used; at the end the console must be clean."
     with (jupyterlab(folder) if kind == "jupyterlab" else voila(folder, "explorer.ipynb")) as address, browser(profile) as (page, complaints):
-        if kind == "jupyterlab": run_all(page, address("explorer.ipynb"))
-        else: page.goto(address, timeout=120_000)
-        page.set_default_timeout(30_000)
-        page.get_by_role("button", name="Predict").wait_for(timeout=90_000)
+        for attempt in range(3): # JupyterLab may lose the order to run everything while it still connects to the kernel
+            if kind == "jupyterlab": run_all(page, address("explorer.ipynb"))
+            else: page.goto(address, timeout=120_000)
+            try: page.locator(".mgpt-app[data-keys=own]").get_by_role("button", name="Predict").wait_for(timeout=45_000); break
+            except PlaywrightTimeout:
+                if attempt == 2: raise
+        page.set_default_timeout(60_000)
         yield page
         strange = [c for c in complaints if not any(k in c for k in KNOWN)]
         assert not strange, strange
@@ -150,6 +153,7 @@ def test_without_a_mouse_and_after_a_restart_of_the_kernel(lab):
     lab.get_by_role("menuitem", name="Restart Kernel and Run All Cells").click()
     lab.locator(".jp-Dialog .jp-mod-accept").click()
     for wanted in ("!==", "==="): lab.wait_for_function(f"document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status {wanted} 'idle'")
+    lab.locator(".mgpt-app[data-keys=own]").wait_for()
     example = field(lab, "or an example")
     example.wait_for(); example.focus(); example.press("M")
     lab.get_by_text("Measured lattice:").wait_for()

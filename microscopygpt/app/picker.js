@@ -16,15 +16,20 @@ function build(model, el) {
 }
 
 // JupyterLab takes single keys for commands, such as M for "make this cell markdown": not while somebody works in the app.
-function ownKeys(el, tries = 100) {
-  const app = el.closest(".mgpt-app");
-  if (app) app.addEventListener("focusin", (e) => e.target.setAttribute("data-lm-suppress-shortcuts", "true"));
-  else if (tries) requestAnimationFrame(() => ownKeys(el, tries - 1));
+function ownKeys(el) { // the widget is rendered before it has a place in the page
+  const waiting = setInterval(() => {
+    const app = el.closest(".mgpt-app");
+    if (!app) return;
+    clearInterval(waiting);
+    app.addEventListener("focusin", (e) => e.target.setAttribute("data-lm-suppress-shortcuts", "true"));
+    app.dataset.keys = "own";
+  }, 50);
+  return () => clearInterval(waiting);
 }
 
 export default {
   render({ model, el }) {
-    ownKeys(el);
+    const stop = ownKeys(el);
     const { zone, input, state } = build(model, el);
     const waiting = new Map();
     let transfer = 0;
@@ -61,6 +66,6 @@ export default {
     model.on("msg:custom", received);
     model.on("change:status", show);
     show();
-    return () => { model.off("msg:custom", received); model.off("change:status", show); };
+    return () => { stop(); model.off("msg:custom", received); model.off("change:status", show); };
   },
 };
