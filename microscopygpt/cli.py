@@ -191,12 +191,15 @@ def run_dataset(args:argparse.Namespace # see `microscopygpt dataset --help`
     print(build_dataset(args.source, out, split=args.split, noise=args.noise, seed=args.seed, n=args.n, bravais=args.bravais))
     return 0
 
+_LARGE = ("recipe", "epochs", "lr", "batch_size", "accumulate", "vision", "report_to", "workers") # options of the verb train that are for large models
+
 def run_train(args:argparse.Namespace # see `microscopygpt train --help`
              )->int:
     "Train a model on a data set."
     out = output_folder(args.out)
     from microscopygpt.train import train
-    train(args.dataset, args.base, out, resume=args.resume, steps=args.steps, seed=args.seed)
+    names = ("steps", "seed", *_LARGE)
+    train(args.dataset, args.base, out, resume=args.resume, **{name: value for name in names if (value := getattr(args, name)) is not None})
     print(f"Written to {out}")
     return 0
 
@@ -323,10 +326,19 @@ def _dataset_options(p):
 def _train_options(p):
     p.add_argument("--dataset", required=True, metavar="DIR", help="made by the verb dataset")
     p.add_argument("--base", default="compact", metavar="compact|PATH|HUB-ID", help="the model to start from (default: %(default)s)")
-    p.add_argument("--steps", type=int, default=7500, help="training steps of 64 samples (default: %(default)s)")
-    p.add_argument("--seed", type=int, default=0, help="of the weights and the samples (default: %(default)s)")
+    p.add_argument("--steps", type=at_least_one, help="training steps (default: 7500 of 64 samples for compact, the recipe's epochs for a large model)")
+    p.add_argument("--seed", type=int, help="of the weights and the samples (default: 0, or the recipe's)")
     p.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
-    _out(p, "folder for the model")
+    _out(p, "folder for the model, or for the adapter of a large one")
+    large = p.add_argument_group("large models (QLoRA)")
+    large.add_argument("--recipe", metavar="default|paper|author", help="settings to start from (default: default)")
+    large.add_argument("--epochs", type=float, help="how often each crystal is seen")
+    large.add_argument("--lr", type=float, help="learning rate")
+    large.add_argument("--batch-size", type=at_least_one, help="micrographs at a time")
+    large.add_argument("--accumulate", type=at_least_one, help="batches to a step")
+    large.add_argument("--no-vision", dest="vision", action="store_const", const=False, help="leave the image encoder as it is: less memory")
+    large.add_argument("--report-to", metavar="tensorboard|trackio", help="watch the run there as well")
+    large.add_argument("--workers", type=int, help="processes that render micrographs (default: 0)")
 
 # %% ../nbs/12_cli.ipynb #d5c30af1
 def _evaluate_options(p):

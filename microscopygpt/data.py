@@ -15,7 +15,7 @@ import numpy as np
 from jarvis.core.atoms import Atoms
 from PIL import Image
 from tqdm.auto import tqdm
-from .chat import make_prompt, to_answer, to_messages
+from .chat import dialect_of, make_prompt, to_answer, to_messages
 from .crystal import (BRAVAIS, CrystalError, MicroscopyGPTError, Slab, bravais_2d, canonical, cell_lengths, from_slab, read_crystal,
                                    reduced_formula, space_group, standardize, to_slab)
 from .stem import random_view, render
@@ -220,15 +220,16 @@ def example(crystal:Crystal,
             noise="paper", # "paper", "hard", "none", or a `Noise`
             seed:int=0, # another seed, another view and another noise
             bravais:bool=False, # name the Bravais lattice in the prompt
-            epoch:int=0 # like the seed, for fresh micrographs while training
+            epoch:int=0, # like the seed, for fresh micrographs while training
+            dialect:str="paper" # how the model is asked, shown and answers: a name in `DIALECTS`
            )->dict: # image (PIL, 8 bit, 256 x 256), prompt, answer, and what is known about them
     "A crystal as micrograph, prompt and answer; lengths in Å, rotation in degrees."
     name = f"{seed}/{epoch}/{crystal.source}/{crystal.id}"
     view = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
-    atoms, lattice = crystal.atoms, bravais_2d(crystal.slab.cell)
-    image = Image.fromarray(np.round(255*render(atoms, noise, view)).astype(np.uint8))
-    return dict(id=crystal.id, source=crystal.source, formula=crystal.formula, prompt=make_prompt(crystal.formula, lattice if bravais else None), answer=to_answer(atoms),
-                image=image, pixel_size=.1, rotation=random_view(view)["rotation"], space_group=space_group(atoms), bravais=lattice)
+    atoms, lattice, pixel_size = crystal.atoms, bravais_2d(crystal.slab.cell), dialect_of(dialect).pixel_size
+    image = Image.fromarray(np.round(255*render(atoms, noise, view, pixel_size=pixel_size)).astype(np.uint8))
+    return dict(id=crystal.id, source=crystal.source, formula=crystal.formula, prompt=make_prompt(crystal.formula, lattice if bravais else None, dialect), answer=to_answer(atoms, dialect),
+                image=image, pixel_size=pixel_size, rotation=random_view(view)["rotation"], space_group=space_group(atoms), bravais=lattice)
 
 # %% ../nbs/05_data.ipynb #917bb4f8
 class ChatDataset:
@@ -238,13 +239,14 @@ class ChatDataset:
                  noise="paper", # "paper", "hard", "none", or a `Noise`
                  seed:int=0,
                  bravais:bool=False, # name the Bravais lattice in the prompt
-                 fresh:bool=False # new micrographs every epoch
-                ): self.crystals, self.noise, self.seed, self.bravais, self.fresh, self.epoch = list(crystals), noise, seed, bravais, fresh, 0
+                 fresh:bool=False, # new micrographs every epoch
+                 dialect:str="paper" # a name in `DIALECTS`
+                ): self.crystals, self.noise, self.seed, self.bravais, self.fresh, self.dialect, self.epoch = list(crystals), noise, seed, bravais, fresh, dialect, 0
     def set_epoch(self, epoch:int): self.epoch = int(epoch)
     def __len__(self): return len(self.crystals)
     def __repr__(self): return f"ChatDataset of {len(self)} crystals, noise {self.noise}{', fresh every epoch' if self.fresh else ''}"
     def __getitem__(self, i:int)->dict:
-        item = example(self.crystals[i], self.noise, self.seed, self.bravais, self.epoch if self.fresh else 0)
+        item = example(self.crystals[i], self.noise, self.seed, self.bravais, self.epoch if self.fresh else 0, self.dialect)
         return {**item, "messages": to_messages(item["image"], item["prompt"], item["answer"])}
 
 # %% ../nbs/05_data.ipynb #cdd3ca09

@@ -21,7 +21,7 @@ from .chat import make_prompt, parse_answer
 from .data import SOURCES, have_database
 from .lattice import Imaging, observe, pixel_size_from_lattice, plot_lattice
 from .micrograph import Micrograph, MicrographError, pixel_size_from_ruler, read_micrograph
-from .model import prompt_words
+from .compact import prompt_words
 from .predict import PredictError, Prediction, fit_in_words, predict
 from .stem import render
 from .widgets import CrystalView, Pad, Picker, Ranking

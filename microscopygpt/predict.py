@@ -195,11 +195,11 @@ class Prediction:
 class PredictError(MicroscopyGPTError): "A question that cannot be answered: no formula, or an unknown option."
 
 def _question(formula, prompt):
-    "Formula and prompt, each from the other where one is missing."
-    if prompt is not None and formula is None: return prompt_formula(prompt), prompt
+    "The formula, from the prompt where it is not given."
+    if prompt is not None and formula is None: return prompt_formula(prompt)
     formula = reduced_formula(formula or "")
     if prompt is not None and prompt_formula(prompt) != formula: raise PredictError(f"The prompt asks for {prompt_formula(prompt)}, the formula is {formula}: give one of them.")
-    return formula, prompt or make_prompt(formula)
+    return formula
 
 def _proven(proposals, observation, tell, start, end):
     "Proofs of those proposals that fit the lattice; `tell` hears of each."
@@ -237,11 +237,13 @@ def predict(image, # path, array or `Micrograph`
             seed:int=0, answers:int=32 # how often the model is asked
            )->Prediction:
     "Read the crystal structure from a micrograph: propose, prove, rank."
-    formula, prompt = _question(formula, prompt)
+    formula = _question(formula, prompt)
     if k < 1: raise PredictError(f"k is {k}: ask for at least one candidate.")
     tell, imaging = progress or (lambda done, what: None), imaging or Imaging()
     tell(0., "loading the model")
     vlm = None if model is None else load_model(model)
+    asked = dict(prompt=prompt, k=k, model=model if isinstance(model, (str, type(None))) else str(getattr(model, "name", model)), templates=templates, relax=relax, imaging=imaging, seed=seed, answers=answers)
+    prompt = prompt or make_prompt(formula, dialect=getattr(vlm, "dialect", "paper"))
     tell(.02, "measuring the lattice")
     micrograph = read_micrograph(image, pixel_size)
     observation = observe(micrograph, imaging, prompt_bravais(prompt))
@@ -251,7 +253,7 @@ def predict(image, # path, array or `Micrograph`
     candidates = rank(proofs, answers, k)
     for attempt, (temperature, start, end) in enumerate(((1., .3, .65), (1.4, .65, .85), (1.8, .85, 1.)) if vlm else ()): # bolder when too few different crystals came
         tell(start, "asking the model" if attempt == 0 else "asking for bolder answers")
-        merged = merge_answers(vlm.generate(observation, prompt, n=answers, seed=seed + attempt, temperature=temperature), formula)
+        merged = merge_answers(*vlm.generate([observation], [prompt], k=answers, seed=seed + attempt, temperature=temperature), formula)
         proofs += _proven([p if attempt == 0 else replace(p, votes=.5) for p in merged[:14]], observation, tell, start + .1, end)
         candidates = rank(proofs, answers, k)
         if len(candidates) == k: break
@@ -259,7 +261,6 @@ def predict(image, # path, array or `Micrograph`
         tell(1., "relaxing")
         candidates = [replace(c, atoms=relax_atoms(c.atoms, relax), why=c.why + f"; relaxed with {relax}") for c in candidates]
     tell(1., "done")
-    asked = dict(prompt=prompt, k=k, model=model if isinstance(model, (str, type(None))) else str(getattr(model, "name", model)), templates=templates, relax=relax, imaging=imaging, seed=seed, answers=answers)
     return Prediction(micrograph, observation, formula, prompt, candidates, getattr(vlm, "name", "templates"), seed, _remarks(micrograph, observation, candidates), asked)
 
 def _remarks(micrograph, observation, candidates):
@@ -281,7 +282,8 @@ def guess(formula:str, model="compact", # name, folder or loaded model
           k:int=5, seed:int=0)->list: # of `Atoms`, most votes first
     "What the model says of a formula when it is shown no image."
     formula = reduced_formula(formula)
-    merged = merge_answers(load_model(model).generate(None, make_prompt(formula), n=32, seed=seed), formula)
+    vlm = load_model(model)
+    merged = merge_answers(*vlm.generate([None], [make_prompt(formula, dialect=vlm.dialect)], k=32, seed=seed), formula)
     return [standardize(from_slab(symmetrize(p.slab)), symprec=.1) for p in merged[:k]]
 
 # %% ../nbs/09_predict.ipynb #bfa930ea

@@ -2,10 +2,11 @@
 import pytest, torch
 from transformers import TrainerCallback
 from microscopygpt.chat import parse_answer
-from microscopygpt.crystal import canonical, reduced_formula, to_slab
+from microscopygpt.crystal import MicroscopyGPTError, canonical, reduced_formula, to_slab
 from microscopygpt.data import Crystal, save_crystals
-from microscopygpt.model import CompactConfig
-from microscopygpt.train import SimulatedBatches, TrainError, train, train_compact
+from microscopygpt.compact import CompactConfig
+from microscopygpt.compact_train import SimulatedBatches, TrainError, train_compact
+from microscopygpt.train import train
 
 TEXTS = ["x1 3.20 3.20 120.0 Mo 0.00 0.00 +0.0 S 0.33 0.67 +1.6 S 0.33 0.67 -1.6", "x2 2.45 2.45 120.0 C 0.00 0.00 +0.0 C 0.33 0.67 +0.0",
          "x2 3.80 3.80 90.0 Fe 0.00 0.00 +0.0 Fe 0.50 0.50 +0.0 Se 0.00 0.50 +1.5 Se 0.50 0.00 -1.5"]
@@ -42,10 +43,11 @@ def test_labels_are_the_inputs_one_step_later():
         n = int((answer != -100).sum())
         assert torch.equal(row[1:n], answer[:n-1]) and answer[n-1] == 2
 
-@pytest.mark.parametrize("options, says", [(dict(base="other"), "compact"), (dict(resume=True), "no checkpoint")])
+@pytest.mark.parametrize("options, says", [(dict(base="other"), "compact"), (dict(base="other", recipe="secret"), "no recipe"), (dict(resume=True), "no checkpoint")])
 def test_a_run_that_cannot_start_says_why(tmp_path, options, says):
-    save_crystals(CRYSTALS, tmp_path/"crystals.npz")
-    with pytest.raises(TrainError, match=says): train(tmp_path/"crystals.npz", out=tmp_path/"run", **options)
+    validation = parse_answer("x1 2.50 2.50 120.0 B 0.00 0.00 +0.0 N 0.33 0.67 +0.0")
+    save_crystals([*CRYSTALS, Crystal("3", "test", "BN", canonical(to_slab(validation)))], tmp_path/"crystals.npz")
+    with pytest.raises(MicroscopyGPTError, match=says): train(tmp_path/"crystals.npz", out=tmp_path/"run", **options)
 
 def test_a_started_run_is_not_overwritten(tmp_path):
     (tmp_path/"run"/"checkpoint-2").mkdir(parents=True)
