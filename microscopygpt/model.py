@@ -6,9 +6,9 @@
 __all__ = ['IGNORED', 'LARGE', 'GATES', 'KNOWN', 'AccessError', 'NoGPUError', 'MemoryFullError', 'AdapterError', 'shown',
            'chat_texts', 'answer_lengths', 'encode', 'stop_tokens', 'Steering', 'LargeVLM', 'longest', 'explain',
            'compute_dtype', 'nf4', 'has_unsloth', 'load_base', 'load_processor', 'modern_names', 'optional_file',
-           'model_json', 'load_adapter', 'load_model']
+           'model_json', 'load_adapter', 'forget_models', 'load_model']
 
-# %% ../nbs/06_model.ipynb #b80dce8a
+# %% ../nbs/06_model.ipynb #17165183
 import importlib.util, json, os, re, warnings
 from functools import lru_cache
 from pathlib import Path
@@ -16,8 +16,6 @@ import numpy as np, torch
 from fastcore.basics import patch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
-from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.utils import load_peft_weights
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -297,11 +295,13 @@ def model_json(name, file):
     try: return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
     except ValueError as e: raise AdapterError(f"{file} of {name} is damaged: download it again, or train the adapter again.") from e
 
-# %% ../nbs/06_model.ipynb #39c333dd
+# %% ../nbs/06_model.ipynb #49a1e4f7
 GATES = "gates.safetensors" # cross-attention gates that were trained with an adapter
 
 def load_adapter(model, adapter:str): # PeftModel
     "Put an adapter on its base; raises `AdapterError` when it is damaged or belongs to another one."
+    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict # slow to import, and seldom needed
+    from peft.utils import load_peft_weights
     if Path(adapter).is_dir() and not (Path(adapter)/"adapter_model.safetensors").is_file(): raise AdapterError(f"{adapter} holds no adapter_model.safetensors: copy it again, or train it again.")
     model_json(adapter, "adapter_config.json")
     config = PeftConfig.from_pretrained(adapter)
@@ -317,7 +317,7 @@ def load_adapter(model, adapter:str): # PeftModel
     if gates := optional_file(adapter, GATES): model.load_state_dict(load_file(gates), strict=False)
     return model.eval()
 
-# %% ../nbs/06_model.ipynb #147bba0e
+# %% ../nbs/06_model.ipynb #0c4250d0
 KNOWN = {"knc6/microscopy_gpt_llama3.2_vision_11b": "author"} # dialects of published adapters
 
 @lru_cache(maxsize=1)
@@ -334,6 +334,10 @@ def _load_large(name, adapter, load_in_4bit, device, dialect, _when):
         return LargeVLM(model, processor, adapter or name, dialect, unsloth=has_unsloth() and device is None)
     except Exception as e: raise explain(e, adapter or name) from e
     finally: logging.enable_progress_bar()
+
+def forget_models():
+    "Let go of the large model that is kept, because it was changed or its memory is wanted."
+    _load_large.cache_clear()
 
 def load_model(name:"str|Path"="compact", # "compact", a folder, or a name on the hub; of a model or of an adapter
                adapter:"str|Path|None"=None, # folder or name of an adapter for it

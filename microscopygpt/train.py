@@ -6,7 +6,7 @@
 __all__ = ['RECIPES', 'Recipe', 'recipe_of', 'lora_targets', 'closed_gates', 'add_adapter', 'Collator', 'image_token',
            'ChatTrainer', 'answer_samples', 'last_checkpoint', 'finetune', 'write_record', 'train']
 
-# %% ../nbs/07_train.ipynb #65df7ef9
+# %% ../nbs/07_train.ipynb #f1f842bb
 import json, re, time
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -23,7 +23,7 @@ from .crystal import MicroscopyGPTError, cell_lengths, compare
 from .data import ChatDataset, DatasetFolder, read_crystals
 from .micrograph import Micrograph
 from .stem import Noise
-from .model import GATES, IGNORED, LargeVLM, MemoryFullError, encode, load_model
+from .model import GATES, IGNORED, LargeVLM, MemoryFullError, encode, forget_models, load_model
 
 # %% ../nbs/07_train.ipynb #b135810d
 @dataclass(frozen=True)
@@ -71,14 +71,15 @@ def lora_targets(model, recipe:Recipe)->list: # names of modules
     if not names: raise TrainError(f"The recipe leaves nothing to train in {type(model).__name__}: let it adapt attention or mlp.")
     return names
 
-# %% ../nbs/07_train.ipynb #151acd07
+# %% ../nbs/07_train.ipynb #dc27a976
 def closed_gates(model)->dict: # name -> parameter
     "The gates of cross-attention, where none was ever opened."
     gates = {name: p for name, p in model.named_parameters() if name.endswith(("cross_attn_attn_gate", "cross_attn_mlp_gate"))}
     return gates if gates and not any(p.any() for p in gates.values()) else {}
 
 def add_adapter(vlm:LargeVLM, recipe:Recipe)->LargeVLM:
-    "Give a model matrices to learn, and freeze the rest."
+    "Give a model matrices to learn, and freeze the rest; `load_model` will load its base afresh."
+    forget_models()
     if vlm.unsloth:
         from unsloth import FastVisionModel
         vlm.model = FastVisionModel.get_peft_model(vlm.model, r=recipe.r, lora_alpha=recipe.alpha, lora_dropout=recipe.dropout, bias="none", random_state=recipe.seed, finetune_vision_layers=recipe.vision,

@@ -4,8 +4,8 @@ from dataclasses import replace
 from types import SimpleNamespace
 import numpy as np, pytest, torch
 from safetensors.torch import load_file
-from microscopygpt.chat import make_prompt, parse_answer, to_answer
-from microscopygpt.crystal import BRAVAIS, Slab, canonical, cell_from_lengths, reduce_cell
+from microscopygpt.chat import make_prompt, parse_answer
+from microscopygpt.crystal import Slab, cell_from_lengths
 from microscopygpt.data import ChatDataset, Crystal
 from microscopygpt.micrograph import Micrograph
 from microscopygpt.model import GATES, IGNORED, LargeVLM, load_model
@@ -25,7 +25,7 @@ def sheets(n, seed=0):
         out.append(Crystal(str(i), "sheets", "MoS2", slab))
     return out
 
-FAST = Recipe(r=16, alpha=16, lr=1.2e-2, batch_size=8, accumulate=1, warmup=30, fresh=False, patience=0)
+FAST = Recipe(r=32, alpha=32, lr=6e-3, batch_size=8, accumulate=1, warmup=40, fresh=False, patience=0)
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory): return save_tiny_vlm(tmp_path_factory.mktemp("base")/"mllama", px=56)
@@ -48,7 +48,7 @@ def test_it_names_the_lattice_that_it_sees(learned):
     swapped = [x | dict(image=y["image"]) for x, y in zip(learned.items, learned.items[1:] + learned.items[:1])]
     wrong = sum(r["lattice"] for r in answer_samples(learned.vlm, swapped))
     print(f"\nright lattice: {right} of 32 micrographs; with the images swapped {wrong}")
-    assert right >= 29 and wrong <= 3
+    assert right >= 30 and wrong <= 3
 
 def test_the_gates_were_opened_and_kept(learned):
     gates = load_file(learned.out/GATES)
@@ -57,3 +57,92 @@ def test_the_gates_were_opened_and_kept(learned):
 def test_saved_and_loaded_it_gives_the_same_logits(learned):
     again = load_model(learned.out)
     assert again.dialect.name == "paper" and torch.equal(logits(learned.vlm, learned.items[:2]), logits(again, learned.items[:2]))
+
+def test_merged_it_gives_the_same_logits(learned, tmp_path):
+    from microscopygpt.share import merge
+    whole = load_model(merge(learned.out, tmp_path/"whole"), load_in_4bit=False)
+    assert not list(whole.model.modules())[0].__class__.__name__.startswith("Peft")
+    assert torch.allclose(logits(learned.vlm, learned.items[:2]), logits(whole, learned.items[:2]), atol=1e-3)
+    record = json.loads((tmp_path/"whole"/"training.json").read_text())
+    assert record["steps"] == 600 and record["recipe"]["r"] == 32
+
+def test_proposals_of_a_large_model_are_proven(learned):
+    from microscopygpt.crystal import compare
+    from microscopygpt.predict import predict
+    item = learned.items[5]
+    micrograph = Micrograph(np.asarray(item["image"], np.float32)/255, item["pixel_size"])
+    prediction = predict(micrograph, "MoS2", model=learned.vlm, templates=None, answers=4, k=1)
+    assert prediction.explained and compare(parse_answer(item["answer"]), prediction.best.atoms).solved and prediction.best.proof.proposal.origin == "model"
+
+KILLED = """
+import os, signal, sys
+from test_train_large import *
+from transformers import TrainerCallback
+class Kill(TrainerCallback):
+    def on_step_end(self, args, state, control, **kw):
+        if state.global_step == {at}: os.kill(os.getpid(), signal.SIGKILL)
+    def on_save(self, args, state, control, **kw):
+        if state.global_step == -{at}: os.kill(os.getpid(), signal.SIGKILL)
+short_run({base!r}, {out!r}, resume={resume}, callbacks=(Kill(),))
+"""
+
+def short_run(base, out, **kw):
+    torch.manual_seed(1) # what was before must not matter
+    return finetune(load_model(base), ChatDataset(sheets(6), fresh=True), ChatDataset(sheets(2)), out, replace(FAST, r=4, dropout=.1, batch_size=2), steps=9, eval_every=3, samples=1, **kw)
+
+def killed_run(base, out, at, resume=False):
+    code = KILLED.format(at=at, base=str(base), out=str(out), resume=resume)
+    done = subprocess.run([sys.executable, "-c", code], cwd=os.path.dirname(__file__), env=os.environ | dict(OMP_NUM_THREADS="1"), capture_output=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-1500:]
+
+def test_a_killed_run_resumes_to_the_same_bits(base, tmp_path):
+    threads = torch.get_num_threads(); torch.set_num_threads(1)
+    try:
+        short_run(base, tmp_path/"whole")
+        killed_run(base, tmp_path/"killed", at=5)
+        killed_run(base, tmp_path/"killed", at=7, resume=True)
+        (tmp_path/"killed"/"checkpoint-6"/"trainer_state.json").write_text("{half") # as if killed while writing it
+        assert last_checkpoint(tmp_path/"killed").endswith("checkpoint-3")
+        short_run(base, tmp_path/"killed", resume=True)
+    finally: torch.set_num_threads(threads)
+    for file in ("adapter_model.safetensors", GATES):
+        whole, resumed = load_file(tmp_path/"whole"/file), load_file(tmp_path/"killed"/file)
+        assert whole.keys() == resumed.keys() and all(torch.equal(whole[k], resumed[k]) for k in whole)
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_labels_are_the_answer_token_by_token(family):
+    "Against the chat template: what is labelled is what the template writes after the prompt, up to the token that ends the turn."
+    model, processor = tiny_vlm(family, px=56)
+    vlm, chats = LargeVLM(model, processor), ChatDataset(sheets(3))
+    batch = Collator(vlm)([chats[i] for i in range(3)])
+    for i in range(3):
+        ids, labels = batch["input_ids"][i], batch["labels"][i]
+        at = torch.nonzero(labels != IGNORED).ravel()
+        assert torch.equal(at, torch.arange(int(at[0]), int(at[-1]) + 1)) and torch.equal(ids[at], labels[at])
+        assert processor.tokenizer.decode(labels[at]) == chats[i]["answer"] + processor.tokenizer.eos_token
+        assert int(at[-1]) == int(batch["attention_mask"][i].sum()) - 1
+        asked = vlm_inputs(vlm, chats[i])
+        assert torch.equal(asked["input_ids"][0], ids[:int(at[0])])
+
+def vlm_inputs(vlm, item):
+    "What the model is given when a user asks about the same micrograph."
+    from microscopygpt.model import encode
+    micrograph = Micrograph(np.asarray(item["image"], np.float32)/255, item["pixel_size"])
+    return encode(vlm.processor, [vlm.shown(micrograph)], [make_prompt(item["formula"])])
+
+def test_the_loss_is_the_models_own():
+    "Computed from the first label on, it equals what transformers computes from everything."
+    from microscopygpt.train import ChatTrainer, _arguments
+    model, processor = tiny_vlm("llava", px=56)
+    vlm, chats = LargeVLM(model, processor), ChatDataset(sheets(2))
+    trainer = ChatTrainer(vlm, _arguments(vlm, "unused", Recipe(), 1, 5, 0, "none"), data_collator=Collator(vlm), train_dataset=chats, eval_dataset=chats)
+    batch = Collator(vlm)([chats[0], chats[1]])
+    with torch.no_grad(): assert torch.isclose(trainer.compute_loss(model, batch), model(**batch).loss, atol=1e-5)
+
+def test_a_named_recipe_and_its_changes():
+    assert recipe_of("author").dialect == "author" and recipe_of("author", lr=1e-5).lr == 1e-5
+    for wrong in (dict(recipe="secret"), dict(recipe="paper", colour=3)):
+        with pytest.raises(TrainError): recipe_of(**wrong)
+
+def test_an_adapted_model_is_not_adapted_again(learned, tmp_path):
+    with pytest.raises(TrainError, match="adapter already"): finetune(learned.vlm, learned.items, learned.items[:2], tmp_path)
