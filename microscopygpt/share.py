@@ -19,7 +19,7 @@ from .model import GATES, AccessError, AdapterError, NoGPUError, explain, has_un
 # %% ../nbs/07a_share.ipynb #1844db1b
 class ShareError(MicroscopyGPTError): "A folder that cannot be shared, or a place where it cannot be put."
 
-# %% ../nbs/07a_share.ipynb #25ba6a28
+# %% ../nbs/07a_share.ipynb #8ac09c22
 def training_record(folder:"str|Path")->dict:
     "How an adapter was made: its training.json."
     path = Path(folder)/"training.json"
@@ -29,7 +29,7 @@ def training_record(folder:"str|Path")->dict:
 
 _MODEL_CARD = """# {title}
 
-An adapter (QLoRA, {trainable:,} trained parameters) for [{base}](https://huggingface.co/{base}). It reads the crystal structure of a two-dimensional material from an atomic-resolution STEM image and its chemical formula:
+An adapter (QLoRA, {trainable:,} trained parameters) for {base_link}. It reads the crystal structure of a two-dimensional material from an atomic-resolution STEM image and its chemical formula:
 lattice, elements and coordinates as text, which [MicroscopyGPT]({home}) turns into structures, proves against the image and ranks.
 
 ```python
@@ -62,7 +62,7 @@ An answer is a proposal: prove it against the image, as `predict` does.
 
 _HOME = "https://github.com/microscopygpt/microscopygpt"
 
-# %% ../nbs/07a_share.ipynb #67e65543
+# %% ../nbs/07a_share.ipynb #acd375e5
 def _table(values, heads=("score", "value")):
     rows = [f"| {k} | {v:.3g} |" if isinstance(v, float) else f"| {k} | {v} |" for k, v in values.items()]
     return "\n".join([f"| {heads[0]} | {heads[1]} |", "|---|---|", *rows])
@@ -81,10 +81,11 @@ def model_card(folder:"str|Path", # of a finished run
     "The card of an adapter."
     record = training_record(folder); recipe, base = record["recipe"], record["base"]
     base = base if re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not Path(base).exists() else Path(base).name
-    meta = dict(library_name="peft", base_model=base, pipeline_tag="image-text-to-text", tags=["materials-science", "electron-microscopy", "crystal-structure", "microscopygpt"])
+    known = "/" in base # on the hub
+    meta = dict(library_name="peft", **dict(base_model=base) if known else {}, pipeline_tag="image-text-to-text", tags=["materials-science", "electron-microscopy", "crystal-structure", "microscopygpt"])
     samples = {f"{k.removeprefix('sample_')} (share of a few validation micrographs, greedy, not proven)": v for k, v in record["samples"].items()}
     hours = f"{record['seconds']/3600:.1f} h" if record["seconds"] > 3600 else f"{record['seconds']/60:.0f} min"
-    text = _MODEL_CARD.format(title=name.rpartition("/")[2], base=base, name=name, home=_HOME, data=_data_in_words(record), settings="\n".join(f"| {k} | {v} |" for k, v in recipe.items()), steps=record["steps"],
+    text = _MODEL_CARD.format(title=name.rpartition("/")[2], base_link=f"[{base}](https://huggingface.co/{base})" if known else f"the local model {base}", name=name, home=_HOME, data=_data_in_words(record), settings="\n".join(f"| {k} | {v} |" for k, v in recipe.items()), steps=record["steps"],
                               trainable=record["trainable"], hours=hours, device=record["device"], loss=f"{record['best_validation_loss']:.3f}" if record["best_validation_loss"] is not None else "not measured",
                               scores=_table((scores or {}) | samples) if scores or samples else "None were measured.", noise=record["micrographs"]["noise"], pixel_size=DIALECTS[recipe["dialect"]].pixel_size)
     return f"---\n{yaml.safe_dump(meta, sort_keys=False)}---\n{text}"
