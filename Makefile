@@ -47,7 +47,7 @@ test-nbs: $(READY) ## every notebook runs
 	$(IN_VENV) OMP_NUM_THREADS=1 nbdev_test --n_workers $(WORKERS) --timing
 
 test-py: $(READY) ## the tests that would make poor pages
-	$(IN_VENV) OMP_NUM_THREADS=1 pytest -q tests
+	$(IN_VENV) OMP_NUM_THREADS=1 pytest -q -n $(WORKERS) --dist loadfile tests
 
 lab: $(READY) ## JupyterLab on the notebooks; the app is nbs/explorer.ipynb
 	$(IN_VENV) microscopygpt lab nbs
