@@ -6,7 +6,7 @@
 __all__ = ['IGNORED', 'LARGE', 'GATES', 'KNOWN', 'AccessError', 'NoGPUError', 'MemoryFullError', 'AdapterError', 'shown',
            'chat_texts', 'answer_lengths', 'encode', 'stop_tokens', 'Steering', 'LargeVLM', 'longest', 'explain',
            'compute_dtype', 'nf4', 'has_unsloth', 'load_base', 'load_processor', 'modern_names', 'optional_file',
-           'model_json', 'load_adapter', 'forget_models', 'load_model']
+           'model_json', 'load_adapter', 'open_gates', 'forget_models', 'load_model']
 
 # %% ../nbs/06_model.ipynb #17165183
 import importlib.util, json, os, re, warnings
@@ -139,6 +139,8 @@ class LargeVLM:
                  batch_size:int=16 # answers written at once
                 ):
         self.model, self.processor, self.name, self.dialect, self.unsloth, self.constrained, self.batch_size = model, processor, name, dialect_of(dialect), unsloth, constrained, batch_size
+        for module in model.modules(): # on some CPUs bitsandbytes rounds the weights of a model that is asked, and no gradient passes them any more
+            if hasattr(module, "support_avx512bf16_for_cpu"): module.support_avx512bf16_for_cpu = False
     def __repr__(self): return f"{self.name} ({self.model.num_parameters()/1e6:,.0f} million parameters, {self.model.device}, {self.dialect.name} dialect{', Unsloth' if self.unsloth else ''})"
 
     def shown(self, micrograph): return shown(micrograph, self.dialect.pixel_size)
@@ -194,7 +196,8 @@ def write(self:LargeVLM, asked:list, # of (image, prompt, formula)
     inputs = {k: v.to(self.model.device) for k, v in encode(self.processor, images, prompts).items()}
     steering = Steering([self.matcher(f) if self.constrained else None for f in formulas], self.n_words, stop_tokens(self.model, self.processor))
     sampling = dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.) if temperature else dict(do_sample=False, temperature=None, top_k=None, top_p=None)
-    out = self.model.generate(**inputs, **sampling, max_new_tokens=max(longest(f, self.dialect) for f in formulas), logits_processor=LogitsProcessorList([steering]), use_cache=True)
+    with torch.autocast(self.model.device.type, torch.float16, enabled=self.model.dtype == torch.float16): # gates that were trained are in 32 bits
+        out = self.model.generate(**inputs, **sampling, max_new_tokens=max(longest(f, self.dialect) for f in formulas), logits_processor=LogitsProcessorList([steering]), use_cache=True)
     written = out[:, inputs["input_ids"].shape[1]:]
     if written.shape[1]: steering.account(written[:, -1])
     return [Answer(text, float(p)) for text, p in zip(_tokenizer(self.processor).batch_decode(written, skip_special_tokens=True), steering.log_p)]
@@ -232,7 +235,7 @@ def explain(error:Exception, name:str # of the model
 def compute_dtype()->torch.dtype:
     "What a device computes in: bfloat16, float16 on older GPUs, float32 without one."
     if not torch.cuda.is_available(): return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 _PRECISE = ["lm_head", "vision_model", "vision_tower", "visual", "multi_modal_projector", "connector"]
 
@@ -314,8 +317,12 @@ def load_adapter(model, adapter:str): # PeftModel
     have = get_peft_model_state_dict(model)
     if {k: v.shape for k, v in have.items()} != {k: v.shape for k, v in weights.items()}: raise wrong
     set_peft_model_state_dict(model, weights)
+    return open_gates(model, adapter).eval()
+
+def open_gates(model, adapter):
+    "Set the gates that were trained with an adapter, if any were."
     if gates := optional_file(adapter, GATES): model.load_state_dict(load_file(gates), strict=False)
-    return model.eval()
+    return model
 
 # %% ../nbs/06_model.ipynb #0c4250d0
 KNOWN = {"knc6/microscopy_gpt_llama3.2_vision_11b": "author"} # dialects of published adapters
@@ -328,6 +335,7 @@ def _load_large(name, adapter, load_in_4bit, device, dialect, _when):
         if has_unsloth() and device is None:
             from unsloth import FastVisionModel
             model, processor = FastVisionModel.from_pretrained(adapter or name, load_in_4bit=load_in_4bit, use_gradient_checkpointing="unsloth")
+            if adapter: open_gates(model, adapter)
         else:
             model, processor = load_base(name, load_in_4bit, device)
             if adapter: model = load_adapter(model, adapter)

@@ -33,3 +33,9 @@ def test_the_full_shape_is_the_public_one():
     config = qlora_memory.configuration()
     with torch.device("meta"): model = transformers.MllamaForConditionalGeneration(config)
     assert 10.6e9 < model.num_parameters() < 10.8e9
+
+def test_saved_the_random_model_is_loaded_as_it_was(tmp_path):
+    from microscopygpt.model import load_model
+    made, ids = qlora_memory.vlm_of(True, "cpu").model, torch.arange(30)[None]
+    again = load_model(qlora_memory.save_random(True, "cpu", tmp_path/"random"), device="cpu").model
+    with torch.no_grad(): assert torch.allclose(made(input_ids=ids).logits, again(input_ids=ids).logits, atol=1e-5)

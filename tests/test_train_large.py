@@ -139,6 +139,26 @@ def test_the_loss_is_the_models_own():
     batch = Collator(vlm)([chats[0], chats[1]])
     with torch.no_grad(): assert torch.isclose(trainer.compute_loss(model, batch), model(**batch).loss, atol=1e-5)
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_layer_is_recomputed_and_learns_the_same(family):
+    "With gradient checkpointing each layer runs twice, those of the image encoder too, and the gradients stay."
+    from microscopygpt.train import add_adapter
+    def gradients(recompute):
+        vlm = add_adapter(LargeVLM(*tiny_vlm(family, px=56)), Recipe())
+        runs, layers = {}, [(n, m) for n, m in vlm.model.named_modules() if n.rpartition(".")[2].isdigit() and any("lora_B" in k for k, _ in m.named_parameters())]
+        for name, layer in layers: layer.forward = lambda *a, _f=layer.forward, _n=name, **kw: (runs.update({_n: runs.get(_n, 0) + 1}), _f(*a, **kw))[1]
+        if recompute: vlm.model.gradient_checkpointing_enable(dict(use_reentrant=False))
+        torch.manual_seed(0); vlm.model.train()
+        with torch.no_grad():
+            for n, p in vlm.model.named_parameters():
+                if "lora_B" in n: p.normal_(std=.05)
+        vlm.model(**Collator(vlm)([ChatDataset(sheets(1))[0]]), use_cache=False).loss.backward()
+        return runs, {n: p.grad for n, p in vlm.model.named_parameters() if p.grad is not None}
+    (once, plain), (twice, recomputed) = gradients(False), gradients(True)
+    learned = [n for n in once if any(k.startswith(n + ".") for k in plain)] # LLaVA reads the last layer but one of its encoder
+    assert set(once.values()) == {1} and {twice[n] for n in learned} == {2} and len(learned) >= len(once) - 1 and any("vis" in n for n in learned)
+    assert plain.keys() == recomputed.keys() and all(torch.allclose(g, recomputed[n], atol=1e-6) for n, g in plain.items())
+
 def test_a_named_recipe_and_its_changes():
     assert recipe_of("author").dialect == "author" and recipe_of("author", lr=1e-5).lr == 1e-5
     for wrong in (dict(recipe="secret"), dict(recipe="paper", colour=3)):
