@@ -197,12 +197,13 @@ def last_checkpoint(out:"str|Path")->"str|None":
 def _arguments(vlm, out, recipe, steps, every, workers, report_to):
     "The settings in transformers' words."
     gpu = vlm.model.device.type == "cuda"
+    unread = hasattr(vlm.model.config, "vision_feature_layer") # LLaVA leaves the last layer of its encoder unread, on which several GPUs would wait
     return TrainingArguments(str(out), max_steps=steps or -1, num_train_epochs=recipe.epochs, per_device_train_batch_size=recipe.batch_size, per_device_eval_batch_size=recipe.batch_size,
         gradient_accumulation_steps=recipe.accumulate, learning_rate=recipe.lr, lr_scheduler_type=recipe.schedule, warmup_steps=recipe.warmup, weight_decay=recipe.weight_decay,
         optim="paged_adamw_8bit" if gpu else "adamw_torch", bf16=vlm.model.dtype == torch.bfloat16, fp16=vlm.model.dtype == torch.float16, use_cpu=not gpu,
         gradient_checkpointing=gpu and not vlm.unsloth, gradient_checkpointing_kwargs=dict(use_reentrant=False) if gpu and not vlm.unsloth else None,
-        logging_steps=max(1, every//5), eval_strategy="steps", eval_steps=every, save_steps=every, save_total_limit=2, load_best_model_at_end=True, metric_for_best_model="eval_loss",
-        prediction_loss_only=True, label_names=["labels"], remove_unused_columns=False, dataloader_num_workers=workers, ddp_find_unused_parameters=False, seed=recipe.seed, report_to=report_to)
+        ddp_find_unused_parameters=unread, logging_steps=max(1, every//5), eval_strategy="steps", eval_steps=every, save_steps=every, save_total_limit=2, load_best_model_at_end=True, metric_for_best_model="eval_loss",
+        prediction_loss_only=True, label_names=["labels"], remove_unused_columns=False, dataloader_num_workers=workers, seed=recipe.seed, report_to=report_to)
 
 # %% ../nbs/07_train.ipynb #33642ee3
 def finetune(vlm:LargeVLM, # from `load_model`, without an adapter

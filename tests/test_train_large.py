@@ -109,6 +109,25 @@ def test_a_killed_run_resumes_to_the_same_bits(base, tmp_path):
         whole, resumed = load_file(tmp_path/"whole"/file), load_file(tmp_path/"killed"/file)
         assert whole.keys() == resumed.keys() and all(torch.equal(whole[k], resumed[k]) for k in whole)
 
+TWO = """
+import os, sys
+from test_train_large import *
+vlm = LargeVLM(*tiny_vlm(sys.argv[1], px=56), name="tiny")
+trainer = finetune(vlm, list(ChatDataset(sheets(8))), list(ChatDataset(sheets(2))), sys.argv[2], replace(FAST, batch_size=2, warmup=1), steps=4, eval_every=2, samples=1)
+learned = sum(p.double().abs().sum().item() for p in trainer.vlm.model.parameters() if p.requires_grad)
+open(f"{sys.argv[2]}/rank{os.environ['RANK']}", "w").write(f"{os.environ['WORLD_SIZE']} {trainer.state.epoch} {learned!r}")
+"""
+
+@pytest.mark.parametrize("family", ["mllama", "llava"])
+def test_two_processes_learn_the_same(family, tmp_path):
+    "As on two GPUs: each takes half of the examples, and both end with the same weights."
+    (tmp_path/"two.py").write_text(TWO)
+    env = os.environ | dict(PYTHONPATH=os.path.dirname(__file__), OMP_NUM_THREADS="1")
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", tmp_path/"two.py", family, tmp_path/"out"], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = [(tmp_path/"out"/f"rank{i}").read_text() for i in (0, 1)]
+    assert first == second and first.startswith("2 2.0 ") and json.loads((tmp_path/"out"/"training.json").read_text())["steps"] == 4
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_labels_are_the_answer_token_by_token(family):
     "Against the chat template: what is labelled is what the template writes after the prompt, up to the token that ends the turn."
