@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from transformers.utils import cached_file, logging
 from .chat import Answer, Dialect, answer_pattern, dialect_of, prompt_formula, to_messages
 from .crystal import parse_formula
-from .compact import CompactConfig, ModelError, load_compact, weights_folder
+from .compact import CompactConfig, CompactVLM, ModelError, load_compact, weights_folder
 from .lattice import Observation
 from .micrograph import Micrograph
 
@@ -352,7 +352,7 @@ def load_model(name:"str|Path"="compact", # "compact", a folder, or a name on th
                load_in_4bit:bool=True, # QLoRA's NF4; a checkpoint in four bits stays as it is
                device:"str|None"=None, # "cuda" or "cpu"; None takes the GPU where there is one
                dialect:"str|None"=None # of the prompts and answers; None: what the adapter was trained in, else the paper's
-              )->"LargeVLM|CompactVLM":
+              )->LargeVLM|CompactVLM:
     "Load a vision-language model by name or path."
     if hasattr(name, "generate"): return name
     name, adapter = str(name), adapter and str(adapter)

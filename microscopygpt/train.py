@@ -20,7 +20,7 @@ from torch import nn
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
 from .chat import dialect_of, parse_answer
-from .compact_train import LossCurve, TrainError, train_compact
+from .compact_train import CompactTrainer, LossCurve, TrainError, train_compact
 from .crystal import MicroscopyGPTError, cell_lengths, compare
 from .data import ChatDataset, DatasetFolder, read_crystals
 from .micrograph import Micrograph
@@ -264,7 +264,7 @@ def train(dataset:"str|Path", # folder made by `microscopygpt dataset`, or a fil
           n_validation:int=128, # crystals of the validation side that are looked at, for large models
           load_in_4bit:bool=True,
           **options # of `train_compact`, or of `finetune` and `Recipe`
-         )->"CompactTrainer|ChatTrainer":
+         )->CompactTrainer|ChatTrainer:
     "Train on a data set: on its train side, choosing by its validation side; its test side is not touched."
     dataset, out = Path(dataset), Path(out or ("compact-model" if base == "compact" else "adapter"))
     last = last_checkpoint(out)
