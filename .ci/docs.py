@@ -34,6 +34,9 @@ def read(path):
             heading = [f"# {front['title']}"] if "title" in front else []
             if "description" in front: heading.append(f"> {front['description']}")
             cell.update(cell_type="markdown", source="\n\n".join(heading))
+        elif "show_doc(" in cell.source and "echo: false" in cell.source: # the documentation without the call that made it
+            text = "\n\n".join(o.data["text/markdown"] for o in cell.outputs if "text/markdown" in o.get("data", {}))
+            cell.update(cell_type="markdown", source=re.sub(r"\[source\]\(([^)]*)\)\{[^}]*\}", r"[source](\1)", text))
         elif cell.cell_type == "code": cell.source = re.sub(r"^#\s*\|.*\n?", "", cell.source, flags=re.M)
     nb.cells = [c for c in nb.cells if c.source.strip()]
     nb.metadata.update(title=path.stem, language_info={"name": "python", "pygments_lexer": "ipython3"})

@@ -141,7 +141,7 @@ class LargeVLM:
         self.model, self.processor, self.name, self.dialect, self.unsloth, self.constrained, self.batch_size = model, processor, name, dialect_of(dialect), unsloth, constrained, batch_size
         for module in model.modules(): # on some CPUs bitsandbytes rounds the weights of a model that is asked, and no gradient passes them any more
             if hasattr(module, "support_avx512bf16_for_cpu"): module.support_avx512bf16_for_cpu = False
-    def __repr__(self): return f"{self.name} ({self.model.num_parameters()/1e6:,.0f} million parameters, {self.model.device}, {self.dialect.name} dialect{', Unsloth' if self.unsloth else ''})"
+    def __repr__(self): return f"{Path(self.name).name if Path(self.name).is_absolute() else self.name} ({self.model.num_parameters()/1e6:,.0f} million parameters, {self.model.device}, {self.dialect.name} dialect{', Unsloth' if self.unsloth else ''})"
 
     def shown(self, micrograph): return shown(micrograph, self.dialect.pixel_size)
 
