@@ -47,7 +47,8 @@ test-nbs: $(READY) ## every notebook runs
 	$(IN_VENV) OMP_NUM_THREADS=1 nbdev_test --n_workers $(WORKERS) --timing
 
 test-py: $(READY) ## the tests that would make poor pages
-	$(IN_VENV) OMP_NUM_THREADS=1 pytest -q -n $(WORKERS) --dist loadfile tests
+	$(IN_VENV) OMP_NUM_THREADS=1 pytest -q -n $(WORKERS) --dist loadfile --ignore tests/test_browser.py tests
+	$(IN_VENV) OMP_NUM_THREADS=1 pytest -q tests/test_browser.py # alone: a browser, JupyterLab and a kernel are busy enough
 
 lab: $(READY) ## JupyterLab on the notebooks; the app is nbs/explorer.ipynb
 	$(IN_VENV) microscopygpt lab nbs

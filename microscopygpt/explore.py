@@ -82,7 +82,7 @@ class Explorer:
                  formula:str="", pixel_size:"float|None"=None, # Å/px
                  model:str="compact" # or a folder, or the name of a model on the hub
                 ):
-        self.micrograph, self.observation, self.prediction, self.reference, self.reference_name, self.error = None, None, None, None, "", None
+        self.micrograph, self.observation, self.prediction, self.reference, self.reference_name, self.error, self._by = None, None, None, None, "", None, None
         self._stop, self._quiet = threading.Event(), False
         self._folder = TemporaryDirectory(prefix="microscopygpt-")
         self._image, self._question, self._answer = {}, {}, {}
@@ -96,13 +96,15 @@ class Explorer:
 
     def tell(self, error:"Exception|None"=None):
         "Show what went wrong, or clear it."
-        self.error, self.message.value = error, "" if error is None else complaint_html(error)
+        self.error, self.message.value, self._by = error, "" if error is None else complaint_html(error), None
 
-    def _guarded(self, act, *args):
-        "Run `act`; what goes wrong is shown."
+    def _guarded(self, act, *args, by=None):
+        "Run `act`; what goes wrong is shown. What went well clears the message, unless it comes from a part that may speak late: that clears its own."
         try: result = act(*args)
-        except Exception as e: self.tell(e)
-        else: self.tell(); return result
+        except Exception as e: self.tell(e); self._by = by
+        else:
+            if by is None or by == self._by: self.tell()
+            return result
 
 # %% ../nbs/11_explore.ipynb #4f04379e
 @patch
@@ -139,7 +141,7 @@ def _image_section(self:Explorer):
     part["tune"] = _folded("Contrast", w.HTML("Cut off dust and dead pixels: what lies outside the levels is clipped."), part["levels"])
     for name, act in (("example", self._example_chosen), ("pixel_size", self._scaled), ("levels", self._changed), ("length", self._ruled), ("constant", self._calibrated)):
         part[name].observe(lambda change, act=act: self._guarded(act), "value")
-    part["pad"].observe(lambda change: self._guarded(self._changed), "box")
+    part["pad"].observe(lambda change: self._guarded(self._changed, by="pad"), "box")
     part["seen"].children[0].observe(lambda change: self._guarded(self._draw_lattice), "value")
     return _titled("1 · Micrograph", part["picker"], part["example"], part["pad"], part["pixel_size"], part["lattice"], part["scale"], part["seen"], part["tune"], **_half)
 

@@ -79,6 +79,14 @@ def test_a_bug_is_called_a_bug_and_kept(monkeypatch):
     explorer.ask_button.click()
     assert "should not" in said(explorer) and isinstance(explorer.error, KeyError)
 
+def test_a_frame_that_comes_late_does_not_wipe_what_another_part_said():
+    explorer = Explorer("graphene"); explorer._question["formula"].value = "Xx2"
+    explorer.ask_button.click()
+    explorer._image["pad"].box = [10, 20, 200, 210]
+    assert "not a chemical element" in said(explorer)
+    explorer._question["formula"].value = "C"; explorer._image["pixel_size"].value = "0.11"
+    assert said(explorer) == ""
+
 def test_the_answer_is_shown(answered):
     part = answered._answer
     assert len(part["ranking"].rows) == len(answered.prediction.candidates) and part["ranking"].rows[0][0].startswith("3.32")
