@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -25,7 +25,7 @@ from .crystal import MicroscopyGPTError, cell_lengths, compare
 from .data import ChatDataset, DatasetFolder, read_crystals
 from .micrograph import Micrograph
 from .stem import Noise
-from .model import GATES, IGNORED, LargeVLM, MemoryFullError, encode, forget_models, load_model
+from .model import GATES, IGNORED, LargeVLM, MemoryFullError, encode, forget_models, load_model, open_gates
 
 # %% ../nbs/07_train.ipynb #b135810d
 @dataclass(frozen=True)
@@ -138,14 +138,12 @@ class ChatTrainer(Trainer):
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
         if gates := self.gates(): save_file({k: v.detach().cpu() for k, v in gates.items()}, Path(output_dir or self.args.output_dir)/GATES)
-    def _restore_gates(self, folder):
-        if (Path(folder)/GATES).is_file(): self.vlm.model.load_state_dict(load_file(Path(folder)/GATES), strict=False)
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self._restore_gates(resume_from_checkpoint)
+        open_gates(self.vlm.model, resume_from_checkpoint)
     def _load_best_model(self):
         super()._load_best_model()
-        self._restore_gates(self.state.best_model_checkpoint)
+        open_gates(self.vlm.model, self.state.best_model_checkpoint)
 
 # %% ../nbs/07_train.ipynb #089aaa0c
 @patch
@@ -197,7 +195,7 @@ def last_checkpoint(out:"str|Path")->"str|None":
 def _arguments(vlm, out, recipe, steps, every, workers, report_to):
     "The settings in transformers' words."
     gpu = vlm.model.device.type == "cuda"
-    unread = hasattr(vlm.model.config, "vision_feature_layer") # LLaVA leaves the last layer of its encoder unread, on which several GPUs would wait
+    unread = hasattr(vlm.model.config, "vision_feature_layer") # LLaVA leaves the last layer of its encoder unread, which several GPUs take for an error
     return TrainingArguments(str(out), max_steps=steps or -1, num_train_epochs=recipe.epochs, per_device_train_batch_size=recipe.batch_size, per_device_eval_batch_size=recipe.batch_size,
         gradient_accumulation_steps=recipe.accumulate, learning_rate=recipe.lr, lr_scheduler_type=recipe.schedule, warmup_steps=recipe.warmup, weight_decay=recipe.weight_decay,
         optim="paged_adamw_8bit" if gpu else "adamw_torch", bf16=vlm.model.dtype == torch.bfloat16, fp16=vlm.model.dtype == torch.float16, use_cpu=not gpu,

@@ -8,7 +8,7 @@ from microscopygpt.chat import make_prompt, parse_answer
 from microscopygpt.data import ChatDataset
 from microscopygpt.model import GATES, has_unsloth, load_model
 from microscopygpt.tiny import save_tiny_vlm
-from microscopygpt.train import finetune
+from microscopygpt.train import Collator, finetune
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -22,9 +22,9 @@ def whole_way(base, out, steps=30):
     trainer = finetune(vlm, items, items[:4], out, replace(FAST, warmup=5), steps=steps, eval_every=steps//2, samples=2)
     losses = [r["loss"] for r in trainer.state.log_history if "loss" in r]
     again = load_model(out)
-    prompts, shown = [make_prompt("MoS2"), make_prompt("C6H6")], [None, None]
-    answers = again.generate(shown, prompts, k=3, seed=1)
-    for formula, group in zip(("MoS2", "C6H6"), answers):
+    formulas = "MoS2", "C6H6"
+    answers = again.generate([None, None], [make_prompt(f) for f in formulas], k=3, seed=1)
+    for formula, group in zip(formulas, answers):
         for answer in group: parse_answer(answer.text, formula)
     with torch.no_grad(): off = (logits_of(trainer.vlm, items) - logits_of(again, items)).abs().max().item()
     return dict(losses=losses, off=off, unsloth=again.unsloth, device=str(again.model.device), dtype=str(again.model.dtype), gates=(Path(out)/GATES).is_file(),
@@ -32,7 +32,6 @@ def whole_way(base, out, steps=30):
 
 def logits_of(vlm, items):
     "On the device of the model."
-    from microscopygpt.train import Collator
     batch = {k: v.to(vlm.model.device) for k, v in Collator(vlm)(items[:2]).items()}
     vlm.set_training(False)
     with torch.autocast("cuda", vlm.model.dtype): return vlm.model(**batch).logits.float()

@@ -28,6 +28,17 @@ def test_512_tokens_are_labelled():
     batch = qlora_memory.batch_of(vlm, 2)
     assert ((batch["labels"] != -100).sum(1) == 512).all() and batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape
 
+def test_the_full_run_reads_four_tiles_of_560():
+    "With the layers of the tiny model, and everything else as in the full run."
+    config, tiny = qlora_memory.configuration(), qlora_memory.configuration(tiny=True)
+    for part, names in (("text_config", "hidden_size num_hidden_layers cross_attention_layers num_attention_heads num_key_value_heads intermediate_size"),
+                        ("vision_config", "hidden_size num_hidden_layers num_global_layers attention_heads intermediate_size intermediate_layers_indices vision_output_dim")):
+        for name in names.split(): setattr(getattr(config, part), name, getattr(getattr(tiny, part), name))
+    vlm = qlora_memory.vlm_of(False, "cpu", config)
+    batch = qlora_memory.batch_of(vlm, 1)
+    assert batch["pixel_values"].shape == (1, 1, 4, 3, 560, 560) and (batch["labels"] != -100).sum() == 512
+    assert len(qlora_memory.ours(vlm, 1, 2)) == 2
+
 def test_the_full_shape_is_the_public_one():
     import transformers
     config = qlora_memory.configuration()

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-import bitsandbytes as bnb, numpy as np, torch, transformers
+import bitsandbytes as bnb, torch, transformers
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
 from transformers import TrainerCallback
@@ -15,7 +15,7 @@ from transformers.integrations import replace_with_bnb_linear
 from transformers.models.mllama.modeling_mllama import MllamaRotaryEmbedding
 from microscopygpt.chat import make_prompt
 from microscopygpt.data import ChatDataset
-from microscopygpt.model import IGNORED, LargeVLM, compute_dtype, encode, forget_models, has_unsloth, load_model, nf4
+from microscopygpt.model import IGNORED, LargeVLM, MemoryFullError, compute_dtype, encode, forget_models, has_unsloth, load_model, nf4
 from microscopygpt.tiny import tiny_vlm
 from microscopygpt.train import RECIPES, ChatTrainer, _arguments, add_adapter, lora_targets
 
@@ -88,16 +88,16 @@ def batch_of(vlm, size, tokens=ANSWER_TOKENS):
 
 def written(vlm, size):
     "Seconds in which answers are written, cut at `GENERATED_TOKENS`, and tokens per second."
-    generate, steps = vlm.model.generate, []
-    vlm.model.generate = lambda **kw: generate(**kw | dict(max_new_tokens=4))
-    vlm.generate([None], [make_prompt("MoS2")], k=size) # what is done once is done now
-    vlm.model.generate = lambda **kw: generate(**kw | dict(max_new_tokens=GENERATED_TOKENS))
-    count = vlm.model.register_forward_hook(lambda *_: steps.append(1))
-    start = clock()
-    try: vlm.generate([None], [make_prompt("MoS2")], k=size)
+    generate, rows = vlm.model.generate, []
+    def write(tokens):
+        vlm.model.generate = lambda **kw: generate(**kw | dict(max_new_tokens=tokens))
+        vlm.generate([None], [make_prompt("MoS2")], k=size)
+    count = vlm.model.register_forward_hook(lambda module, given, out: rows.append(len(out.logits)))
+    try:
+        write(4); rows.clear() # what is done once is done now
+        start = clock(); write(GENERATED_TOKENS); seconds = clock() - start
     finally: count.remove(); del vlm.model.generate
-    seconds = clock() - start
-    return dict(seconds=seconds, tokens_per_second=len(steps)*size/seconds)
+    return dict(seconds=seconds, tokens_per_second=sum(rows)/seconds)
 
 
 def free():
@@ -158,7 +158,7 @@ def measured(rows, **what):
     "Add a row with peak memory and whatever the block puts into it, or with the reason why there is none."
     free(); row = dict(what)
     try: yield row
-    except torch.OutOfMemoryError: row["failed"] = "out of memory"
+    except (torch.OutOfMemoryError, MemoryFullError): row["failed"] = "out of memory"
     rows.append(row | dict(peak_gib=peak_gib(), reserved_gib=peak_gib("reserved")))
     print(json.dumps(rows[-1]), flush=True)
 
@@ -174,18 +174,18 @@ def ways(tiny, device, folder):
            {"ours, Unsloth": (by_unsloth, ours)} if has_unsloth() else {})
 
 
-def training_rows(ways, steps, rows):
-    "Every way at batch 1 and 2."
+def training_rows(chosen, steps, rows):
+    "Every chosen way at batch 1 and 2."
     for size in (1, 2):
-        for name, (make, run) in ways.items():
+        for name, (make, run) in chosen.items():
             with measured(rows, task="training step", how=name, batch=size) as row: row["seconds"] = statistics.median(run(make(), size, steps)[1:])
 
 
-def generation_rows(ways, rows):
+def generation_rows(chosen, rows):
     "Answers steered by the formula, and free ones."
     for name in ("ours", "ours, Unsloth"):
-        if name not in ways: continue
-        vlm = ways[name][0](); vlm.set_training(False)
+        if name not in chosen: continue
+        free(); vlm = chosen[name][0](); vlm.set_training(False)
         for size in (1, 8):
             for constrained in (True, False):
                 vlm.constrained = constrained
