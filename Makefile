@@ -8,7 +8,7 @@ DEMO_OUT        = out/demo
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV   ?= .venv
-EXTRAS ?= app,relax,io,dev
+EXTRAS ?= app,io,dev
 WORKERS ?= 2
 
 BIN   := $(VENV)/bin

@@ -9,7 +9,7 @@ config = ConfigParser(delimiters=["="])
 config.read(here/"settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 
-extras = ("app", "relax", "io", "gpu", "dev")
+extras = ("app", "io", "gpu", "dev")
 status = {"1": "Planning", "2": "Pre-Alpha", "3": "Alpha", "4": "Beta", "5": "Production/Stable"}[cfg["status"]]
 
 def listed(key): return shlex.split(cfg.get(key, ""))

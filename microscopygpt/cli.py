@@ -89,7 +89,7 @@ def output_file(path:"str|Path", # file to write
     return output_folder(path.parent)/path.name
 
 # %% ../nbs/12_cli.ipynb #7227d4e3
-_extras = dict(chgnet="relax", unsloth="gpu", bitsandbytes="gpu", trl="gpu", jupyterlab="app", ipywidgets="app", nglview="app", anywidget="app", voila="app", ncempy="io")
+_extras = dict(unsloth="gpu", bitsandbytes="gpu", trl="gpu", jupyterlab="app", ipywidgets="app", nglview="app", anywidget="app", voila="app", ncempy="io")
 
 def complaint(error:Exception)->str: # one line, or "" when the error is not one a user can mend
     "What was wrong and what to do, on one line."

@@ -96,9 +96,9 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     with pytest.raises(ValueError, match="a bug"): main(["lab"])
 
 def test_a_missing_extra_is_named(monkeypatch, capsys):
-    def without(args): raise ModuleNotFoundError("No module named 'chgnet'", name="chgnet")
+    def without(args): raise ModuleNotFoundError("No module named 'ncempy'", name="ncempy")
     monkeypatch.setattr("microscopygpt.cli.run_lab", without)
-    assert "microscopygpt[relax]" in refused(capsys, "lab")
+    assert "microscopygpt[io]" in refused(capsys, "lab")
 
 def test_ctrl_c(monkeypatch):
     def stopped(args): raise KeyboardInterrupt
