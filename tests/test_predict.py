@@ -10,7 +10,7 @@ from microscopygpt.micrograph import Micrograph
 from microscopygpt.compact import CompactVLM, ModelError, compact_tokenizer, weights_folder
 from microscopygpt.model import load_model
 from microscopygpt.predict import guess, predict
-from microscopygpt.refine import Proposal, prove, supercells
+from microscopygpt.refine import Proposal, prove
 from microscopygpt.stem import render
 
 UNSEEN = {"MoSe2": "3.32 3.32 18.34\n90 90 120\nMo 0 0 .5\nSe .33333 .66667 .59106\nSe .33333 .66667 .40894",
@@ -72,17 +72,6 @@ def test_a_damaged_model_is_named(tmp_path):
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"): (tmp_path/name).write_bytes((weights_folder()/"compact"/name).read_bytes())
     (tmp_path/"model.safetensors").write_bytes((weights_folder()/"compact"/"model.safetensors").read_bytes()[:1000])
     with pytest.raises(ModelError, match="cannot be read"): load_model(tmp_path)
-
-@pytest.mark.parametrize("index", [1, 2, 3, 4, 6])
-def test_supercells_are_complete_and_distinct(index):
-    "The number of sublattices of index n in two dimensions is the sum of n's divisors."
-    forms = supercells(index)
-    assert len(forms) == sum(d for d in range(1, index+1) if index % d == 0)
-    assert all(round(abs(np.linalg.det(H))) == index for H in forms)
-    for i, A in enumerate(forms):
-        for B in forms[:i]:
-            M = A@np.linalg.inv(B)
-            assert np.abs(M - np.round(M)).max() > 1e-6
 
 REAL = Path(os.environ.get("MICROSCOPYGPT_DATA") or "/nowhere")/".."/"images"
 
