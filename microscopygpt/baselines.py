@@ -11,7 +11,7 @@ import numpy as np
 from pymatgen.core import Element
 from .crystal import SOLVED, Slab, _rmsd, cell_from_lengths, cell_lengths, from_slab, parse_formula, reduced_formula, space_group, standardize
 from .lattice import Observation
-from .predict import resized, substitutions
+from .propose import resized, substitutions
 from .refine import Z_POWER, best_shifts, strains, structure_factors
 
 # %% ../nbs/09b_baselines.ipynb #2df90aa2

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['COVERING', 'COVERING_SPREAD', 'COVERING_RANGE', 'MAX_ATOMS', 'GRID', 'SETTLED', 'STARTS', 'HOPS', 'ENOUGH',
-           'FREE_SPRING', 'SAME_RESIDUAL', 'SAME_PLACE', 'OTHER_ELEMENT', 'PLANE_TOLERANCES', 'WORSE', 'WORSE_AT_LEAST',
-           'CLOSE', 'SYMMETRY_WORTH', 'ATOM_COST', 'ROOM_COST', 'ColumnError', 'covering', 'composition',
-           'plausible_units', 'Descent', 'parabola_top', 'solve_cell', 'shaken', 'PlaneOperation', 'nearest_vectors',
-           'plane_operations', 'symmetrize_plane', 'Columns', 'symmetric_columns', 'plane_cost', 'solve_columns']
+           'FREE_SPRING', 'SAME_RESIDUAL', 'SAME_PLACE', 'OTHER_ELEMENT', 'SAME_COLUMN', 'PLANE_TOLERANCES', 'WORSE',
+           'WORSE_AT_LEAST', 'CLOSE', 'SYMMETRY_WORTH', 'ATOM_COST', 'ROOM_COST', 'ColumnError', 'covering',
+           'composition', 'plausible_units', 'Descent', 'parabola_top', 'solve_cell', 'shaken', 'PlaneOperation',
+           'nearest_vectors', 'plane_operations', 'stacks', 'symmetrize_plane', 'Columns', 'symmetric_columns',
+           'plane_cost', 'solve_columns']
 
 # %% ../nbs/41_columns.ipynb #027164b2
 import warnings
@@ -252,6 +253,24 @@ def plane_operations(cell:np.ndarray, # (2, 2) Å
             if distance.max() < tolerance and not known: found.append(PlaneOperation(turn, shift % 1, image))
     return found
 
+# %% ../nbs/41_columns.ipynb #8da760f1
+SAME_COLUMN = .3 # Å
+
+def stacks(cell:np.ndarray, # (2, 2) Å
+           frac:np.ndarray, # (n, 2)
+           numbers:np.ndarray, # (n,) atomic numbers
+           tolerance:float=SAME_COLUMN # Å
+          )->list: # of index arrays
+    "Which atoms of one element share a column."
+    distance = np.linalg.norm(nearest_vectors(frac[:, None] - frac[None])@cell, axis=-1)
+    same = (distance < tolerance) & (numbers[:, None] == numbers[None])
+    left, found = np.ones(len(frac), bool), []
+    for i in range(len(frac)):
+        if not left[i]: continue
+        found.append(np.flatnonzero(same[i] & left))
+        left[found[-1]] = False
+    return found
+
 # %% ../nbs/41_columns.ipynb #4452c3b1
 def symmetrize_plane(cell:np.ndarray, # (2, 2) Å
                      frac:np.ndarray, # (n, 2)
@@ -259,6 +278,9 @@ def symmetrize_plane(cell:np.ndarray, # (2, 2) Å
                      tolerance:float=SAME_PLACE # Å
                     )->tuple: # (frac (n, 2), operations)
     "Columns made exactly symmetric under the operations that they nearly have."
+    frac = frac.copy()
+    for group in stacks(cell, frac, numbers, tolerance): # what the image cannot tell apart stands in one column
+        frac[group] = frac[group[0]] + nearest_vectors(frac[group] - frac[group[0]]).mean(0)
     operations = plane_operations(cell, frac, numbers, tolerance)
     for _ in range(2):
         total = np.zeros_like(frac)

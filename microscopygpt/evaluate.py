@@ -23,7 +23,8 @@ from .data import load_crystals
 from .micrograph import Micrograph
 from .lattice import observe
 from .model import load_model
-from .predict import guess, local_crystals, predict
+from .predict import guess, predict
+from .propose import local_crystals
 from .stem import render
 from .metrics import Report, _plain, make_report, score_answers
 from .baselines import Library, constant, nearest_formula, nearest_image

@@ -22,7 +22,8 @@ from .data import SOURCES, have_database
 from .lattice import Imaging, observe, pixel_size_from_lattice, plot_lattice
 from .micrograph import Micrograph, MicrographError, pixel_size_from_ruler, read_micrograph
 from .compact import prompt_words
-from .predict import PredictError, Prediction, fit_in_words, predict
+from .predict import PredictError, Prediction, predict
+from .rank import fit_in_words
 from .stem import render
 from .widgets import CrystalView, Pad, Picker, Ranking
 

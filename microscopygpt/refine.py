@@ -404,12 +404,15 @@ def _symmetric_residual(exact, placed, fit, observation):
 # %% ../nbs/08_refine.ipynb #886dc7ac
 def most_symmetric(placed:Slab, # fitted, where it lies in the image
                    fit:Fit, observation:Observation,
-                   tolerances=TOLERANCES # Å, tried in turn
+                   tolerances=TOLERANCES, # Å, tried in turn
+                   most_rise:float=np.inf # Å, how far a height may be moved: little, where heights were computed
                   )->tuple: # (slab, residual)
     "The slab with the most symmetry that the image accepts."
     accepted = max(ACCEPTED_RATIO*fit.residual, fit.residual + ACCEPTED_RISE)
     for tolerance in tolerances:
         exact = symmetrize(placed, tolerance)
+        rise = exact.z - placed.z
+        if np.ptp(rise)/2 > most_rise: continue
         residual = _symmetric_residual(exact, placed, fit, observation)
         if residual < accepted: return exact, residual
     return placed, fit.residual
@@ -471,6 +474,7 @@ class Proposal:
     origin: str = "model" # "model" or the name of a template
     belief: float = 0. # log-probability, or minus a cost
     votes: int = 1 # how often it was suggested
+    temperature: float = 1. # at which the model was sampled
 
 # %% ../nbs/08_refine.ipynb #73eb7624
 @dataclass
