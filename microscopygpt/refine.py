@@ -327,17 +327,21 @@ def relocate(frac:np.ndarray, # (n, 2)
     return frac, moves
 
 # %% ../nbs/08_refine.ipynb #86d3aa15
-def _symmetry(slab, symprec):
-    "Rotations and translations that hold in a slab within a distance (Å); none where spglib finds nothing."
+def _spglib_cell(slab):
+    "Lattice (3, 3) in Å, fractional positions (n, 3) and atomic numbers (n,), as spglib takes them."
     atoms = from_slab(slab)
-    found = spglib.get_symmetry((atoms.lattice_mat, atoms.frac_coords, slab.numbers), symprec=symprec)
+    return np.array(atoms.lattice_mat), np.array(atoms.frac_coords), slab.numbers
+
+def _symmetry(crystal, symprec):
+    "Rotations and translations that hold in a crystal within a distance (Å); none where spglib finds nothing."
+    found = spglib.get_symmetry(crystal, symprec=symprec)
     return [] if found is None else list(zip(found["rotations"], found["translations"]))
 
 # %% ../nbs/08_refine.ipynb #2e6faf32
 def n_operations(slab:Slab, symprec:float=.05 # Å
                 )->int:
     "How many symmetry operations a slab has."
-    return max(len(_symmetry(slab, symprec)), 1)
+    return max(len(_symmetry(_spglib_cell(slab), symprec)), 1)
 
 # %% ../nbs/08_refine.ipynb #e87acb50
 def _images(R, t, frac, lattice, numbers):
@@ -354,12 +358,11 @@ def _keeps_the_plane(R): return not (R[2, :2].any() or R[:2, 2].any())
 # %% ../nbs/08_refine.ipynb #6eddac1f
 def _averages(slab, symprec):
     "Metric of the cell (3, 3) and positions (n, 3), averaged over the operations of a slab; None where there are none."
-    atoms = from_slab(slab)
-    lattice, frac = np.array(atoms.lattice_mat), np.array(atoms.frac_coords)
+    lattice, frac, numbers = crystal = _spglib_cell(slab)
     metric, shift, count = np.zeros((3, 3)), np.zeros_like(frac), 0
-    for R, t in _symmetry(slab, symprec):
+    for R, t in _symmetry(crystal, symprec):
         if not _keeps_the_plane(R): continue
-        image, miss = _images(R, t, frac, lattice, slab.numbers)
+        image, miss = _images(R, t, frac, lattice, numbers)
         if len(set(image)) < len(image): continue # two atoms on one
         metric += R.T@(lattice@lattice.T)@R
         shift[image] += miss - miss.mean(0) # the crystal as a whole stays
