@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['COVERING', 'COVERING_SPREAD', 'COVERING_RANGE', 'MAX_ATOMS', 'GRID', 'SETTLED', 'STARTS', 'HOPS', 'ENOUGH',
            'FREE_SPRING', 'SAME_RESIDUAL', 'SAME_PLACE', 'OTHER_ELEMENT', 'SAME_COLUMN', 'PLANE_TOLERANCES', 'WORSE',
-           'WORSE_AT_LEAST', 'CLOSE', 'SYMMETRY_WORTH', 'ATOM_COST', 'ROOM_COST', 'ColumnError', 'covering',
-           'composition', 'plausible_units', 'Descent', 'parabola_top', 'solve_cell', 'shaken', 'PlaneOperation',
-           'nearest_vectors', 'plane_operations', 'stacks', 'symmetrize_plane', 'Columns', 'symmetric_columns',
-           'plane_cost', 'solve_columns']
+           'WORSE_AT_LEAST', 'CLOSE', 'SYMMETRY_WORTH', 'ATOM_COST', 'ROOM_COST', 'TOO_COSTLY', 'ColumnError',
+           'covering', 'composition', 'plausible_units', 'Descent', 'parabola_top', 'solve_cell', 'shaken',
+           'PlaneOperation', 'nearest_vectors', 'plane_operations', 'stacks', 'symmetrize_plane', 'Columns',
+           'symmetric_columns', 'plane_cost', 'solve_columns']
 
 # %% ../nbs/41_columns.ipynb #027164b2
 import warnings
@@ -324,6 +324,8 @@ SYMMETRY_WORTH = .4 # a doubled number of operations weighs as much as a residua
 ATOM_COST = .5 # of the logarithm of the number of atoms
 ROOM_COST = .5 # of the squared deviation of the logarithmic covering, in standard deviations
 
+TOO_COSTLY = 2.2 # planes that cost so much more than the best are not followed
+
 def plane_cost(plane:Columns)->float:
     "What speaks against a plane before heights are known: residual, many atoms, little symmetry, an unusual covering."
     room = (np.log(plane.covering/COVERING)/COVERING_SPREAD)**2
@@ -347,4 +349,5 @@ def solve_columns(observation:Observation, formula:str,
         planes += [symmetric_columns(fit, cell, numbers, observation, n) for fit in fits]
     least = min(plane.residual for plane in planes)
     planes = [p for p in planes if p.residual <= CLOSE[0]*least + CLOSE[1]]
-    return sorted(planes, key=plane_cost)
+    cheapest = min(map(plane_cost, planes))
+    return sorted((p for p in planes if plane_cost(p) < cheapest + TOO_COSTLY), key=plane_cost)

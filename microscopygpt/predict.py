@@ -22,7 +22,7 @@ from .columns import ColumnError, composition, solve_columns
 from .compact import ModelError
 from .crystal import (MicroscopyGPTError, cell_lengths, draw_atoms, from_slab, reduced_formula, standardize, to_slab,
                                    write_crystal)
-from .heights import height_starts, relax_heights
+from .heights import PLAN, SHORT_PLAN, height_starts, relax_heights
 from .lattice import Imaging, Observation, observe
 from .look import CELL, DIFFERENCE, INK, SEQUENCE, styled
 from .micrograph import Micrograph, read_micrograph
@@ -88,8 +88,8 @@ def rising(progress):
     return tell
 
 # %% ../nbs/45_predict.ipynb #bf33fd59
-PLANES = 4 # solved planes that get heights
-SHOWN_PER_PLANE = 6 # arrangements of heights that each plane brings
+PLANES = 3 # solved planes that get heights
+SHOWN_PER_PLANE = 6, 3, 3 # arrangements of heights that each brings
 GUESSED_PER_PLANE = 2 # the same where no potential can tell them apart
 KNOWN_PLAN = ((10, 10), (6, 10)) # how many proposals of model and templates are relaxed, for how many steps
 TEMPLATES_TRIED, ANSWERS_TRIED = 12, 14 # proposals that are proven
@@ -155,7 +155,7 @@ def add_columns(self:Search, start, end):
     for i, plane in enumerate(planes):
         self.tell(middle + (end - middle)*i/len(planes), f"heights of plane {i+1} of {len(planes)}")
         slabs = height_starts(plane, self.seed)
-        relaxed = self.relax(slabs)[:SHOWN_PER_PLANE]
+        relaxed = self.relax(slabs, plan=PLAN if i == 0 else SHORT_PLAN)[:SHOWN_PER_PLANE[i]]
         arranged = [(r.slab, r) for r in relaxed] or [(slab, None) for slab in slabs[:GUESSED_PER_PLANE]]
         for slab, r in arranged: self.contenders.append(contender(prove_columns(plane, slab, self.observation), self.area, r))
 
