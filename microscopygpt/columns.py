@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['COVERING', 'COVERING_SPREAD', 'COVERING_RANGE', 'MAX_ATOMS', 'GRID', 'SETTLED', 'STARTS', 'HOPS', 'ENOUGH',
            'FREE_SPRING', 'SAME_RESIDUAL', 'SAME_PLACE', 'OTHER_ELEMENT', 'SAME_COLUMN', 'PLANE_TOLERANCES', 'WORSE',
-           'WORSE_AT_LEAST', 'CLOSE', 'SYMMETRY_WORTH', 'ATOM_COST', 'ROOM_COST', 'TOO_COSTLY', 'ColumnError',
-           'covering', 'composition', 'plausible_units', 'Descent', 'parabola_top', 'solve_cell', 'shaken',
-           'PlaneOperation', 'nearest_vectors', 'plane_operations', 'stacks', 'symmetrize_plane', 'Columns',
-           'symmetric_columns', 'plane_cost', 'solve_columns']
+           'WORSE_AT_LEAST', 'CLOSE', 'SYMMETRY_WORTH', 'ATOM_COST', 'ROOM_COST', 'UNITS_TRIED', 'TOO_COSTLY',
+           'MOST_OPERATIONS', 'NOISE_RESIDUAL', 'ColumnError', 'covering', 'composition', 'plausible_units', 'Descent',
+           'parabola_top', 'solve_cell', 'shaken', 'PlaneOperation', 'nearest_vectors', 'plane_operations', 'stacks',
+           'symmetrize_plane', 'Columns', 'symmetric_columns', 'size_cost', 'plane_cost', 'solve_columns']
 
 # %% ../nbs/41_columns.ipynb #027164b2
 import warnings
@@ -324,13 +324,21 @@ SYMMETRY_WORTH = .4 # a doubled number of operations weighs as much as a residua
 ATOM_COST = .5 # of the logarithm of the number of atoms
 ROOM_COST = .5 # of the squared deviation of the logarithmic covering, in standard deviations
 
+UNITS_TRIED = 8 # numbers of formula units, the least costly ones
 TOO_COSTLY = 2.2 # planes that cost so much more than the best are not followed
+
+MOST_OPERATIONS = 12 # of a plane group with one lattice point in its cell
+NOISE_RESIDUAL = .012 # what noise leaves of a perfect answer
+
+def size_cost(numbers, cell)->float:
+    "What many atoms and an unusual covering cost."
+    room = (np.log(covering(numbers, cell)/COVERING)/COVERING_SPREAD)**2
+    return ATOM_COST*np.log(len(numbers)) + .5*ROOM_COST*room
 
 def plane_cost(plane:Columns)->float:
     "What speaks against a plane before heights are known: residual, many atoms, little symmetry, an unusual covering."
-    room = (np.log(plane.covering/COVERING)/COVERING_SPREAD)**2
-    return (np.log(max(plane.residual, .012)) - SYMMETRY_WORTH*np.log(len(plane.operations))
-            + ATOM_COST*np.log(len(plane.numbers)) + .5*ROOM_COST*room)
+    symmetry = SYMMETRY_WORTH*np.log(len(plane.operations))
+    return np.log(max(plane.residual, NOISE_RESIDUAL)) - symmetry + size_cost(plane.numbers, plane.cell)
 
 def solve_columns(observation:Observation, formula:str,
                   max_atoms:int=MAX_ATOMS, seed:int=0,
@@ -341,10 +349,12 @@ def solve_columns(observation:Observation, formula:str,
     units = plausible_units(formula, cell, max_atoms)
     if not units: raise ColumnError(f"No number of {formula} units up to {max_atoms} atoms fits into the measured cell of "
                                     f"{abs(np.linalg.det(cell)):.1f} Å²: check the formula and the pixel size.")
-    planes = []
+    planes, best_case = [], np.log(NOISE_RESIDUAL) - SYMMETRY_WORTH*np.log(MOST_OPERATIONS)
+    units = sorted(units, key=lambda n: size_cost(composition(formula, n), cell))[:UNITS_TRIED]
     for i, n in enumerate(units):
         if progress: progress(i/len(units), f"solving the columns of {n} formula units")
         numbers = composition(formula, n)
+        if planes and best_case + size_cost(numbers, cell) > min(map(plane_cost, planes)) + TOO_COSTLY: break
         fits = solve_cell(cell, numbers, observation, seed)
         planes += [symmetric_columns(fit, cell, numbers, observation, n) for fit in fits]
     least = min(plane.residual for plane in planes)

@@ -60,9 +60,9 @@ def signed_subgroup(table, identity:int, generators:list # of (operation, +1 kee
     return sign
 
 # %% ../nbs/42_heights.ipynb #c38c8428
-TRIALS = 6 # random choices of signs for each projector that is wanted
+TRIALS = 4 # random choices of signs for each projector that is wanted
 
-def height_projectors(cell, frac, numbers, operations, rng, most:int=48)->tuple: # (p, n, n) projectors, (p,) group orders
+def height_projectors(cell, frac, numbers, operations, rng, most:int=24)->tuple: # (p, n, n) projectors, (p,) group orders
     "Projectors onto the heights that the layer groups over a plane allow; the first leaves all free."
     n, found, orders = len(numbers), [], []
     table, groups = group_table(operations, cell), stacks(cell, frac, numbers)
@@ -113,6 +113,7 @@ class Pairs(NamedTuple):
     second: np.ndarray # (m,)
     plane: np.ndarray # (m,) squared distance in the plane, Å²
     radius: np.ndarray # (m,) sum of covalent radii, Å
+    ends: np.ndarray # (m, n) 1 at the first atom, -1 at the second
 
 def near_pairs(cell, frac, numbers)->Pairs:
     "Pairs within reach in the plane, periodic images included; an atom's own images do not depend on heights."
@@ -123,7 +124,8 @@ def near_pairs(cell, frac, numbers)->Pairs:
     first, second, image = np.nonzero(plane < (PAIR_REACH*radius[..., None])**2)
     once = first < second
     first, second, image = first[once], second[once], image[once]
-    return Pairs(first, second, plane[first, second, image], radius[first, second])
+    ends = np.eye(len(frac))[first] - np.eye(len(frac))[second]
+    return Pairs(first, second, plane[first, second, image], radius[first, second], ends)
 
 def morse(z, # (s, n) Å, numpy or torch
           pairs:Pairs, depth # (s, m) or (m,), -1 for pairs that repel
@@ -135,11 +137,7 @@ def morse(z, # (s, n) Å, numpy or torch
     binds = depth > 0
     energy = np.where(binds, depth*(e*e - 2*e), REPULSION*(e*e + e))
     slope = np.where(binds, depth*(2*e*e - 2*e), REPULSION*(2*e*e + e))*-STIFFNESS/pairs.radius*rise/distance
-    gradient = np.zeros_like(z)
-    rows = np.arange(len(z))[:, None]
-    np.add.at(gradient, (rows, pairs.first[None]), slope)
-    np.subtract.at(gradient, (rows, pairs.second[None]), slope)
-    return energy.sum(1) + FLATNESS*(z**2).sum(1), gradient + 2*FLATNESS*z
+    return energy.sum(1) + FLATNESS*(z**2).sum(1), slope@pairs.ends + 2*FLATNESS*z
 
 # %% ../nbs/42_heights.ipynb #0099bd48
 def in_order(z, groups)->np.ndarray: # (s, n)
