@@ -10,7 +10,7 @@ __all__ = ['PRINT_REACH', 'PRINT_STEP', 'PRINT_WIDTH', 'ALIKE', 'EVIDENCE', 'LEA
 
 # %% ../nbs/44_rank.ipynb #28c19e6e
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 import numpy as np
 from jarvis.core.atoms import Atoms
@@ -72,7 +72,7 @@ def merge_contenders(contenders:list # of `Contender`
         print_ = fingerprint(to_slab(atoms))
         same = next((g for g in groups if g[1].num_atoms == atoms.num_atoms and alike(print_, g[2])), None)
         if same is None:
-            groups.append((one, atoms, print_))
+            groups.append((replace(one), atoms, print_)) # votes of others are added to the copy
             continue
         first = same[0]
         first.votes += one.votes
