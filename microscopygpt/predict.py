@@ -67,6 +67,7 @@ def asked_formula(formula, prompt)->str:
         raise PredictError(f"The prompt asks for {prompt_formula(prompt)}, the formula is {formula}: give one of them.")
     return formula
 
+# %% ../nbs/45_predict.ipynb #388f19f9
 def active_proposers(propose, model, templates)->tuple:
     "The names of the proposers, checked; those that have nothing to work with are left out."
     names = (propose,) if isinstance(propose, str) else tuple(propose or ())
@@ -75,10 +76,12 @@ def active_proposers(propose, model, templates)->tuple:
     idle = {n for n, source in (("model", model), ("templates", templates)) if source is None}
     return tuple(n for n in PROPOSERS if n in names and n not in idle) or ("columns",)
 
+# %% ../nbs/45_predict.ipynb #a1c44539
 def remembered(what):
     "A model or a potential by its name."
     return what if isinstance(what, (str, type(None))) else str(getattr(what, "name", what))
 
+# %% ../nbs/45_predict.ipynb #923d2e9b
 def rising(progress):
     "A progress function that never falls back; None repeats the last share."
     last = [0.]
@@ -143,6 +146,7 @@ def add_known(self:Search, proofs:list):
             proof = with_heights(proof, relaxed[i], self.observation) if i in relaxed else proof
             self.contenders.append(contender(proof, self.area, relaxed.get(i)))
 
+# %% ../nbs/45_predict.ipynb #6501f0c2
 @patch
 def add_columns(self:Search, start, end):
     "Solve the planes, give them heights, and take them among the contenders."
@@ -159,6 +163,7 @@ def add_columns(self:Search, start, end):
         arranged = [(r.slab, r) for r in relaxed] or [(slab, None) for slab in slabs[:GUESSED_PER_PLANE]]
         for slab, r in arranged: self.contenders.append(contender(prove_columns(plane, slab, self.observation), self.area, r))
 
+# %% ../nbs/45_predict.ipynb #6581603c
 @patch
 def ask(self:Search, vlm, temperature, start, end)->list:
     "Proofs of what the model says."
@@ -173,6 +178,7 @@ def ask(self:Search, vlm, temperature, start, end)->list:
     merged = merge_answers(*answers, self.formula, temperature)
     return self.prove(merged[:ANSWERS_TRIED], start + .3*(end - start), end)
 
+# %% ../nbs/45_predict.ipynb #7388f493
 @patch
 def run(self:Search, propose, vlm, crystals, k)->list: # of `Candidate`
     "Proposals in the order of their cost, each with its proof; the ranked candidates."
