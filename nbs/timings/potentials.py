@@ -74,7 +74,7 @@ def relax_heights(slabs, potential, steps):
 
 
 def heights(name, n, steps):
-    "Does the truth stay Solved, is it lowest of its columns?"
+    "Does the truth stay Solved, is it lowest of its columns? Yields what is known after every crystal."
     potential, rng, rows = load_potential(name), np.random.default_rng(SEED), []
     for crystal in chosen(n):
         truth = crystal.slab
@@ -84,8 +84,7 @@ def heights(name, n, steps):
         rows.append(dict(id=crystal.id, source=crystal.source, atoms=len(truth.z), stays=bool(judged.solved), rmsd=float(judged.rmsd) if judged.solved else None,
                          lowest=bool(energies[0] < energies[1:].min() + LOWEST), margin=float(energies[1:].min() - energies[0]),
                          converged=int(converged.sum()), evaluations=evaluations, seconds=seconds))
-        print(json.dumps(rows[-1]), flush=True)
-    return dict(n=n, steps=steps, rows=rows)
+        yield dict(steps=steps, rows=rows)
 
 
 def thickness(name):
@@ -93,7 +92,7 @@ def thickness(name):
     distances = np.arange(2.6, 3.801, .04)
     slabs = [to_slab(ase_to_atoms(mx2("MoS2", a=3.18, thickness=t, vacuum=8.))) for t in distances]
     energies = load_potential(name).evaluate(slabs, forces=False).energies
-    return dict(distances=distances.round(3).tolist(), energies=energies.round(5).tolist())
+    yield dict(distances=distances.round(3).tolist(), energies=energies.round(5).tolist())
 
 
 def speed(n, copies=10, repeats=4):
@@ -118,8 +117,7 @@ def speed(n, copies=10, repeats=4):
         rows.append(dict(id=crystal.id, atoms=len(crystal.slab.z), ours=min(times["ours"]), theirs=min(times["theirs"]),
                          energy=float(max(abs(e - float(t["e"])) for e, t in zip(energies, theirs))),
                          force=float(max(np.abs(f - t["f"]).max() for f, t in zip(forces, theirs)))))
-        print(json.dumps(rows[-1]), flush=True)
-    return dict(n=n, slabs=copies, rows=rows)
+        yield dict(slabs=copies, rows=rows)
 
 
 if __name__ == "__main__":
@@ -130,9 +128,11 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
-    if args.part == "speed": result = speed(args.crystals)
-    else: result = thickness(args.potential) if args.part == "thickness" else heights(args.potential, args.crystals, args.steps)
+    if args.part == "speed": results = speed(args.crystals)
+    else: results = thickness(args.potential) if args.part == "thickness" else heights(args.potential, args.crystals, args.steps)
     stored = json.loads(args.out.read_text()) if args.out.is_file() else {}
-    stored.setdefault(args.part, {})[args.potential] = result
     stored["machine"] = f"{platform.machine()}, {os.environ.get('OMP_NUM_THREADS', '?')} thread"
-    args.out.write_text(json.dumps(stored, indent=1) + "\n")
+    for result in results:
+        stored.setdefault(args.part, {})[args.potential] = result
+        args.out.write_text(json.dumps(stored, allow_nan=False).replace('}, {"id"', '},\n {"id"') + "\n")
+        if "rows" in result: print(json.dumps(result["rows"][-1]), flush=True)
