@@ -12,11 +12,10 @@ import csv, hashlib, json, os, shutil, tempfile, warnings, zipfile, zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np
-from jarvis.core.atoms import Atoms
 from PIL import Image
 from tqdm.auto import tqdm
 from .chat import dialect_of, make_prompt, to_answer, to_messages
-from .crystal import (BRAVAIS, CrystalError, MicroscopyGPTError, Slab, bravais_2d, canonical, cell_lengths, from_slab, read_crystal,
+from .crystal import (Atoms, BRAVAIS, CrystalError, MicroscopyGPTError, Slab, bravais_2d, canonical, cell_lengths, from_slab, read_crystal,
                                    reduced_formula, space_group, standardize, to_slab)
 from .stem import random_view, render
 

@@ -15,11 +15,10 @@ from importlib.metadata import version
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np
 from fastcore.basics import patch
-from jarvis.core.atoms import Atoms
 from pymatgen.core import Element
 from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
-from .crystal import (MicroscopyGPTError, CrystalError, Slab, canonical, cell_lengths, draw_atoms, from_slab, parse_formula, reduced_formula, space_group, standardize, to_slab, write_crystal)
+from .crystal import (Atoms, MicroscopyGPTError, CrystalError, Slab, canonical, cell_lengths, draw_atoms, from_slab, parse_formula, reduced_formula, space_group, standardize, to_slab, write_crystal)
 from .look import CELL, DIFFERENCE, INK, SEQUENCE, styled
 from .chat import ChatError, make_prompt, parse_answer, prompt_bravais, prompt_formula
 from .micrograph import Micrograph, read_micrograph
