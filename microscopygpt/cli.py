@@ -230,7 +230,7 @@ def _told(report, out):
 def run_evaluate(args:argparse.Namespace # see `microscopygpt evaluate --help`
                 )->int:
     "Ask a model, or a baseline, about known crystals, and score the answers."
-    if not args.source and args.subset != "benchmark": raise UsageError("--source is missing: name a database (dft_2d_2021, c2db) or a folder, or take --subset benchmark. See `microscopygpt evaluate --help`.")
+    if not args.source and args.subset != "benchmark": raise UsageError("--source is missing: name a database (dft_2d_2021, c2db), a .json file or a folder, or take --subset benchmark. See `microscopygpt evaluate --help`.")
     out = output_folder(args.out)
     from microscopygpt.evaluate import evaluate
     source, subset = args.source, args.subset
@@ -329,7 +329,7 @@ def _defect_options(p):
 
 # %% ../nbs/12_cli.ipynb #8acab783
 def _dataset_options(p):
-    p.add_argument("--source", nargs="+", required=True, metavar="NAME|DIR", help="dft_2d_2021, c2db or a folder of your own")
+    p.add_argument("--source", nargs="+", required=True, metavar="NAME|FILE|DIR", help="dft_2d_2021, c2db, or a .json of entries (in a .zip too) or folder of your own")
     p.add_argument("--split", choices=("formula", "paper"), default="formula", help="no formula on both sides, or the paper's random 90/10 (default: %(default)s)")
     p.add_argument("--n", type=at_least_one, help="only this many structures, drawn at random (default: all)")
     p.add_argument("--bravais", action="store_true", help="name the Bravais lattice in the prompts")
@@ -354,8 +354,8 @@ def _train_options(p):
 
 # %% ../nbs/12_cli.ipynb #d5c30af1
 def _evaluate_options(p):
-    p.add_argument("--source", nargs="+", metavar="NAME|DIR", help="databases (dft_2d_2021, c2db), or folders of your own structures")
-    p.add_argument("--subset", choices=("test", "validation", "train", "all", "benchmark"), default="test", help="which part of the split, or the fixed benchmark (default: %(default)s)")
+    p.add_argument("--source", nargs="+", metavar="NAME|FILE|DIR", help="databases (dft_2d_2021, c2db), or .json files of entries (in a .zip too) or folders of your own")
+    p.add_argument("--subset", choices=("test", "validation", "train", "all", "benchmark"), default="test", help="which part of the split, or of a file whose entries name their subset; or the fixed benchmark (default: %(default)s)")
     p.add_argument("--model", default="compact", metavar="NAME|PATH|HUB-ID", help="compact, compact+templates, PATH, PATH+templates; or a baseline: templates, nearest-image, image-only, blank, PATH+blank, nearest-formula, constant (default: %(default)s)")
     p.add_argument("--n", type=at_least_one, help="how many structures from each source (default: all)")
     p.add_argument("--k", type=at_least_one, default=5, help="how many candidates to keep (default: %(default)s)")
