@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['pausing_collection', 'UsageError', 'Parser', 'formula_text', 'miller_index', 'point', 'values', 'number_or_values',
-           'replacement', 'at_least_one', 'output_folder', 'output_file', 'complaint', 'candidate_line', 'run_predict',
-           'run_simulate', 'run_dataset', 'run_train', 'run_evaluate', 'run_score', 'run_benchmark',
-           'explorer_notebook', 'run_lab', 'parser', 'main']
+           'replacement', 'proposer_names', 'at_least_one', 'output_folder', 'output_file', 'complaint',
+           'candidate_line', 'run_predict', 'run_simulate', 'run_dataset', 'run_train', 'run_evaluate', 'run_score',
+           'run_benchmark', 'explorer_notebook', 'run_lab', 'parser', 'main']
 
 # %% ../nbs/12_cli.ipynb #cd8c1ab2
 import argparse, gc, os, re, sys, tempfile, warnings
@@ -74,6 +74,16 @@ def replacement(text:str # OLD=NEW:FRACTION, such as Mo=W:0.2
     try: return parts[1], parts[2], float(parts[3])
     except (TypeError, ValueError): raise argparse.ArgumentTypeError(f"{text!r} cannot be read: write OLD=NEW:FRACTION, such as Mo=W:0.2") from None
 
+_PROPOSERS, _POTENTIALS = ("columns", "model", "templates"), ("chgnet", "sevennet", "alignn") # known without importing them
+
+def proposer_names(text:str # NAME,..., such as columns,model
+                  )->tuple: # names in the order in which they are asked
+    "Read who proposes."
+    names = [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in _PROPOSERS]
+    if unknown: raise argparse.ArgumentTypeError(f"{unknown[0]!r} proposes nothing: name one or more of {', '.join(_PROPOSERS)}, with commas between them")
+    return tuple(name for name in _PROPOSERS if name in names)
+
 def at_least_one(text:str # a whole number
                 )->int:
     "Read a count."
@@ -118,10 +128,18 @@ def complaint(error:Exception)->str: # one line, or "" when the error is not one
 def candidate_line(rank:int, # 1 is the best
                    candidate # of a `Prediction`
                   )->str:
-    "A candidate on one line: formula, cell (Å, degrees), residual and confidence (0 to 1)."
+    "A candidate on one line: formula, cell (Å, degrees), residual and confidence (0 to 1), who proposed it, its energy."
     from microscopygpt.crystal import reduced_formula
+    from microscopygpt.predict import heights_of, proposers_of
     a, b, gamma = *candidate.atoms.lattice.abc[:2], candidate.atoms.lattice.angles[2]
-    return f"{rank}  {reduced_formula(candidate.atoms)}  a {a:.3f} Å  b {b:.3f} Å  gamma {gamma:.1f}°  residual {candidate.residual:.3f}  confidence {candidate.confidence:.2f}"
+    parts = [str(rank), reduced_formula(candidate.atoms), f"a {a:.3f} Å", f"b {b:.3f} Å", f"gamma {gamma:.1f}°",
+             f"residual {candidate.residual:.3f}", f"confidence {candidate.confidence:.2f}",
+             "by " + "+".join(proposers_of(candidate)), heights_of(candidate)]
+    return "  ".join(parts)
+
+def _potential(args):
+    "What `--heights` names."
+    return None if args.heights == "none" else args.heights
 
 def run_predict(args:argparse.Namespace # see `microscopygpt predict --help`
                )->int: # exit code: 0, or 3 when no candidate explains the image
@@ -130,9 +148,12 @@ def run_predict(args:argparse.Namespace # see `microscopygpt predict --help`
     with pausing_collection():
         from microscopygpt.lattice import Imaging
         from microscopygpt.predict import predict
-    prediction = predict(args.image, args.formula, args.pixel_size, prompt=args.prompt, k=args.k, model=args.model, relax=args.relax, imaging=Imaging(distortion=args.distortion), seed=args.seed)
+    prediction = predict(args.image, args.formula, args.pixel_size, prompt=args.prompt, k=args.k, propose=args.propose,
+                         model=args.model, heights=_potential(args), relax=args.relax,
+                         imaging=Imaging(distortion=args.distortion), seed=args.seed)
     prediction.write(out)
     for rank, candidate in enumerate(prediction.candidates, 1): print(candidate_line(rank, candidate))
+    for note in prediction.warnings: print(f"Note: {note}")
     print(f"Written to {out}")
     if prediction.explained: return 0
     print("microscopygpt: no candidate explains the image. The best are written all the same: check the formula and the pixel size.", file=sys.stderr)
@@ -238,7 +259,9 @@ def run_evaluate(args:argparse.Namespace # see `microscopygpt evaluate --help`
         from microscopygpt.benchmark import benchmark_crystals
         from microscopygpt.data import SOURCES
         source = benchmark_crystals(args.source or SOURCES)
-    return _told(evaluate(source, subset, args.model, args.noise, args.n, out, seed=args.seed, k=args.k, workers=args.workers, beside=_beside(args.beside)), out)
+    report = evaluate(source, subset, args.model, args.noise, args.n, out, seed=args.seed, k=args.k, workers=args.workers,
+                      beside=_beside(args.beside), propose=args.propose, heights=_potential(args))
+    return _told(report, out)
 
 # %% ../nbs/12_cli.ipynb #3bd42ae3
 def run_score(args:argparse.Namespace # see `microscopygpt score --help`
@@ -288,6 +311,9 @@ def _verb(verbs, name, run, summary):
 def _seed(p): p.add_argument("--seed", type=int, default=0, help="the same seed gives the same result (default: %(default)s)")
 def _noise(p): p.add_argument("--noise", choices=("paper", "hard", "low", "mid", "high", "none"), default="paper", help="how bad the image is (default: %(default)s)")
 def _workers(p): p.add_argument("--workers", type=at_least_one, default=1, help="processes (default: %(default)s)")
+def _proposing(p):
+    p.add_argument("--propose", type=proposer_names, default=_PROPOSERS, metavar="NAME,...", help="who proposes structures: columns (solved from the image), model, templates (relatives from the databases on this machine) (default: all of them)")
+    p.add_argument("--heights", choices=(*_POTENTIALS, "none"), default="chgnet", help="potential that computes the heights, which the image does not show; none leaves them guessed, and is faster (default: %(default)s)")
 def _compared(p): p.add_argument("--beside", nargs="+", default=(), metavar="JSON", help="scores.json of other runs, to stand in the same tables")
 def _out(p, what="folder for the results", metavar="DIR"): p.add_argument("--out", required=True, metavar=metavar, help=what)
 
@@ -299,8 +325,9 @@ def _predict_options(p):
     p.add_argument("--prompt", help="the whole prompt, instead of the standard one made from the formula")
     p.add_argument("--k", type=at_least_one, default=5, help="how many candidates to keep (default: %(default)s)")
     p.add_argument("--distortion", type=float, default=0., metavar="SHARE", help="how far drift may have distorted the image, such as 0.03 for 3 %%; the lattice is then taken as symmetric as that allows (default: 0)")
-    p.add_argument("--model", default="compact", metavar="compact|PATH|HUB-ID", help="who proposes (default: %(default)s)")
-    p.add_argument("--relax", choices=("chgnet",), help="relax the candidates with this potential")
+    p.add_argument("--model", default="compact", metavar="compact|PATH|HUB-ID", help="the model that proposes (default: %(default)s)")
+    _proposing(p)
+    p.add_argument("--relax", choices=("chgnet",), help="relax the candidates as a whole with this potential: the plane is then no longer what was measured")
     _seed(p); _out(p)
 
 def _simulate_options(p):
@@ -359,6 +386,7 @@ def _evaluate_options(p):
     p.add_argument("--model", default="compact", metavar="NAME|PATH|HUB-ID", help="compact, compact+templates, PATH, PATH+templates; or a baseline: templates, nearest-image, image-only, blank, PATH+blank, nearest-formula, constant (default: %(default)s)")
     p.add_argument("--n", type=at_least_one, help="how many structures from each source (default: all)")
     p.add_argument("--k", type=at_least_one, default=5, help="how many candidates to keep (default: %(default)s)")
+    _proposing(p)
     _workers(p); _compared(p); _noise(p); _seed(p); _out(p, "folder for answers and report; the same command goes on where it stopped")
 
 def _score_options(p):
