@@ -23,7 +23,8 @@ from .data import load_crystals
 from .micrograph import Micrograph
 from .lattice import observe
 from .model import load_model
-from .predict import guess, predict
+from .potentials import load_potential
+from .predict import PROPOSERS, active_proposers, guess, predict, remembered
 from .propose import local_crystals
 from .stem import render
 from .metrics import Report, _plain, make_report, score_answers
@@ -164,6 +165,8 @@ class Question:
     seed: int = 0
     k: int = 5
     out: "Path|None" = None # where the answers are written
+    propose: tuple = PROPOSERS # who proposes structures to `predict`
+    heights: object = "chgnet" # name, ASE calculator, or None
 
     def answer(self, crystal)->tuple: # ranked `Atoms`, what the prediction says about its first
         "Ranked structures for a crystal that is only known by its micrograph and formula."
@@ -174,7 +177,8 @@ class Question:
         if self.name == "image-only": return nearest_image(observe(look()), Library([c for c in self.library.crystals if c.formula != formula]), None, self.k), {}
         if self.name.endswith("blank"): return guess(formula, self.model, self.k, self.seed), {}
         templates = self.library.like(formula) if self.library else None
-        found = predict(look(), formula, model=self.model, templates=templates, k=self.k, seed=self.seed).candidates
+        found = predict(look(), formula, model=self.model, templates=templates, propose=self.propose, heights=self.heights,
+                        k=self.k, seed=self.seed).candidates
         return [c.atoms for c in found], dict(residual=_plain(found[0].residual), confidence=_plain(found[0].confidence)) if found else {}
 
 # %% ../nbs/10_evaluate.ipynb #f8a7a364
@@ -218,7 +222,7 @@ class Journal:
 # %% ../nbs/10_evaluate.ipynb #4b779983
 SUBSETS = ("test", "validation", "train", "all")
 
-def draw(sources, # database names, folders of structures, or a list of `Crystal`
+def draw(sources, # database names, .json files or folders of structures, or a list of `Crystal`
          subset:str="test", # one of `SUBSETS`; a list of `Crystal` is taken as it is
          n:"int|None"=None, # how many from each source; None for all
          seed:int=0)->list: # of `Crystal`
@@ -237,10 +241,29 @@ def _by_hand(sources): return isinstance(sources, (list, tuple)) and bool(source
 # %% ../nbs/10_evaluate.ipynb #6b251ecb
 _BASELINES = ("templates", "nearest-image", "image-only", "nearest-formula", "constant")
 
-def _who(model, templates, seed, k, noise, out)->Question:
+def _is_baseline(name)->bool: return name in _BASELINES or name.endswith("blank")
+
+def _options(name, propose, heights, library)->tuple: # names of proposers, potential
+    "Who proposes for a name, and what computes heights; a baseline has no choice."
+    if _is_baseline(name):
+        if set(propose) != set(PROPOSERS) or heights != "chgnet":
+            raise EvaluateError(f"{name} is a baseline and has no proposers or heights to choose: leave these options out.")
+        return ("templates",) if name == "templates" else (), None
+    if set(propose) == {"templates"} and library is None:
+        raise EvaluateError(f"{name} is asked without templates, and nobody else is to propose: take {name}+templates.")
+    return active_proposers(propose, name, library), heights
+
+def _library(name, templates)->Library:
+    "The crystals that templates and baselines are drawn from."
+    library = Library(local_crystals() if templates is None else templates)
+    if any(library.kinds.values()): return library
+    raise EvaluateError(f"{name} needs the train side of a database: set MICROSCOPYGPT_DATA to a folder that holds one, or give templates.")
+
+def _who(model, templates, seed, k, noise, out, propose=PROPOSERS, heights="chgnet")->Question:
     "The question that a model's name stands for."
     if not isinstance(model, str): model, name = load_model(model), getattr(model, "name", "model")
     else: name = model
+    propose = (propose,) if isinstance(propose, str) else tuple(propose)
     base, _, extra = name.rpartition("+")
     if name in _BASELINES: asked = None
     elif name == "blank": asked = load_model("compact")
@@ -248,9 +271,8 @@ def _who(model, templates, seed, k, noise, out)->Question:
     else: asked = model
     needs = name in _BASELINES or extra == "templates"
     if asked is not None and templates is not None and not needs and extra != "blank": name, needs = f"{name}+templates", True
-    library = Library(local_crystals() if templates is None else templates) if needs else None
-    if needs and not any(library.kinds.values()): raise EvaluateError(f"{name} needs the train side of a database: set MICROSCOPYGPT_DATA to a folder that holds one, or give templates.")
-    return Question(name, asked, library, noise, seed, k, out)
+    library = _library(name, templates) if needs else None
+    return Question(name, asked, library, noise, seed, k, out, *_options(name, propose, heights, library))
 
 def _fingerprint(model):
     "Which weights these are: the same name may stand for others tomorrow."
@@ -259,13 +281,28 @@ def _fingerprint(model):
     for name, w in sorted(model.model.state_dict().items()): digest.update(name.encode()); digest.update(w.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:12]
 
-# %% ../nbs/10_evaluate.ipynb #1935b2b6
-def _command(settings, n):
-    sources = "" if settings["subset"] == "benchmark" and len(settings["sources"]) > 1 else f"--source {' '.join(settings['sources'])} "
-    return (f"microscopygpt evaluate {sources}--subset {settings['subset']} --model {settings['model']} --noise {settings['noise']}"
-            + (f" --n {n}" if n else "") + f" --k {settings['k']} --seed {settings['seed']} --out DIR")
 
-def evaluate(sources, # database names, folders of structures, or a list of `Crystal`
+# %% ../nbs/10_evaluate.ipynb #1935b2b6
+def _settings(question, crystals, subset)->dict:
+    "What makes an evaluation the same evaluation, in plain values."
+    return dict(model=question.name, weights=_fingerprint(question.model), sources=sorted({c.source for c in crystals}),
+                subset=subset, noise=question.noise, seed=question.seed, k=question.k,
+                propose=",".join(question.propose), heights=remembered(question.heights) or "none")
+
+def _command(settings, n):
+    "The command line that gives a report again."
+    one_database = settings["subset"] != "benchmark" or len(settings["sources"]) == 1
+    usual = PROPOSERS if settings["model"].endswith("+templates") else PROPOSERS[:2]
+    words = ["microscopygpt evaluate"]
+    if one_database: words.append(f"--source {' '.join(settings['sources'])}")
+    words.append(f"--subset {settings['subset']} --model {settings['model']} --noise {settings['noise']}")
+    chosen = not _is_baseline(settings["model"])
+    if chosen and settings["propose"] != ",".join(usual): words.append(f"--propose {settings['propose']}")
+    if chosen and settings["heights"] != "chgnet": words.append(f"--heights {settings['heights']}")
+    if n: words.append(f"--n {n}")
+    return " ".join([*words, f"--k {settings['k']} --seed {settings['seed']} --out DIR"])
+
+def evaluate(sources, # database names, .json files or folders of structures, or a list of `Crystal`
              subset:"str|None"=None, # one of `SUBSETS`, default "test"; with a list of `Crystal` what the report calls it
              model="compact", # a name from the table above, a folder, a hub id or a loaded model
              noise:str="paper", # a key of `microscopygpt.stem.NOISE`
@@ -275,22 +312,26 @@ def evaluate(sources, # database names, folders of structures, or a list of `Cry
              k:int=5, # candidates
              templates:"list|None"=None, # `Crystal`s instead of the databases' train side
              workers:int=1, # processes
-             beside:list=() # of `Report`, to stand in the same tables
+             beside:list=(), # of `Report`, to stand in the same tables
+             propose=PROPOSERS, # one name or several, of those that the model's name allows
+             heights="chgnet" # potential that computes heights: a name, an ASE calculator, or None
             )->Report:
     "Score answers on micrographs of known crystals."
     by_hand = _by_hand(sources)
     subset, crystals = subset or ("as given" if by_hand else "test"), draw(sources, subset or "test", n, seed)
     with nullcontext(out) if out else tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        question = _who(model, templates, seed, k, noise, folder/"predictions")
-        settings = dict(model=question.name, weights=_fingerprint(question.model), sources=sorted({c.source for c in crystals}), subset=subset, noise=noise, seed=seed, k=k)
+        question = _who(model, templates, seed, k, noise, folder/"predictions", propose, heights)
+        settings = _settings(question, crystals, subset)
         journal = Journal(folder, settings)
         todo = [c for c in crystals if c.id not in journal.lines]
+        if todo and question.heights is not None: load_potential(question.heights) # no run under a name that it does not deserve
         for line in tqdm(_share_out(ask, question, todo, workers), total=len(todo), desc=question.name): journal.add(line)
         write_truth(crystals, folder/"truth")
         asked = {c.id: c for c in crystals}
         return score(folder/"predictions", folder/"truth", out, workers, about=journal.lines, beside=beside, micrograph=lambda name: draw_micrograph(asked[name], noise, seed).data,
                      settings=settings | dict(n=n, command=_command(settings, n) if not by_hand or subset == "benchmark" else ""))
+
 
 # %% ../nbs/10_evaluate.ipynb #f83da392
 class Calibration(NamedTuple):

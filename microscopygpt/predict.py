@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PROPOSERS', 'PLANES', 'SHOWN_PER_PLANE', 'GUESSED_PER_PLANE', 'KNOWN_PLAN', 'TEMPLATES_TRIED', 'ANSWERS_TRIED',
-           'BOLDER', 'USUAL_DISTANCE', 'USUAL_CONTRAST', 'Prediction', 'PredictError', 'asked_formula',
-           'active_proposers', 'remembered', 'rising', 'Search', 'predict', 'warnings_for', 'guess']
+           'BOLDER', 'USUAL_DISTANCE', 'USUAL_CONTRAST', 'UNNAMED', 'LOWEST', 'Prediction', 'PredictError',
+           'asked_formula', 'active_proposers', 'remembered', 'rising', 'Search', 'predict', 'warnings_for', 'guess',
+           'written', 'proposers_of', 'heights_of']
 
 # %% ../nbs/45_predict.ipynb #b33550ad
 import base64, inspect, io, itertools, json, platform
@@ -27,7 +28,7 @@ from .lattice import Imaging, Observation, observe
 from .look import CELL, DIFFERENCE, INK, SEQUENCE, styled
 from .micrograph import Micrograph, read_micrograph
 from .model import load_model
-from .potentials import PotentialError, load_potential
+from .potentials import PACKAGES, POTENTIALS, PotentialError, load_potential
 from .propose import local_crystals, merge_answers, propose_templates, prove_columns, with_heights
 from .rank import EXPLAINED, PLAUSIBLE, contender, rank
 from .refine import prove, resimulate, symmetrize
@@ -340,6 +341,13 @@ def _repr_markdown_(self:Prediction):
     return f"{lattice}{notes}\n\n![](data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()})\n\n{self.table()}"
 
 # %% ../nbs/45_predict.ipynb #3c60fa87
+UNNAMED = dict(templates="crystals", heights="calculator") # how code calls what was given as an object
+
+def written(name:str, value)->str: # Python
+    "An option of `predict` as code."
+    known = dict(templates=(None, "auto"), heights=(None, *POTENTIALS))
+    return UNNAMED[name] if name in known and value not in known[name] else repr(value)
+
 @patch
 def code(self:Prediction, image:"str|None"=None # Python for the image; None for the file that was read
         )->str:
@@ -347,34 +355,68 @@ def code(self:Prediction, image:"str|None"=None # Python for the image; None for
     default, asked = inspect.signature(predict).parameters, dict(self.asked)
     if asked.get("prompt") == make_prompt(self.formula): asked.pop("prompt")
     if asked.get("imaging") == Imaging(): asked.pop("imaging")
-    if isinstance(asked.get("templates"), list): asked["templates"] = "crystals" # whatever was given has no other name
-    options = [f"{name}={value if name == 'templates' and value == 'crystals' else repr(value)}" for name, value in asked.items() if value != default[name].default]
-    known = "\nfrom microscopygpt.lattice import Imaging" if "imaging" in asked else ""
-    return f"from microscopygpt.predict import predict{known}\nprediction = predict({', '.join([image or repr(self.micrograph.source), repr(self.formula), repr(self.micrograph.pixel_size), *options])})"
+    options = [f"{name}={written(name, value)}" for name, value in asked.items() if value != default[name].default]
+    lines = ["from microscopygpt.predict import predict"]
+    if "imaging" in asked: lines.append("from microscopygpt.lattice import Imaging")
+    given = [image or repr(self.micrograph.source), repr(self.formula), repr(self.micrograph.pixel_size), *options]
+    return "\n".join([*lines, f"prediction = predict({', '.join(given)})"])
+
 
 # %% ../nbs/45_predict.ipynb #0808d951
+def proposers_of(candidate)->tuple: # names of `PROPOSERS`
+    "Who proposed a candidate; templates by that word."
+    found = {o if o in PROPOSERS else "templates" for o in candidate.origins}
+    return tuple(name for name in PROPOSERS if name in found)
+
+LOWEST = 1e-3 # eV/atom, a candidate that costs less above the lowest is the lowest
+
+def heights_of(candidate)->str:
+    "What is known of a candidate's heights, in few words."
+    if candidate.margin is None: return "heights guessed"
+    return "lowest of its size" if candidate.margin < LOWEST else f"+{1e3*candidate.margin:.0f} meV/atom"
+
 def _plain(c, rank):
     a, b, gamma = cell_lengths(to_slab(c.atoms).cell)
-    return dict(rank=rank, file=f"rank_{rank}.cif", formula=c.formula, a=a, b=b, gamma=gamma, n_atoms=int(c.atoms.num_atoms), space_group=c.space_group, score=c.score,
-                confidence=c.confidence, residual=c.residual, origin=c.proof.proposal.origin, votes=c.proof.proposal.votes, atoms_moved=c.proof.fit.moved,
-                contrast_exponent=c.proof.fit.power, probe_sigma=c.proof.fit.variance**.5, why=c.why)
+    return dict(rank=rank, file=f"rank_{rank}.cif", formula=c.formula, a=a, b=b, gamma=gamma,
+                n_atoms=int(c.atoms.num_atoms), space_group=c.space_group, score=c.score, confidence=c.confidence,
+                residual=c.residual, proposers=list(proposers_of(c)), origins=list(c.origins), votes=c.votes,
+                heights="guessed" if c.energy is None else "computed", energy_ev_per_atom=c.energy,
+                margin_ev_per_atom=c.margin, atoms_moved=c.proof.fit.moved, contrast_exponent=c.proof.fit.power,
+                probe_sigma=c.proof.fit.variance**.5, why=c.why)
+
+@patch
+def proposers(self:Prediction)->list: # of str
+    "Who was asked for proposals."
+    asked = {name: self.asked.get(name, option.default) for name, option in inspect.signature(predict).parameters.items()}
+    return list(active_proposers(asked["propose"], asked["model"], asked["templates"]))
+
+@patch
+def potential(self:Prediction)->"str|None":
+    "Name of the potential that computed heights; None where none were computed."
+    return self.asked.get("heights") if any(c.energy is not None for c in self.candidates) else None
 
 @patch
 def as_dict(self:Prediction)->dict:
-    "Everything but the pictures, in plain values: lengths in Å, angles in degrees."
-    l = self.lattice
-    return dict(formula=self.formula, prompt=self.prompt, image=self.micrograph.source, pixel_size=self.micrograph.pixel_size, model=self.model, seed=self.seed, explained=self.explained, imaging=asdict(self.observation.imaging),
-                lattice=dict(a=l.a, b=l.b, gamma=l.gamma, quality=l.quality, errors=[float(e) for e in l.errors]), warnings=self.warnings,
-                candidates=[_plain(c, i) for i, c in enumerate(self.candidates, 1)],
-                versions={p: version(p) for p in ("microscopygpt", "torch", "transformers", "numpy", "spglib")}, python=platform.python_version())
+    "Everything but the pictures, in plain values: lengths in Å, angles in degrees, energies in eV/atom."
+    l, potential = self.lattice, self.potential()
+    lattice = dict(a=l.a, b=l.b, gamma=l.gamma, quality=l.quality, errors=[float(e) for e in l.errors])
+    packages = ["microscopygpt", "torch", "transformers", "numpy", "spglib"]
+    if potential in PACKAGES: packages.append(PACKAGES[potential])
+    return dict(formula=self.formula, prompt=self.prompt, image=self.micrograph.source,
+                pixel_size=self.micrograph.pixel_size, model=self.model, proposers=self.proposers(), heights=potential,
+                seed=self.seed, explained=self.explained, imaging=asdict(self.observation.imaging), lattice=lattice,
+                warnings=self.warnings, candidates=[_plain(c, i) for i, c in enumerate(self.candidates, 1)],
+                versions={name: version(name) for name in packages}, python=platform.python_version())
 
 @patch
 def write(self:Prediction, out:"str|Path" # folder
          )->Path:
     "Write the candidates as CIF, all figures as JSON, and a picture."
-    out = Path(out); out.mkdir(parents=True, exist_ok=True)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
     for old in out.glob("rank_*.cif"): old.unlink()
     for i, c in enumerate(self.candidates, 1): write_crystal(c.atoms, out/f"rank_{i}.cif")
     (out/"prediction.json").write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False))
     if self.candidates: self.plot().savefig(out/"report.png", dpi=130)
     return out
+

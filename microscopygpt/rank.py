@@ -13,7 +13,7 @@ import itertools
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 import numpy as np
-from jarvis.core.atoms import Atoms
+from .crystal import Atoms
 from .columns import COVERING, COVERING_SPREAD, covering
 from .crystal import canonical, from_slab, reduced_formula, space_group, standardize, to_slab
 from .heights import Relaxed

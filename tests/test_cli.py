@@ -49,6 +49,11 @@ def test_version(capsys):
     (["predict", "scan.tif", "--k", "-3", "--out", "out"], "--k"),
     (["predict", "scan.tif", "--k", "five", "--out", "out"], "--k"),
     (["predict", "scan.tif", "--relax", "magic", "--out", "out"], "magic"),
+    (["predict", "scan.tif", "--propose", "columns,psychic", "--out", "out"], "psychic"),
+    (["predict", "scan.tif", "--propose", "", "--out", "out"], "--propose"),
+    (["predict", "scan.tif", "--heights", "magic", "--out", "out"], "magic"),
+    (["evaluate", "--source", "c2db", "--propose", "model;columns", "--out", "out"], "--propose"),
+    (["evaluate", "--source", "c2db", "--heights", "CHGNet", "--out", "out"], "--heights"),
     (["predict", "scan.tif", "--form", "MoS2", "--out", "out"], "--form"),
     (["simulate", "s.cif", "--out", "image.tif", "--miller", "0,0,0"], "Miller"),
     (["simulate", "s.cif", "--out", "image.tif", "--miller", "up"], "Miller"),
@@ -243,20 +248,41 @@ class Answer:
     "A prediction as the command line sees it."
     def __init__(self, atoms, explained):
         from types import SimpleNamespace
-        self.candidates, self.explained = [SimpleNamespace(atoms=atoms, residual=.02, confidence=.9)]*2, explained
+        self.candidates = [SimpleNamespace(atoms=atoms, residual=.02, confidence=.9, origins=("columns", "WSe2 (1)"), margin=m) for m in (0., .023, None)]
+        self.explained, self.warnings = explained, ["Heights were not computed: a note."]
     def write(self, out): (Path(out)/"rank_1.cif").write_text("data_")
 
 @pytest.mark.parametrize("explained, code", [(True, 0), (False, 3)])
 def test_exit_codes(explained, code, mos2, tmp_path, capsys, monkeypatch):
-    from types import SimpleNamespace
     asked = []
     def predict(*args, **kwargs): asked.append((args, kwargs)); return Answer(mos2, explained)
-    monkeypatch.setitem(sys.modules, "microscopygpt.predict", SimpleNamespace(predict=predict))
+    monkeypatch.setattr("microscopygpt.predict.predict", predict)
     assert main(["predict", "scan.tif", "--formula", "MoS2", "--pixel-size", "0.1", "--out", str(tmp_path/"new/out")]) == code
     out, err = capsys.readouterr()
-    assert asked == [(("scan.tif", "MoS2", .1), dict(prompt=None, k=5, model="compact", relax=None, imaging=Imaging(), seed=0))]
+    assert asked == [(("scan.tif", "MoS2", .1), dict(prompt=None, k=5, propose=("columns", "model", "templates"), model="compact", heights="chgnet", relax=None, imaging=Imaging(), seed=0))]
     assert (tmp_path/"new/out/rank_1.cif").exists() and "1  MoS2  a 3.180" in out and str(tmp_path) in out
+    lines = out.splitlines()
+    assert [line.split("  ")[-2:] for line in lines[:3]] == [["by columns+templates", "lowest of its size"], ["by columns+templates", "+23 meV/atom"], ["by columns+templates", "heights guessed"]]
+    assert lines[3] == "Note: Heights were not computed: a note."
     assert err.count("\n") == (not explained)
+
+@pytest.mark.parametrize("options, propose, heights", [
+    (["--propose", "model"], ("model",), "chgnet"), (["--propose", "templates, columns", "--heights", "none"], ("columns", "templates"), None),
+    (["--heights", "sevennet"], ("columns", "model", "templates"), "sevennet")], ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+def test_who_proposes_and_what_computes_heights(options, propose, heights, mos2, tmp_path, monkeypatch):
+    asked = []
+    def told(*args, **kwargs): asked.append((kwargs["propose"], kwargs["heights"])); return Answer(mos2, True)
+    monkeypatch.setattr("microscopygpt.predict.predict", told)
+    monkeypatch.setattr("microscopygpt.evaluate.evaluate", told)
+    monkeypatch.setattr("microscopygpt.cli._told", lambda report, out: 0)
+    assert main(["predict", "scan.tif", *options, "--out", str(tmp_path)]) == main(["evaluate", "--source", "c2db", *options, "--out", str(tmp_path)]) == 0
+    assert asked == [(propose, heights)]*2
+
+def test_the_names_are_those_of_the_library():
+    from microscopygpt import cli
+    from microscopygpt.potentials import POTENTIALS
+    from microscopygpt.predict import PROPOSERS
+    assert cli._PROPOSERS == PROPOSERS and cli._POTENTIALS == tuple(POTENTIALS)
 
 # ---- predict, from end to end
 
@@ -300,7 +326,9 @@ ANSWERED = {
     "8000 x 8000": ("huge.png", lambda path, p: _write(path, np.pad(_bytes(p), 3872, mode="wrap"))),
 }
 
-def predict(image, out, *options): return ["predict", str(image), "--out", str(out), "--k", "2", *options]
+QUICK = ("--propose", "model", "--heights", "none") # what follows is about images, files and exit codes
+
+def predict(image, out, *options): return ["predict", str(image), "--out", str(out), "--k", "2", *QUICK, *options]
 USUAL = ("--formula", "MoS2", "--pixel-size", "0.1")
 
 def answered(out):
@@ -355,6 +383,17 @@ def test_same_seed_same_answer(picture, tmp_path):
     for out in ("one", "two"): assert main(predict(image, tmp_path/out, *USUAL, "--seed", "5")) in (0, 3)
     assert (tmp_path/"one/rank_1.cif").read_text() == (tmp_path/"two/rank_1.cif").read_text()
 
+@needs_predict
+def test_predict_as_it_is(tmp_path, capsys):
+    "All proposers that need no database, heights computed."
+    assert main(["predict", str(DEMO), "--formula", "MoSe2", "--propose", "columns,model", "--out", str(tmp_path)]) == 0
+    facts = json.loads((tmp_path/"prediction.json").read_text())
+    best, printed = facts["candidates"][0], capsys.readouterr().out.splitlines()[0]
+    assert facts["proposers"] == ["columns", "model"] and facts["heights"] == "chgnet" and "chgnet" in facts["versions"]
+    assert best["proposers"] == best["origins"] == ["columns", "model"] and best["votes"] > 0 and best["heights"] == "computed"
+    assert best["margin_ev_per_atom"] == 0 and -10 < best["energy_ev_per_atom"] < -4
+    assert printed.endswith("by columns+model  lowest of its size")
+
 def test_lab_writes_its_notebook_once_and_starts_the_server(tmp_path, monkeypatch):
     pytest.importorskip("anywidget", reason="the app's packages are not installed: pip install 'microscopygpt[app]'")
     calls = []
@@ -372,5 +411,5 @@ def test_lab_without_the_app_says_what_to_install(monkeypatch, capsys):
 
 def test_distortion_is_a_share(tmp_path, capsys):
     assert "0 to 0.08" in refused(capsys, "predict", str(DEMO), "--formula", "MoSe2", "--distortion", "3", "--out", str(tmp_path))
-    assert main(["predict", str(DEMO), "--formula", "MoSe2", "--distortion", "0.03", "--k", "1", "--out", str(tmp_path)]) == 0
+    assert main(["predict", str(DEMO), "--formula", "MoSe2", "--distortion", "0.03", "--k", "1", *QUICK, "--out", str(tmp_path)]) == 0
     assert json.loads((tmp_path/"prediction.json").read_text())["imaging"]["distortion"] == .03

@@ -177,6 +177,43 @@ def test_every_baseline_runs(model):
     assert scores["Solved@1"]["n"] == 3
     if model == "image-only": assert scores["Hit@5"]["value"] == 0, "it cannot know the formula"
 
+def asked_of(monkeypatch, **options):
+    "What `predict` is asked in an evaluation, and the settings that the report keeps."
+    asked = []
+    monkeypatch.setattr(E, "predict", lambda look, formula, **kw: asked.append(kw) or PREDICT(look, formula, propose="model", heights=None, templates=None, k=1))
+    report = E.evaluate(TRUTHS[:1], "benchmark", **options)
+    return asked[0], report.settings
+
+PREDICT = E.predict
+
+@pytest.mark.parametrize("options, propose, heights, templates, words", [
+    (dict(), ("columns", "model"), "chgnet", False, ""),
+    (dict(model="compact+templates", templates=SHELF), ("columns", "model", "templates"), "chgnet", True, ""),
+    (dict(model="templates", templates=SHELF), ("templates",), None, True, ""),
+    (dict(propose="model", heights=None), ("model",), None, False, "--propose model --heights none "),
+    (dict(propose=["templates", "columns"], templates=SHELF), ("columns", "templates"), "chgnet", True, "--propose columns,templates ")], ids=str)
+def test_names_and_options_say_who_proposes(options, propose, heights, templates, words, monkeypatch):
+    asked, settings = asked_of(monkeypatch, **options)
+    assert asked["propose"] == propose and asked["heights"] == heights and bool(asked["templates"]) == templates
+    assert settings["propose"] == ",".join(propose) and settings["heights"] == (heights or "none")
+    assert settings["command"].split("--noise paper ")[1] == f"{words}--k 5 --seed 0 --out DIR"
+
+def test_a_calculator_is_kept_by_its_name(monkeypatch):
+    from ase.calculators.lj import LennardJones
+    asked, settings = asked_of(monkeypatch, heights=LennardJones(rc=4.))
+    assert isinstance(asked["heights"], LennardJones) and settings["heights"] == "lennardjones"
+
+@pytest.mark.parametrize("options, says", [(dict(propose="psychic"), "psychic"), (dict(propose=()), "one or more"), (dict(propose="templates"), "compact\\+templates"), (dict(heights="oracle"), "oracle"),
+    (dict(model="constant", heights=None), "baseline"), (dict(model="blank", propose="model"), "baseline"), (dict(model="templates", templates=SHELF, heights="sevennet"), "baseline")], ids=str)
+def test_options_that_cannot_be(options, says):
+    with pytest.raises(E.MicroscopyGPTError, match=says): E.evaluate(TRUTHS[:1], **options)
+
+def test_a_folder_keeps_its_proposers_and_heights(tmp_path):
+    first = E.evaluate(TRUTHS[:1], propose="model", heights=None, out=tmp_path)
+    assert E.evaluate(TRUTHS[:1], propose="model", heights=None, out=tmp_path).as_dict() == first.as_dict()
+    with pytest.raises(E.EvaluateError, match="another propose"): E.evaluate(TRUTHS[:1], heights=None, out=tmp_path)
+    with pytest.raises(E.EvaluateError, match="another heights"): E.evaluate(TRUTHS[:1], propose="model", out=tmp_path)
+
 def test_unknown_models_and_databases_that_are_not_there(monkeypatch):
     monkeypatch.setattr(E, "local_crystals", lambda: [])
     with pytest.raises(E.EvaluateError, match="MICROSCOPYGPT_DATA"): E.evaluate(TRUTHS, model="nearest-image")
