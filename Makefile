@@ -16,7 +16,7 @@ READY := $(VENV)/.ready
 IN_VENV = PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-sync test-nbs test-py lab docs readme screenshots clean
+.PHONY: help setup demo test test-sync test-nbs test-py gpu lab docs readme screenshots clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ test-nbs: $(READY) ## every notebook runs
 test-py: $(READY) ## the tests that would make poor pages
 	$(IN_VENV) OMP_NUM_THREADS=1 pytest -q -n $(WORKERS) --dist loadfile --ignore tests/test_browser.py tests
 	$(IN_VENV) OMP_NUM_THREADS=1 pytest -q tests/test_browser.py # alone: a browser, JupyterLab and a kernel are busy enough
+
+gpu: $(READY) ## what only a GPU can tell, in nine minutes at most; small where there is none
+	$(IN_VENV) python nbs/timings/gpu.py $(GPU_OPTIONS)
 
 lab: $(READY) ## JupyterLab on the notebooks; the app is nbs/explorer.ipynb
 	$(IN_VENV) microscopygpt lab nbs

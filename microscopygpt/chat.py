@@ -13,9 +13,8 @@ __all__ = ['DIALECTS', 'LENGTHS', 'ANGLES', 'FRACTIONS', 'HEIGHTS', 'UNITS', 'Ch
 import itertools, re
 from dataclasses import dataclass
 import numpy as np
-from jarvis.core.atoms import Atoms
 from pymatgen.core import Element
-from .crystal import (BRAVAIS, MicroscopyGPTError, Slab, cell_from_lengths, cell_lengths,
+from .crystal import (Atoms, BRAVAIS, MicroscopyGPTError, Slab, cell_from_lengths, cell_lengths,
                                    element_order, from_slab, parse_formula, reduced_formula, standardize)
 
 # %% ../nbs/04_chat.ipynb #6106eb74

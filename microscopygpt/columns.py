@@ -28,7 +28,7 @@ class ColumnError(MicroscopyGPTError): "A plane that cannot be solved: no plausi
 
 COVERING = 1.42 # median of the covering over 3800 crystals of the train side
 COVERING_SPREAD = .42 # standard deviation of its logarithm
-COVERING_RANGE = (.38, 4.9) # what is tried: 1 to 99 % of the train side lie in .5 to 4.9; molecules are looser
+COVERING_RANGE = (.3, 4.9) # what is tried: 1 to 99 % of the train side lie in .5 to 4.9; molecules are looser
 MAX_ATOMS = 24 # in a cell
 
 def covering(numbers, # (n,) atomic numbers
@@ -321,8 +321,8 @@ def symmetric_columns(fit:Fit, cell, numbers, observation, units)->Columns:
 # %% ../nbs/41_columns.ipynb #f9b66752
 CLOSE = 1.6, .02 # planes that leave up to 1.6 times the least residual + .02 are kept
 SYMMETRY_WORTH = .4 # a doubled number of operations weighs as much as a residual smaller by exp(-.4 log 2)
-ATOM_COST = .5 # of the logarithm of the number of atoms
-ROOM_COST = .5 # of the squared deviation of the logarithmic covering, in standard deviations
+ATOM_COST = 1. # of the logarithm of the number of atoms
+ROOM_COST = .15 # of the squared deviation of the logarithmic covering, in standard deviations: loose molecules exist
 
 UNITS_TRIED = 8 # numbers of formula units, the least costly ones
 TOO_COSTLY = 2.2 # planes that cost so much more than the best are not followed

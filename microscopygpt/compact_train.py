@@ -21,7 +21,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from .look import styled
 from .crystal import MicroscopyGPTError, Slab, cell_lengths, element_order, equivalent_bases, reduce_cell
 from .chat import ANGLES, FRACTIONS, HEIGHTS, LENGTHS, to_compact
-from .compact import ELEMENTS, VOCABULARY, CompactConfig, CompactModel, _id, cell_image, compact_tokenizer, prompt_words
+from .compact import ELEMENTS, END, PAD, START, VOCABULARY, CompactConfig, CompactModel, _id, cell_image, prompt_words, save_compact, word_ids
 
 # %% ../nbs/05b_compact_train.ipynb #63e0467b
 class TrainError(MicroscopyGPTError): "A training run that cannot start."
@@ -141,10 +141,10 @@ def make_batch(samples:list, # from `SimulatedBatches.sample`
     pixels, blank = cell_image(fold_crystals(frac, weights, cells, sigma, noise, rng)), rng.random(B) < blank_share
     pixels[blank] = 0
     formulas = ["".join(Element.from_Z(int(z)).symbol for z in s[0].numbers) for s in samples]
-    prompt = _pad([[_id[w] for w in prompt_words(f, None if hide else s[4])] for f, s, hide in zip(formulas, samples, blank)], 0)
-    answers = [[_id[w] for w in to_compact(s[0]).split()] + [2] for s in samples]
-    return dict(pixel_values=torch.from_numpy(pixels), input_ids=prompt, attention_mask=(prompt != 0).long(),
-                decoder_input_ids=_pad([[1] + a[:-1] for a in answers], 0), labels=_pad(answers, -100))
+    prompt = _pad([word_ids(prompt_words(f, None if hide else s[4])) for f, s, hide in zip(formulas, samples, blank)], PAD)
+    answers = [[*word_ids(to_compact(s[0])), END] for s in samples]
+    return dict(pixel_values=torch.from_numpy(pixels), input_ids=prompt, attention_mask=(prompt != PAD).long(),
+                decoder_input_ids=_pad([[START] + a[:-1] for a in answers], PAD), labels=_pad(answers, -100))
 
 # %% ../nbs/05b_compact_train.ipynb #6e4b1c73
 def soft_targets(width:float=.8 # steps of the number's grid
@@ -173,10 +173,10 @@ class CompactTrainer(Trainer):
     def _get_train_sampler(self, *args, **kw): return SequentialSampler(self.train_dataset)
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs); labels = inputs.pop("labels")
-        output = model(**inputs, use_cache=False)
-        soft, plain = answer_loss(output.logits, labels, self.soft)
+        logits = model(**inputs)
+        soft, plain = answer_loss(logits, labels, self.soft)
         loss = soft if model.training else plain
-        return (loss, output) if return_outputs else loss
+        return (loss, {"logits": logits}) if return_outputs else loss
 
 # %% ../nbs/05b_compact_train.ipynb #08a7c33a
 @styled()
@@ -221,5 +221,5 @@ def train_compact(train:list, # of `Crystal`
     trainer = CompactTrainer(model, args, train_dataset=SimulatedBatches(train, steps, batch_size, seed, substitute_until=substitute_until),
                              eval_dataset=SimulatedBatches(validation, 12, batch_size, 99, augment=False), callbacks=[LossCurve(out), *callbacks])
     trainer.train(resume_from_checkpoint=resume)
-    trainer.save_model(str(out)); compact_tokenizer().save_pretrained(str(out))
+    save_compact(model, out)
     return trainer

@@ -9,19 +9,38 @@ __all__ = ['BRAVAIS', 'SOLVED', 'TIGHT', 'MicroscopyGPTError', 'CrystalError', '
            'prepare', 'compare', 'Superposition', 'superpose', 'draw_atoms', 'read_crystal', 'write_crystal']
 
 # %% ../nbs/00_crystal.ipynb #8b9ee0f8
-import itertools, re, warnings
+import itertools, re, sys, warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import gcd
 from functools import reduce
 from numbers import Real
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 import numpy as np, spglib
 from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
-from jarvis.core.atoms import Atoms
 from pymatgen.core import Composition, Element
-from pymatgen.analysis.structure_matcher import StructureMatcher
+
+# %% ../nbs/00_crystal.ipynb #a3b00ad0
+@contextmanager
+def _stand_in(name, **contents):
+    "A module of this name with a few contents, while another is imported that wants them; none where the real one is loaded."
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = ModuleType(name)
+    vars(sys.modules[name]).update(contents)
+    try: yield
+    finally: del sys.modules[name]
+
+def _mean_absolute_error(*args, **how):
+    from sklearn import metrics
+    return metrics.mean_absolute_error(*args, **how)
+
+with _stand_in("sklearn.metrics", mean_absolute_error=_mean_absolute_error):
+    from jarvis.core.atoms import Atoms
 
 # %% ../nbs/00_crystal.ipynb #aa131354
 class MicroscopyGPTError(ValueError): "Base of every error that this library raises on purpose."
@@ -239,8 +258,12 @@ class Comparison:
     failure: str = "missing" # why it is not solved, "" when it is
 
 # %% ../nbs/00_crystal.ipynb #7cfa962c
-_loose = dict(ltol=.3, stol=.5, angle_tol=10, primitive_cell=False)
-_hit, _match_abs = StructureMatcher(scale=True, **_loose), StructureMatcher(scale=False, **_loose)
+def _matcher(stol, ltol=.05, angle_tol=2, scale=False, primitive_cell=False, **how): # StructureMatcher
+    "pymatgen's matcher; with the tolerances of the Solved tier where no others are given."
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+    return StructureMatcher(ltol, stol, angle_tol, primitive_cell, scale, **how)
+
+_loose = dict(stol=.5, ltol=.3, angle_tol=10)
 
 def _hopeless(truth, guess, ltol, scale):
     "Whether no basis of the guess can have the truth's lengths, nor the other way round: the matcher would search for it for minutes."
@@ -266,11 +289,11 @@ def _stol(truth):
 def _rmsd(truth, guess):
     "Root mean square displacement (Å) by the matcher of the Solved tier, nan where it finds no match."
     stol = _stol(truth)
-    return _rms(StructureMatcher(ltol=.05, stol=stol, angle_tol=2, scale=False, primitive_cell=True), truth, guess)*.5/stol
+    return _rms(_matcher(stol, primitive_cell=True), truth, guess)*.5/stol
 
 def _displacements(truth, guess):
     "Root mean square displacement (Å) in the plane and out of it."
-    guess = StructureMatcher(ltol=.05, stol=_stol(truth), angle_tol=2, scale=False, primitive_cell=False).get_s2_like_s1(truth, guess)
+    guess = _matcher(_stol(truth)).get_s2_like_s1(truth, guess)
     if guess is None: return np.nan, np.nan
     d = guess.frac_coords - truth.frac_coords
     d = (d - np.round(d))@truth.lattice.matrix
@@ -290,7 +313,7 @@ def _why_not(truth, guess, solved, da, db, dgamma):
     if solved: return ""
     if len(truth) != len(guess): return "atoms in cell"
     if max(abs(da), abs(db)) > .05 or abs(dgamma) > 2: return "lattice"
-    flat = StructureMatcher(ltol=.05, stol=_stol(truth), angle_tol=2, scale=False, primitive_cell=False)
+    flat = _matcher(_stol(truth))
     return "z" if flat.fit(_flat(truth), _flat(guess)) else "in-plane"
 
 class Prepared(NamedTuple):
@@ -318,9 +341,9 @@ def compare(truth:"Atoms|Prepared",
     if guess.formula != truth.formula: return Comparison(failure="formula")
     (a, b, gamma), (a2, b2, gamma2), t, g = truth.lattice, guess.lattice, truth.structure, guess.structure
     lattice = a2/a - 1, b2/b - 1, gamma2 - gamma
-    rmsd, rms = _rmsd(t, g), _rms(_hit, t, g, scale=True)
+    rmsd, rms = _rmsd(t, g), _rms(_matcher(scale=True, **_loose), t, g, scale=True)
     solved, same_cell = bool(rmsd <= SOLVED), len(t) == len(g) and max(map(abs, lattice[:2])) < .05 and abs(lattice[2]) < 2
-    match_abs = solved and same_cell or _matches(_match_abs, t, g) # what the strict matcher finds in the same cell, the loose one finds too
+    match_abs = solved and same_cell or _matches(_matcher(**_loose), t, g) # what the strict matcher finds in the same cell, the loose one finds too
     xy, z = _displacements(t, g) if split and np.isfinite(rmsd) else (np.nan, np.nan)
     if solved and len(t) != len(g): lattice = np.nan, np.nan, np.nan # the matcher found a smaller cell in one of them
     return Comparison(solved, bool(rmsd <= TIGHT), bool(np.isfinite(rms)), match_abs, truth.group == guess.group, rms, rmsd, xy, z, *lattice,
@@ -343,7 +366,7 @@ def superpose(reference:Atoms, other:Atoms, # of the same formula
     if reduced_formula(reference) != reduced_formula(other): raise CrystalError(f"{reduced_formula(other)} cannot be laid over {reduced_formula(reference)}: choose crystals of one formula.")
     c = max(np.ptp(s.z) for s in slabs) + 6 # so low that leaning by a whole cell is far outside the tolerance of angles
     r, o = (from_slab(s, c - np.ptp(s.z)).pymatgen_converter() for s in slabs)
-    matcher = StructureMatcher(ltol=.3, stol=tol/(r.volume/len(r))**(1/3), angle_tol=5, scale=False, primitive_cell=False, attempt_supercell=len(o) < len(r))
+    matcher = _matcher(tol/(r.volume/len(r))**(1/3), ltol=.3, angle_tol=5, attempt_supercell=len(o) < len(r))
     found = None if len(o) > len(r) or _hopeless(r, o, .3, False) and len(o) == len(r) else matcher.get_s2_like_s1(r, o)
     if found is None: raise CrystalError(f"These two crystals have no common description: {len(r)} and {len(o)} atoms in cells of {r.volume/c:.1f} and {o.volume/c:.1f} Å².")
     d = found.frac_coords - r.frac_coords; d -= np.round(d); d -= d.mean(0)

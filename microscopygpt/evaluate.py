@@ -222,7 +222,7 @@ class Journal:
 # %% ../nbs/10_evaluate.ipynb #4b779983
 SUBSETS = ("test", "validation", "train", "all")
 
-def draw(sources, # database names, folders of structures, or a list of `Crystal`
+def draw(sources, # database names, .json files or folders of structures, or a list of `Crystal`
          subset:str="test", # one of `SUBSETS`; a list of `Crystal` is taken as it is
          n:"int|None"=None, # how many from each source; None for all
          seed:int=0)->list: # of `Crystal`
@@ -302,7 +302,7 @@ def _command(settings, n):
     if n: words.append(f"--n {n}")
     return " ".join([*words, f"--k {settings['k']} --seed {settings['seed']} --out DIR"])
 
-def evaluate(sources, # database names, folders of structures, or a list of `Crystal`
+def evaluate(sources, # database names, .json files or folders of structures, or a list of `Crystal`
              subset:"str|None"=None, # one of `SUBSETS`, default "test"; with a list of `Crystal` what the report calls it
              model="compact", # a name from the table above, a folder, a hub id or a loaded model
              noise:str="paper", # a key of `microscopygpt.stem.NOISE`

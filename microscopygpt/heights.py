@@ -190,8 +190,8 @@ def cheap_heights(cell, frac, numbers, operations, starts:int=256, keep:int=48, 
     fair = energies < energies.min() + HOPELESS*n
     for kind in range(4):
         rows = np.flatnonzero((np.arange(starts) % 2 == kind % 2) & (few == (kind > 1)) & fair)
-        kept = distinct(z, rows[np.argsort(energies[rows])], groups, keep//4, kept)
-    return z[kept]
+        kept = distinct(z, rows[np.argsort(energies[rows])], groups, max(1, keep//4), kept)
+    return z[kept[:keep]]
 
 # %% ../nbs/42_heights.ipynb #68f25da1
 SOFTEST = 8. # eV/Å², the curvature with which BFGS begins

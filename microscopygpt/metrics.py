@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 from scipy.stats import binomtest, bootstrap, entropy
-from jarvis.core.atoms import Atoms
-from .crystal import Comparison, CrystalError, MicroscopyGPTError, Prepared, bravais_2d, cell_from_lengths, compare, prepare
+from .crystal import Atoms, Comparison, CrystalError, MicroscopyGPTError, Prepared, bravais_2d, cell_from_lengths, compare, prepare
 
 # %% ../nbs/09a_metrics.ipynb #d8ebc6d0
 class MetricsError(MicroscopyGPTError): "Scores that cannot be read or made."

@@ -14,13 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, LogitsProcessor, LogitsProcessorList
-from transformers.utils import cached_file, logging
 from .chat import Answer, Dialect, answer_pattern, dialect_of, prompt_formula, to_messages
 from .crystal import parse_formula
 from .compact import CompactConfig, CompactVLM, ModelError, load_compact, weights_folder
@@ -99,7 +95,7 @@ def _bits(masks, width, device):
     allowed = bits.flatten(1)[:, :width].bool()
     return torch.nn.functional.pad(allowed, (0, width - allowed.shape[1]))
 
-class Steering(LogitsProcessor):
+class Steering:
     "Masks the next token by a grammar for each row, and sums up the log-probability of what was chosen."
     def __init__(self, matchers:list, # llguidance matchers, or None for a row that may write anything
                  n_words:int, # tokens that the grammars know
@@ -192,6 +188,7 @@ def generate(self:LargeVLM, micrographs:list, # of `Observation` or `Micrograph`
 def write(self:LargeVLM, asked:list, # of (image, prompt, formula)
           temperature:float)->list: # of `Answer`
     "One batch of answers."
+    from transformers import LogitsProcessorList
     images, prompts, formulas = zip(*asked)
     inputs = {k: v.to(self.model.device) for k, v in encode(self.processor, images, prompts).items()}
     steering = Steering([self.matcher(f) if self.constrained else None for f in formulas], self.n_words, stop_tokens(self.model, self.processor))
@@ -218,6 +215,7 @@ def _causes(error):
 def explain(error:Exception, name:str # of the model
            )->ModelError:
     "What to do about an error met while a model was loaded."
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
     said = next((str(e).strip().splitlines()[0] for e in _causes(error) if str(e).strip()), type(error).__name__)
     for e in _causes(error):
         if isinstance(e, ModelError): return e
@@ -239,8 +237,9 @@ def compute_dtype()->torch.dtype:
 
 _PRECISE = ["lm_head", "vision_model", "vision_tower", "visual", "multi_modal_projector", "connector"]
 
-def nf4()->BitsAndBytesConfig:
+def nf4(): # BitsAndBytesConfig
     "QLoRA's quantisation."
+    from transformers import BitsAndBytesConfig
     if not importlib.util.find_spec("bitsandbytes"): raise ModelError("Four-bit loading needs bitsandbytes: pip install bitsandbytes, or load_in_4bit=False.")
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute_dtype(),
                               llm_int8_skip_modules=[prefix + part for part in _PRECISE for prefix in ("", "model.")])
@@ -254,10 +253,12 @@ LARGE = 2e9 # parameters from which a GPU is needed
 
 def _parameters(config):
     "How many parameters a model of this configuration has; nothing is allocated."
+    from transformers import AutoModelForImageTextToText
     with torch.device("meta"): return AutoModelForImageTextToText.from_config(config).num_parameters()
 
 def load_base(name, load_in_4bit, device):
     "Model and processor by transformers."
+    from transformers import AutoConfig, AutoModelForImageTextToText
     config = AutoConfig.from_pretrained(name)
     if type(config) not in AutoModelForImageTextToText._model_mapping: raise ModelError(f"{name} is a {config.model_type}, which reads no images: take a vision-language model.")
     if device is None and not torch.cuda.is_available() and (n := _parameters(config)) > LARGE:
@@ -269,6 +270,7 @@ def load_base(name, load_in_4bit, device):
 
 def load_processor(name):
     "A model's processor, if it reads images."
+    from transformers import AutoProcessor
     processor = AutoProcessor.from_pretrained(name)
     if not hasattr(processor, "image_processor"): raise ModelError(f"The processor of {name} cannot read images here: pip install torchvision.")
     if not getattr(processor, "chat_template", None): raise ModelError(f"{name} has no chat template: take the Instruct version of the model.")
@@ -289,6 +291,8 @@ def modern_names(weights:dict # name -> tensor
 def optional_file(name:str, file:str)->"str|None":
     "A file of a folder or of a model on the hub, when it has one."
     if Path(name).is_dir(): return str(Path(name)/file) if (Path(name)/file).is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+    from transformers.utils import cached_file
     here = any(isinstance(try_to_load_from_cache(name, f), str) for f in ("config.json", "adapter_config.json"))
     return cached_file(name, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=not here)
 
@@ -303,7 +307,7 @@ GATES = "gates.safetensors" # cross-attention gates that were trained with an ad
 
 def load_adapter(model, adapter:str): # PeftModel
     "Put an adapter on its base; raises `AdapterError` when it is damaged or belongs to another one."
-    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict # slow to import, and seldom needed
+    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
     from peft.utils import load_peft_weights
     if Path(adapter).is_dir() and not (Path(adapter)/"adapter_model.safetensors").is_file(): raise AdapterError(f"{adapter} holds no adapter_model.safetensors: copy it again, or train it again.")
     model_json(adapter, "adapter_config.json")
@@ -330,6 +334,7 @@ KNOWN = {"knc6/microscopy_gpt_llama3.2_vision_11b": "author"} # dialects of publ
 @lru_cache(maxsize=1)
 def _load_large(name, adapter, load_in_4bit, device, dialect, _when):
     "A large model; the last one is kept."
+    from transformers.utils import logging
     if Path(name).is_dir(): logging.disable_progress_bar()
     try:
         if has_unsloth() and device is None:

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['VACUUM', 'TOUCHING', 'ATOM_CUTOFF', 'BOND_CUTOFF', 'SAME_LENGTH', 'WIDTH', 'UNTRAINED', 'NEAREST', 'ALIGNN_CUTOFF',
-           'ALIGNN_FOLDER', 'POTENTIALS', 'PACKAGES', 'PotentialError', 'Evaluation', 'Potential', 'embed',
+           'ALIGNN_FOLDER', 'POTENTIALS', 'PACKAGES', 'PotentialError', 'Evaluation', 'batches', 'Potential', 'embed',
            'CalculatorPotential', 'neighbours', 'Bonds', 'bonds_of', 'pulled', 'share_out', 'BondGraph', 'joined',
-           'bond_graph', 'GatedLayer', 'one_thread', 'FastCHGNet', 'atom_round', 'angle_messages', 'Features',
-           'features', 'ends_of', 'corners_of', 'energies_of', 'spread', 'CHGNetPotential', 'SevenNetPotential',
-           'nearest_bonds', 'has_nearest', 'alignn_files', 'ALIGNNPotential', 'alignn_energies', 'load_potential']
+           'bond_graph', 'GatedLayer', 'FastCHGNet', 'Features', 'features', 'leaves', 'ends_of', 'corners_of',
+           'atom_round', 'angle_messages', 'bond_round', 'energies_of', 'spread', 'small_graphs', 'CHGNetPotential',
+           'SevenNetPotential', 'Heard', 'has_nearest', 'nearest_bonds', 'alignn_files', 'gated_convolution',
+           'alignn_atoms', 'ALIGNNPotential', 'load_potential']
 
 # %% ../nbs/39_potentials.ipynb #39a00004
 import contextlib, importlib.util, io, itertools, json, os, warnings
@@ -18,22 +19,35 @@ import numpy as np
 from ase import Atoms as AseAtoms
 from ase.calculators.calculator import Calculator
 from ase.data import chemical_symbols
-from fastcore.basics import patch
 from .crystal import MicroscopyGPTError, Slab
 
 # %% ../nbs/39_potentials.ipynb #39a00007
-class PotentialError(MicroscopyGPTError): "A potential that is unknown, not installed, does not know an element, or has no finite answer."
+class PotentialError(MicroscopyGPTError):
+    "A potential that is unknown, not installed, ignorant of an element, or without a finite answer."
 
 class Evaluation(NamedTuple):
     "What a potential says of some slabs."
     energies: np.ndarray # (b,) eV/atom; inf where an atom stands alone or two stand in one place
     forces: list # of (n, 3) eV/Å, x and y in the frame of the slab's cell rows; empty when not asked for
 
+# %% ../nbs/39_potentials.ipynb #39a00080
+def batches(slabs:"list[Slab]", atoms:int # at most, unless one slab has more
+           )->list: # of slices
+    "Cut a list of slabs into runs of so many atoms."
+    parts, start, held = [], 0, 0
+    for i, slab in enumerate(slabs):
+        if held and held + len(slab.z) > atoms:
+            parts.append(slice(start, i))
+            start, held = i, 0
+        held += len(slab.z)
+    return parts + [slice(start, len(slabs))] if slabs else []
+
 # %% ../nbs/39_potentials.ipynb #39a00008
 class Potential:
     "Energies and forces of slabs. A subclass sets `name`, perhaps `elements`, and defines `compute`."
     name = "" # as it is shown
     elements = None # atomic numbers that it knows, None when it does not say
+    atoms_at_once = 240 # more at a time fill memory and save nothing
 
     def check(self, numbers # atomic numbers
              )->None:
@@ -52,12 +66,14 @@ class Potential:
         "Energies, and forces when asked for, of slabs that need not be alike."
         slabs = list(slabs)
         for slab in slabs: self.check(slab.numbers)
-        energies, found = self.compute(slabs, forces) if slabs else (np.zeros(0), [])
-        energies, found = np.asarray(energies, float), list(found) if forces else []
+        energies, found = np.zeros(len(slabs)), []
+        for part in batches(slabs, self.atoms_at_once):
+            energies[part], some = self.compute(slabs[part], forces)
+            if forces: found += list(some)
         wrong = np.isnan(energies) | (energies == -np.inf)
-        wrong |= [not np.isfinite(f).all() for f in found] if forces else False
+        if found: wrong |= np.array([not np.isfinite(f).all() for f in found])
         if wrong.any():
-            raise PotentialError(f"{self.name} has no finite energy or forces for slab {int(wrong.argmax())} of {len(slabs)}: "
+            raise PotentialError(f"{self.name} has no finite energy or forces for slab {wrong.argmax()} of {len(slabs)}: "
                                  "its atoms are too close, or too far from what the potential knows.")
         return Evaluation(energies, found)
 
@@ -137,7 +153,8 @@ def bonds_of(slabs:"list[Slab]", cutoff:float # Å
     apart = np.linalg.norm(vectors, axis=1) > TOUCHING
     alone = np.bincount(np.r_[first, second], minlength=len(owner)) == 0
     lost = np.isin(np.arange(len(slabs)), np.r_[owner[alone], owner[first[~apart]]])
-    return Bonds(np.concatenate([slab.numbers for slab in slabs]), owner, size, first[apart], second[apart], vectors[apart], lost)
+    numbers = np.concatenate([slab.numbers for slab in slabs])
+    return Bonds(numbers, owner, size, first[apart], second[apart], vectors[apart], lost)
 
 def pulled(bonds:Bonds, gradient:np.ndarray # (m, 3) eV/Å, of the energy with respect to each bond
           )->np.ndarray: # (n, 3) eV/Å
@@ -200,39 +217,26 @@ def bond_graph(slabs:"list[Slab]")->BondGraph:
 # %% ../nbs/39_potentials.ipynb #39a00029
 class GatedLayer:
     "The weights of one gated perceptron of CHGNet, laid out for few multiplications."
-    def __init__(self, perceptron, # CHGNet's
-                 inputs:int # how many features of width 64 are joined
+    def __init__(self, perceptron # CHGNet's
                 ):
         import torch
-        halves = [[m for m in half.layers if isinstance(m, torch.nn.Linear)] for half in (perceptron.mlp_core, perceptron.mlp_gate)]
-        joined = torch.cat([linear[0].weight for linear in halves]).T
-        self.parts = [part.contiguous() for part in joined.split(WIDTH)]
-        self.bias = torch.cat([linear[0].bias for linear in halves])
-        self.second = [(linear[1].weight.T.contiguous(), linear[1].bias) for linear in halves if len(linear) > 1]
+        linear = [[m for m in half.layers if isinstance(m, torch.nn.Linear)] for half in (perceptron.mlp_core, perceptron.mlp_gate)]
+        self.bias = torch.cat([half[0].bias for half in linear])
+        self.parts = [part.contiguous() for part in torch.cat([half[0].weight for half in linear]).T.split(WIDTH)]
+        self.second = [(half[1].weight.T.contiguous(), half[1].bias) for half in linear if len(half) > 1]
         self.norms = [(norm.weight, norm.bias) for norm in (perceptron.bn1, perceptron.bn2)]
-        assert len(self.parts) == inputs
 
-    def __call__(self, h # (m, 128), the first matrix's result
+    def __call__(self, h # (m, 128), what the first matrix gave
                 ): # (m, 64)
         import torch
         from torch.nn.functional import layer_norm, silu
-        halves = h.split(WIDTH, 1)
-        if self.second: halves = [torch.addmm(bias, x, weight) for x, (weight, bias) in zip(silu(h).split(WIDTH, 1), self.second)]
+        halves = (silu(h) if self.second else h).split(WIDTH, 1)
+        if self.second: halves = [torch.addmm(bias, x, weight) for x, (weight, bias) in zip(halves, self.second)]
         core, gate = (layer_norm(x, (WIDTH,), weight, bias) for x, (weight, bias) in zip(halves, self.norms))
         return silu(core)*gate.sigmoid()
 
-# %% ../nbs/39_potentials.ipynb #39a00031
-@contextlib.contextmanager
-def one_thread():
-    "One thread of torch: graphs of slabs are too small to share out."
-    import torch
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try: yield
-    finally: torch.set_num_threads(threads)
-
 class FastCHGNet:
-    "CHGNet's weights, and its energy as a function of the bonds."
+    "CHGNet's weights, layer by layer."
     def __init__(self):
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -240,45 +244,14 @@ class FastCHGNet:
             net = CHGNet.load(use_device="cpu", verbose=False).eval()
         for weight in net.parameters(): weight.requires_grad_(False)
         self.net, self.reference = net, net.composition_model.fc.weight[0]
-        self.atom_layers = [(GatedLayer(l.twoBody_atom, 3), l.mlp_out.layers[1].weight.T) for l in net.atom_conv_layers]
-        self.bond_layers = [(GatedLayer(l.twoBody_bond, 4), l.mlp_out.layers[1].weight.T) for l in net.bond_conv_layers]
-        self.angle_layers = [GatedLayer(l.twoBody_bond, 4) for l in net.angle_layers[:-1]] # the last one's angles are never used
+        self.atom_layers = [(GatedLayer(l.twoBody_atom), l.mlp_out.layers[1].weight.T) for l in net.atom_conv_layers]
+        self.bond_layers = [(GatedLayer(l.twoBody_bond), l.mlp_out.layers[1].weight.T) for l in net.bond_conv_layers]
+        used = net.angle_layers[:-1] # nobody hears the last one
+        self.angle_layers = [GatedLayer(l.twoBody_bond) for l in used]
 
 # %% ../nbs/39_potentials.ipynb #39a00032
-def atom_round(layer:tuple, # of `FastCHGNet.atom_layers`
-               atoms, # (n, 64)
-               bonds, # (u, 64)
-               weight, # (u, 64) how much each bond counts
-               ends:tuple # from (e,), to (e,), which bond (e,)
-              ): # (n, 64)
-    "Atoms hear from their neighbours along bonds."
-    import torch
-    (gated, out), (center, other, bond) = layer, ends
-    here, along, there = gated.parts
-    h = torch.addmm(gated.bias, atoms, here).index_select(0, center)
-    h += (bonds@along).index_select(0, bond)
-    h += (atoms@there).index_select(0, other)
-    messages = gated(h)*weight.index_select(0, bond)
-    return torch.addmm(atoms, torch.zeros_like(atoms).index_add(0, center, messages), out)
-
-def angle_messages(gated:GatedLayer, atoms, # (n, 64)
-                   bonds, # (s, 64), the short ones
-                   angles, # (a, 64)
-                   corner:tuple # of every angle: one bond (a,), the other (a,), the atom (a,)
-                  ): # (a, 64)
-    "What an angle says, of its two bonds and its atom."
-    import torch
-    bond, other, center = corner
-    one, two, between, at = gated.parts
-    h = angles@between
-    h += (bonds@one).index_select(0, bond)
-    h += (bonds@two).index_select(0, other)
-    h += torch.addmm(gated.bias, atoms, at).index_select(0, center)
-    return gated(h)
-
-# %% ../nbs/39_potentials.ipynb #39a00033
 class Features(NamedTuple):
-    "What CHGNet is given."
+    "What CHGNet is given, tensors of torch."
     atoms: object # (n, 64)
     short: object # (s, 64) short bonds
     long: object # (k, 64) kinds of long bonds
@@ -287,22 +260,27 @@ class Features(NamedTuple):
     bond_weight: object # (s, 64) how much a bond counts for angles
 
 def features(model:FastCHGNet, graph:BondGraph,
-             vectors, # (s, 3) Å, short bonds
-             lengths # (k,) Å, kinds of long bonds
+             vectors, # (s, 3) Å, short bonds, torch
+             lengths # (k,) Å, kinds of long bonds, torch
             )->Features:
-    "Atoms by their element, bonds by radial waves, angles by circular ones."
+    "Atoms, bonds and angles as CHGNet's package describes them."
     import torch
     net, n_short = model.net, graph.n_short
     short = vectors.norm(dim=1)
+    directions = torch.cat([vectors, -vectors])/torch.cat([short, short])[:, None]
     waves = net.bond_basis_expansion.rbf_expansion_ag(torch.cat([short, lengths]))
-    bonds = net.bond_embedding(waves)
+    short_waves = net.bond_basis_expansion.rbf_expansion_bg(short)
+    angles = net.angle_basis_expansion(*(directions.index_select(0, torch.as_tensor(i)) for i in graph.angles))
+    atoms, bonds = net.atom_embedding(torch.as_tensor(graph.bonds.numbers - 1)), net.bond_embedding(waves)
     times = torch.as_tensor(np.r_[np.ones(n_short), graph.count], dtype=torch.float32)
-    directions = vectors/short[:, None]
-    directions = torch.cat([directions, -directions])
-    one, other = (directions.index_select(0, torch.as_tensor(i)) for i in graph.angles)
-    return Features(net.atom_embedding(torch.as_tensor(graph.bonds.numbers - 1)), bonds[:n_short], bonds[n_short:],
-                    net.angle_embedding(net.angle_basis_expansion(one, other)), net.bond_weights_ag(waves)*times[:, None],
-                    net.bond_weights_bg(net.bond_basis_expansion.rbf_expansion_bg(short)))
+    return Features(atoms, bonds[:n_short], bonds[n_short:], net.angle_embedding(angles),
+                    net.bond_weights_ag(waves)*times[:, None], net.bond_weights_bg(short_waves))
+
+def leaves(graph:BondGraph)->tuple: # vectors of short bonds (s, 3), lengths of kinds of long ones (k,), torch
+    "What the energy is a function of, in Å."
+    import torch
+    lengths = np.linalg.norm(graph.bonds.vectors[graph.example], axis=1)
+    return tuple(torch.as_tensor(x, dtype=torch.float32) for x in (graph.bonds.vectors[:graph.n_short], lengths))
 
 # %% ../nbs/39_potentials.ipynb #39a00035
 def ends_of(graph:BondGraph)->tuple: # from (e,), to (e,), which bond or kind (e,)
@@ -318,27 +296,65 @@ def corners_of(graph:BondGraph)->tuple: # of every angle: one bond (a,), the oth
     back = max(graph.n_short, 1)
     return one % back, other % back, center[one]
 
-# %% ../nbs/39_potentials.ipynb #39a00036
-def energies_of(model:FastCHGNet, graph:BondGraph, vectors, # (s, 3) Å, torch
-                lengths # (k,) Å, torch
+# %% ../nbs/39_potentials.ipynb #39a00037
+def atom_round(layer:tuple, # one of `FastCHGNet.atom_layers`
+               atoms, bonds, weight, # (n, 64), (u, 64), (u, 64)
+               ends:tuple # from (e,), to (e,), which bond (e,)
+              ): # (n, 64)
+    "Atoms hear from their neighbours along bonds."
+    import torch
+    (gated, out), (center, other, bond) = layer, ends
+    here, along, there = gated.parts
+    h = torch.addmm(gated.bias, atoms, here).index_select(0, center)
+    h += (bonds@along).index_select(0, bond)
+    h += (atoms@there).index_select(0, other)
+    messages = gated(h)*weight.index_select(0, bond)
+    return torch.addmm(atoms, torch.zeros_like(atoms).index_add(0, center, messages), out)
+
+def angle_messages(gated:GatedLayer,
+                   atoms, bonds, angles, # (n, 64), (s, 64) the short ones, (a, 64)
+                   corners:tuple # of every angle: one bond (a,), the other (a,), the atom (a,)
+                  ): # (a, 64)
+    "What an angle says, of its two bonds and its atom."
+    import torch
+    bond, other, center = corners
+    one, two, between, at = gated.parts
+    h = angles@between
+    h += (bonds@one).index_select(0, bond)
+    h += (bonds@two).index_select(0, other)
+    h += torch.addmm(gated.bias, atoms, at).index_select(0, center)
+    return gated(h)
+
+def bond_round(layer:tuple, # one of `FastCHGNet.bond_layers`
+               atoms, bonds, angles, weight, # (n, 64), (s, 64), (a, 64), (s, 64)
+               corners:tuple): # (s, 64)
+    "Short bonds hear from bonds that leave the same atom."
+    import torch
+    gated, out = layer
+    messages = angle_messages(gated, atoms, bonds, angles, corners)*weight.index_select(0, corners[1])
+    heard = torch.zeros_like(bonds).index_add(0, corners[0], messages)
+    return torch.addmm(bonds, heard*weight, out)
+
+# %% ../nbs/39_potentials.ipynb #39a00054
+def energies_of(model:FastCHGNet, graph:BondGraph,
+                vectors, lengths # what `leaves` gives
                ): # (b,) eV, torch
     "The energies of the slabs of a batch."
     import torch
-    ends, corner = (tuple(map(torch.as_tensor, found)) for found in (ends_of(graph), corners_of(graph)))
+    ends, corners = (tuple(map(torch.as_tensor, found)) for found in (ends_of(graph), corners_of(graph)))
     f = features(model, graph, vectors, lengths)
     atoms, short, angles = f.atoms, f.short, f.angles
-    for round, layer in enumerate(model.atom_layers):
+    for i, layer in enumerate(model.atom_layers):
         atoms = atom_round(layer, atoms, torch.cat([short, f.long]), f.atom_weight, ends)
-        if round == len(model.bond_layers) or not len(angles): continue
-        gated, out = model.bond_layers[round]
-        messages = angle_messages(gated, atoms, short, angles, corner)*f.bond_weight.index_select(0, corner[1])
-        heard = torch.zeros_like(short).index_add(0, corner[0], messages)
-        short = torch.addmm(short, heard*f.bond_weight, out)
-        if round < len(model.angle_layers): angles = angles + angle_messages(model.angle_layers[round], atoms, short, angles, corner)
-    own = model.net.mlp(model.net.readout_norm(atoms))[:, 0] + model.reference[torch.as_tensor(graph.bonds.numbers - 1)]
-    return torch.zeros(len(graph.bonds.size)).index_add(0, torch.as_tensor(graph.bonds.owner), own)
+        if i < len(model.bond_layers) and len(angles):
+            short = bond_round(model.bond_layers[i], atoms, short, angles, f.bond_weight, corners)
+            if i < len(model.angle_layers):
+                angles = angles + angle_messages(model.angle_layers[i], atoms, short, angles, corners)
+    numbers, owner = torch.as_tensor(graph.bonds.numbers), torch.as_tensor(graph.bonds.owner)
+    own = model.net.mlp(model.net.readout_norm(atoms))[:, 0] + model.reference[numbers - 1]
+    return torch.zeros(len(graph.bonds.size)).index_add(0, owner, own)
 
-# %% ../nbs/39_potentials.ipynb #39a00038
+# %% ../nbs/39_potentials.ipynb #39a00057
 def spread(graph:BondGraph, short_gradient:np.ndarray, # (s, 3) eV/Å
            long_gradient:np.ndarray # (k,) eV/Å
           )->np.ndarray: # (m, 3) eV/Å
@@ -347,6 +363,19 @@ def spread(graph:BondGraph, short_gradient:np.ndarray, # (s, 3) eV/Å
     share = (long_gradient/graph.count)[graph.kind, None]
     return np.r_[short_gradient, share*long/np.linalg.norm(long, axis=1, keepdims=True)]
 
+@contextlib.contextmanager
+def small_graphs():
+    "One thread of torch, for there is little to share out; numbers below 1e-38 are zero, for they are slow."
+    import torch
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    try: yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(threads)
+
+# %% ../nbs/39_potentials.ipynb #39a00059
 class CHGNetPotential(Potential):
     "CHGNet 0.3.0, its weights as its package brings them, on one thread of the CPU."
     name = "chgnet"
@@ -357,13 +386,13 @@ class CHGNetPotential(Potential):
     def compute(self, slabs, forces):
         import torch
         graph = bond_graph(slabs)
-        lengths = np.linalg.norm(graph.bonds.vectors[graph.example], axis=1)
-        given = [torch.as_tensor(x, dtype=torch.float32) for x in (graph.bonds.vectors[:graph.n_short], lengths)]
-        with one_thread(), torch.set_grad_enabled(forces):
-            for x in given: x.requires_grad_(forces)
+        with small_graphs(), torch.set_grad_enabled(forces):
+            given = [x.requires_grad_(forces) for x in leaves(graph)]
             energies = energies_of(self.model, graph, *given)
-            gradient = [g.numpy() for g in torch.autograd.grad(energies.sum(), given)] if forces else None
-        return share_out(graph.bonds, energies.detach().numpy(), pulled(graph.bonds, spread(graph, *gradient)) if forces else None)
+            if not forces: return share_out(graph.bonds, energies.numpy(), None)
+            gradient = torch.autograd.grad(energies.sum(), given)
+        pulls = spread(graph, *(g.numpy() for g in gradient))
+        return share_out(graph.bonds, energies.detach().numpy(), pulled(graph.bonds, pulls))
 
 # %% ../nbs/39_potentials.ipynb #39a00061
 class SevenNetPotential(Potential):
@@ -374,7 +403,8 @@ class SevenNetPotential(Potential):
             warnings.simplefilter("ignore")
             from sevenn.calculator import SevenNetCalculator
             calculator = SevenNetCalculator("7net-0", device="cpu")
-        self.model, self.cutoff, self.elements = calculator.model, calculator.cutoff, set(calculator.type_map)
+        self.model, self.cutoff = calculator.model, calculator.cutoff
+        self.elements = set(calculator.type_map)
         self.model.set_is_batch_data(True)
 
     def compute(self, slabs, forces):
@@ -384,51 +414,96 @@ class SevenNetPotential(Potential):
         bonds = bonds_of(slabs, self.cutoff)
         ends = np.array([np.r_[bonds.first, bonds.second], np.r_[bonds.second, bonds.first]])
         vectors = np.r_[bonds.vectors, -bonds.vectors].astype(np.float32)
-        unused = {key.POS: np.zeros((len(bonds.numbers), 3), np.float32), key.CELL_VOLUME: np.ones(len(slabs), np.float32)} # for stresses
-        given = {key.NODE_FEATURE: bonds.numbers, key.ATOMIC_NUMBERS: bonds.numbers, key.EDGE_IDX: ends, key.EDGE_VEC: vectors,
-                 key.NUM_ATOMS: bonds.size, key.BATCH: bonds.owner, **unused}
+        given = {key.NODE_FEATURE: bonds.numbers, key.ATOMIC_NUMBERS: bonds.numbers, key.NUM_ATOMS: bonds.size,
+                 key.EDGE_IDX: ends, key.EDGE_VEC: vectors, key.BATCH: bonds.owner,
+                 key.POS: np.zeros((len(bonds.numbers), 3), np.float32), # this and the next for stresses, which are not used
+                 key.CELL_VOLUME: np.ones(len(slabs), np.float32)}
         data = AtomGraphData(**{name: torch.as_tensor(value) for name, value in given.items()})
-        with one_thread(): answer = self.model(data)
-        energies, found = (answer[name].detach().numpy().astype(float) for name in (key.PRED_TOTAL_ENERGY, key.PRED_FORCE))
-        return share_out(bonds, energies.reshape(-1), found if forces else None)
+        with small_graphs(): answer = self.model(data)
+        energies = answer[key.PRED_TOTAL_ENERGY].detach().numpy().reshape(-1)
+        return share_out(bonds, energies, answer[key.PRED_FORCE].detach().numpy() if forces else None)
 
 # %% ../nbs/39_potentials.ipynb #39a00063
 NEAREST = 12 # neighbours that an atom hears in ALIGNN-FF
 ALIGNN_CUTOFF = 8. # Å, where the search for them starts
-ALIGNN_FOLDER = "MICROSCOPYGPT_ALIGNN" # environment variable: the folder of best_model.pt and config.json
 
-def nearest_bonds(bonds:Bonds)->tuple: # from (e,), to (e,), vectors (e, 3) in Å
-    "For every atom its nearest neighbours, to the end of the last one's shell, and all of them the other way round."
-    start, end = np.r_[bonds.first, bonds.second], np.r_[bonds.second, bonds.first]
-    vectors = np.r_[bonds.vectors, -bonds.vectors]
-    length = np.linalg.norm(vectors, axis=1)
-    order = np.lexsort((length, start))
-    begins = np.searchsorted(start[order], np.arange(len(bonds.numbers)))
-    farthest = length[order][begins + NEAREST - 1]
-    heard = length <= farthest[start] + SAME_LENGTH
-    start, end, vectors = start[heard], end[heard], vectors[heard]
-    return np.r_[start, end], np.r_[end, start], np.r_[vectors, -vectors]
+class Heard(NamedTuple):
+    "Bonds along which atoms are heard."
+    start: np.ndarray # (e,) the atom that is heard
+    end: np.ndarray # (e,) the one that hears it
+    vectors: np.ndarray # (e, 3) Å, from start to end
+    times: np.ndarray # (e,) 2 when each counts the other among its nearest, 1 when only one does
 
 def has_nearest(bonds:Bonds)->bool:
     "Whether every atom has enough neighbours."
     return bool((np.bincount(np.r_[bonds.first, bonds.second], minlength=len(bonds.numbers)) >= NEAREST).all())
 
+def nearest_bonds(bonds:Bonds)->Heard:
+    "For every atom its nearest neighbours, to the end of the last one's shell, and all of them the other way round."
+    center, other = np.r_[bonds.first, bonds.second], np.r_[bonds.second, bonds.first]
+    vectors = np.r_[bonds.vectors, -bonds.vectors]
+    length = np.linalg.norm(vectors, axis=1)
+    order = np.lexsort((length, center))
+    begins = np.searchsorted(center[order], np.arange(len(bonds.numbers)))
+    farthest = length[order][begins + NEAREST - 1]
+    mine = length <= farthest[center] + SAME_LENGTH
+    times = mine.astype(int) + np.roll(mine, len(bonds.first)) # a bond and the same one seen from the other end
+    kept = times > 0
+    return Heard(center[kept], other[kept], vectors[kept], times[kept])
+
 # %% ../nbs/39_potentials.ipynb #39a00065
+ALIGNN_FOLDER = "MICROSCOPYGPT_ALIGNN" # environment variable: the folder of best_model.pt and config.json
+
 def alignn_files(folder:"str|Path|None"=None # None: the environment variable's, else the installed package's
                 )->tuple: # weights, configuration
     "Where ALIGNN-FF's weights are."
     package = importlib.util.find_spec("alignn")
-    if package is None: raise PotentialError("The potential alignn needs the package of that name: pip install alignn.")
-    folder = Path(folder or os.environ.get(ALIGNN_FOLDER) or Path(package.submodule_search_locations[0])/"ff")
+    folder = folder or os.environ.get(ALIGNN_FOLDER)
+    if not folder and package is None:
+        raise PotentialError("The potential alignn needs the package of that name: pip install alignn.")
+    folder = Path(folder or Path(package.submodule_search_locations[0])/"ff")
     files = folder/"best_model.pt", folder/"config.json"
     if not all(f.is_file() for f in files):
-        raise PotentialError(f"ALIGNN-FF's best_model.pt and config.json are not in {folder}: pip download --no-deps alignn==2023.5.3, unzip it, "
-                             f"and set {ALIGNN_FOLDER} to its folder alignn/ff.")
+        raise PotentialError(f"ALIGNN-FF's best_model.pt and config.json are not in {folder}: pip download --no-deps "
+                             f"alignn==2023.5.3, unzip it, and set {ALIGNN_FOLDER} to its folder alignn/ff.")
     return files
 
+# %% ../nbs/39_potentials.ipynb #39a00067
+def gated_convolution(layer, # of ALIGNN
+                      start, end, times, # (e,), torch
+                      nodes, # (n, 256)
+                      edges # (e, 256)
+                     )->tuple: # nodes, edges
+    "Nodes hear nodes through gated edges. The same serves atoms and bonds, and bonds and angles."
+    import torch
+    m = layer.src_gate(nodes)[start] + layer.dst_gate(nodes)[end] + layer.edge_gate(edges)
+    gate = m.sigmoid()*times[:, None]
+    empty = torch.zeros_like(nodes)
+    heard = empty.index_add(0, end, layer.dst_update(nodes)[start]*gate)/(empty.index_add(0, end, gate) + 1e-6)
+    silu = torch.nn.functional.silu
+    return nodes + silu(layer.bn_nodes(layer.src_update(nodes) + heard)), edges + silu(layer.bn_edges(m))
+
+def alignn_atoms(net, features, # (n, 92), torch
+                 heard:Heard, vectors # (e, 3) Å, torch
+                ): # (n,) eV
+    "ALIGNN-FF's energy, atom by atom."
+    import torch
+    start, end, times = (torch.as_tensor(x) for x in (heard.start, heard.end, heard.times))
+    before, after = map(torch.as_tensor, joined(heard.end, heard.start))
+    length = vectors.norm(dim=1)
+    cosine = -(vectors[before]*vectors[after]).sum(1)/(length[before]*length[after])
+    atoms, bonds = net.atom_embedding(features), net.edge_embedding(length)
+    angles = net.angle_embedding(cosine.clamp(-1, 1))
+    for layer in net.alignn_layers:
+        atoms, bonds = gated_convolution(layer.node_update, start, end, times, atoms, bonds)
+        bonds, angles = gated_convolution(layer.edge_update, before, after, times[before], bonds, angles)
+    for layer in net.gcn_layers: atoms, bonds = gated_convolution(layer, start, end, times, atoms, bonds)
+    return net.fc(atoms)[:, 0]
+
+# %% ../nbs/39_potentials.ipynb #39a00068
 class ALIGNNPotential(Potential):
-    "ALIGNN-FF of 2023 in the network of today's package, on one thread of the CPU."
-    name = "alignn"
+    "ALIGNN-FF of 2023, with the layers of today's package, on one thread of the CPU."
+    name, atoms_at_once = "alignn", 40
     elements = set(range(1, 95)) - UNTRAINED # the 89 elements of JARVIS-DFT
     def __init__(self, folder:"str|Path|None"=None # of best_model.pt and config.json
                 ):
@@ -437,9 +512,11 @@ class ALIGNNPotential(Potential):
         from alignn.models.alignn_atomwise_pure import ALIGNNAtomWisePure, ALIGNNAtomWisePureConfig
         settings = json.loads(config.read_text())
         if settings["neighbor_strategy"] != "k-nearest" or settings["max_neighbors"] != NEAREST:
-            raise PotentialError(f"{config} is not ALIGNN-FF's of 2023: it hears other neighbours.")
-        self.net = ALIGNNAtomWisePure(ALIGNNAtomWisePureConfig(**settings["model"] | dict(name="alignn_atomwise_pure"))).eval()
-        self.net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True) | dict(_species_table=self.net._species_table))
+            raise PotentialError(f"{config} is not that of ALIGNN-FF of 2023: in it atoms hear other neighbours.")
+        shape = settings["model"] | dict(name="alignn_atomwise_pure")
+        self.net = ALIGNNAtomWisePure(ALIGNNAtomWisePureConfig(**shape)).eval()
+        tensors = torch.load(weights, map_location="cpu", weights_only=True)
+        self.net.load_state_dict(tensors | dict(_species_table=self.net._species_table)) # a table that is not used here
         for weight in self.net.parameters(): weight.requires_grad_(False)
         self.features = {}
 
@@ -447,43 +524,25 @@ class ALIGNNPotential(Potential):
         "What the network is told of every atom."
         from jarvis.core.specie import get_node_attributes
         for number in set(map(int, numbers)) - set(self.features):
-            self.features[number] = np.array(get_node_attributes(chemical_symbols[number], atom_features="cgcnn"), np.float32)
+            described = get_node_attributes(chemical_symbols[number], atom_features="cgcnn")
+            self.features[number] = np.array(described, np.float32)
         return np.array([self.features[int(number)] for number in numbers])
 
-# %% ../nbs/39_potentials.ipynb #39a00066
-def alignn_energies(net, features, # (n, 92), torch
-                    start, end, # (e,), torch
-                    vectors, # (e, 3) Å, torch
-                    owner, # (n,), torch
-                    size # (b,), torch
-                   ): # (b,) eV
-    "ALIGNN-FF's energies: bonds hear the angles between them and the bonds that go on from their ends, atoms hear bonds."
-    import torch
-    before, after = map(torch.as_tensor, joined(end.numpy(), start.numpy()))
-    length = vectors.norm(dim=1)
-    cosine = -(vectors[before]*vectors[after]).sum(1)/(length[before]*length[after])
-    atoms, bonds, angles = net.atom_embedding(features), net.edge_embedding(length), net.angle_embedding(cosine.clamp(-1, 1))
-    for layer in net.alignn_layers:
-        atoms, bonds, angles = layer.forward_tensors(start, end, len(atoms), before, after, len(bonds), atoms, bonds, angles)
-    for layer in net.gcn_layers: atoms, bonds = layer.forward_tensors(start, end, len(atoms), atoms, bonds)
-    return torch.zeros(len(size)).index_add(0, owner, net.fc(atoms)[:, 0]) # the mean over atoms times their number
+    def compute(self, slabs, forces):
+        import torch
+        cutoff = ALIGNN_CUTOFF
+        while not has_nearest(bonds := bonds_of(slabs, cutoff)): cutoff *= 1.5
+        heard = nearest_bonds(bonds)
+        vectors = torch.as_tensor(heard.vectors, dtype=torch.float32).requires_grad_(forces)
+        with small_graphs(), torch.set_grad_enabled(forces):
+            own = alignn_atoms(self.net, torch.as_tensor(self.atom_features(bonds.numbers)), heard, vectors)
+            energies = np.bincount(bonds.owner, own.detach().numpy())
+            if not forces: return share_out(bonds, energies, None)
+            gradient = torch.autograd.grad(own.sum(), vectors)[0].numpy()
+        return share_out(bonds, energies, pulled(bonds._replace(first=heard.start, second=heard.end), gradient))
 
-@patch
-def compute(self:ALIGNNPotential, slabs, forces):
-    import torch
-    cutoff = ALIGNN_CUTOFF
-    while not has_nearest(bonds := bonds_of(slabs, cutoff)): cutoff *= 1.5
-    start, end, vectors = nearest_bonds(bonds)
-    vectors = torch.as_tensor(vectors, dtype=torch.float32).requires_grad_(forces)
-    features, owner, size, first, second = map(torch.as_tensor, (self.atom_features(bonds.numbers), bonds.owner, bonds.size, start, end))
-    with one_thread(), torch.set_grad_enabled(forces):
-        energies = alignn_energies(self.net, features, first, second, vectors, owner, size)
-        gradient = torch.autograd.grad(energies.sum(), vectors)[0].numpy() if forces else None
-    graph = bonds._replace(first=start, second=end)
-    return share_out(bonds, energies.detach().numpy(), pulled(graph, gradient) if forces else None)
-
-# %% ../nbs/39_potentials.ipynb #39a00039
-POTENTIALS = dict(chgnet=CHGNetPotential, sevennet=SevenNetPotential, alignn=ALIGNNPotential) # name -> what makes the potential
+# %% ../nbs/39_potentials.ipynb #39a000a1
+POTENTIALS = dict(chgnet=CHGNetPotential, sevennet=SevenNetPotential, alignn=ALIGNNPotential)
 PACKAGES = dict(chgnet="chgnet", sevennet="sevenn", alignn="alignn") # name -> what to install
 _loaded = {} # name -> the potential, made once
 
@@ -496,5 +555,6 @@ def load_potential(what:"str|Calculator|Potential" # a name of `POTENTIALS`, an 
         raise PotentialError(f"Unknown potential {what!r}: use one of {', '.join(POTENTIALS)}, or an ASE calculator.")
     if what not in _loaded:
         try: _loaded[what] = POTENTIALS[what]()
-        except ImportError as e: raise PotentialError(f"The potential {what} cannot be loaded ({e}): pip install {PACKAGES[what]}.") from e
+        except ImportError as e:
+            raise PotentialError(f"The potential {what} cannot be loaded ({e}): pip install {PACKAGES[what]}.") from e
     return _loaded[what]

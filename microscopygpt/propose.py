@@ -36,6 +36,7 @@ def same_description(a:Slab, b:Slab)->bool:
     d -= np.round(d)
     return bool(max(np.linalg.norm(d@a.cell, axis=1).max(), np.abs(a.z - b.z).max()) < SAME_ANSWER)
 
+# %% ../nbs/43_propose.ipynb #e4661e5f
 def as_written(atoms)->Slab:
     "The slab in the basis in which it was written; another basis where its c is tilted."
     lattice, frac = np.array(atoms.lattice_mat), np.array(atoms.frac_coords)
@@ -51,6 +52,7 @@ def average(slabs:list)->Slab:
     cell, z = np.mean([s.cell for s in slabs], 0), np.mean([s.z for s in slabs], 0)
     return Slab(cell, (first.frac + d.mean(0)) % 1, z, first.numbers)
 
+# %% ../nbs/43_propose.ipynb #99118e10
 def merge_answers(answers:list, # of `Answer`
                   formula:str,
                   temperature:float=1. # at which the model was sampled
@@ -78,6 +80,7 @@ def exchanges(template:str, formula:str):
         if all(have[a] == want[b] for a, b in zip(have, order)):
             yield {Element(a).Z: Element(b).Z for a, b in zip(have, order)}
 
+# %% ../nbs/43_propose.ipynb #11230e26
 def substitutions(crystal, # `Crystal`
                   formula:str # of the same stoichiometry
                  )->list: # atomic numbers (n,), mean distance in Mendeleev numbers, log ratio of the covalent radii
@@ -89,6 +92,7 @@ def substitutions(crystal, # `Crystal`
         found.append((numbers, chemistry, np.log(covalent_radii[numbers].sum()/covalent_radii[old].sum())))
     return found
 
+# %% ../nbs/43_propose.ipynb #02703490
 CELL_GROWTH = .8 # cells grow a little less than covalent radii
 
 def resized(slab:Slab, numbers:np.ndarray, # (n,)
@@ -97,6 +101,7 @@ def resized(slab:Slab, numbers:np.ndarray, # (n,)
     "A slab with other elements, its cell and heights grown with them."
     return Slab(slab.cell*np.exp(CELL_GROWTH*growth), slab.frac, slab.z*np.exp(growth), numbers)
 
+# %% ../nbs/43_propose.ipynb #5fe32fa7
 STRETCH_COST, SHEAR_COST, CHEMISTRY_COST = 3., 6., .035 # per log area, per log of strains, per Mendeleev number
 MOST_STRAIN = 2. # in these costs: templates beyond are not tried
 
@@ -117,6 +122,7 @@ def propose_templates(crystals:list, # of `Crystal`
     return [Proposal(resized(c.slab, numbers, growth), f"{c.formula} ({c.id})", -cost)
             for cost, c, numbers, growth in ranked[:n]]
 
+# %% ../nbs/43_propose.ipynb #a5a582bb
 @lru_cache(maxsize=1)
 def local_crystals()->list: # of `Crystal`
     "The crystals of the databases on this machine, prepared once and kept in the user's cache."
@@ -143,6 +149,7 @@ def with_heights(proof:Proof, relaxed:Relaxed, observation:Observation)->Proof:
     return Proof(proof.proposal, exact, residual, proof.fit, proof.placement, placed, crowding(exact), proof.relocated,
                  n_operations(exact))
 
+# %% ../nbs/43_propose.ipynb #2e0bf809
 def prove_columns(plane:Columns, slab:Slab, observation:Observation, most_rise:float=MOST_RISE)->Proof:
     "A proof of a solved plane with heights: there is nothing left to fit."
     fit = replace(plane.fit, frac=slab.frac, residual=plane.residual, moved=0.)

@@ -10,10 +10,10 @@ __all__ = ['PRINT_REACH', 'PRINT_STEP', 'PRINT_WIDTH', 'ALIKE', 'EVIDENCE', 'LEA
 
 # %% ../nbs/44_rank.ipynb #28c19e6e
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 import numpy as np
-from jarvis.core.atoms import Atoms
+from .crystal import Atoms
 from .columns import COVERING, COVERING_SPREAD, covering
 from .crystal import canonical, from_slab, reduced_formula, space_group, standardize, to_slab
 from .heights import Relaxed
@@ -58,10 +58,12 @@ def alike(a, b)->bool:
     "Whether two fingerprints are of one crystal."
     return len(a) == len(b) and a@b/(np.linalg.norm(a)*np.linalg.norm(b) + 1e-9) > ALIKE
 
+# %% ../nbs/44_rank.ipynb #4f89af27
 def primitive(proof:Proof)->Atoms:
     "The crystal of a proof in its primitive standard cell."
     return from_slab(canonical(to_slab(standardize(proof.atoms, symprec=.1))))
 
+# %% ../nbs/44_rank.ipynb #b03a4c97
 def merge_contenders(contenders:list # of `Contender`
                     )->list: # of (`Contender`, primitive `Atoms`)
     "Contenders that describe one crystal become one: the one that fits best, with all votes and origins."
@@ -72,7 +74,7 @@ def merge_contenders(contenders:list # of `Contender`
         print_ = fingerprint(to_slab(atoms))
         same = next((g for g in groups if g[1].num_atoms == atoms.num_atoms and alike(print_, g[2])), None)
         if same is None:
-            groups.append((one, atoms, print_))
+            groups.append((replace(one), atoms, print_)) # votes of others are added to the copy
             continue
         first = same[0]
         first.votes += one.votes
@@ -93,6 +95,7 @@ HIGHEST_ENERGY = .5 # eV/atom, beyond it is simply wrong
 LARGEST_FORCE = 2. # eV/Å
 SPACIOUS = .8 # shortest distance over the sum of covalent radii below which atoms are crowded
 
+# %% ../nbs/44_rank.ipynb #e301b61d
 class Context(NamedTuple):
     "What one contender's evidence is measured against."
     asked: int # answers that the model gave
@@ -109,6 +112,7 @@ def context_of(contenders:list, asked:int)->Context:
         if c.relaxed: lowest[c.density] = min(c.relaxed.energy, lowest.get(c.density, np.inf))
     return Context(asked, least, min(c.density for c in well), lowest)
 
+# %% ../nbs/44_rank.ipynb #0db629a3
 def evidence(one:Contender, context:Context)->np.ndarray: # (17,), see `EVIDENCE`
     "What counts for or against a contender."
     proof, relaxed, placed = one.proof, one.relaxed, one.proof.placed
@@ -135,6 +139,7 @@ class Judge(NamedTuple):
 JUDGES = {"energy": Judge(np.array([-.7, 0, -.2, -.3, -.4, -1., -.3, .4, .5, .3, 0, -1., -.5, -.3, -.2, -1., -.5]), 2., (1., 0., 0.)),
           "image": Judge(np.array([-.7, 0, -.2, -.3, -.4, -1., -.3, .4, .9, -1., -.3, 0, 0, 0, -.1, -.5, -.2]), 2., (1., 0., 0.))}
 
+# %% ../nbs/44_rank.ipynb #f87aa62f
 def scores(contenders:list, asked:int, judge:Judge)->np.ndarray: # log odds
     "What the evidence makes of each contender."
     context = context_of(contenders, asked)
@@ -155,6 +160,7 @@ def fit_in_words(residual:float)->str:
     if residual < WELL_EXPLAINED: return "explains the image in the plane"
     return "explains most of the image" if residual < EXPLAINED else "does not explain the image"
 
+# %% ../nbs/44_rank.ipynb #6486b16e
 def describe(one:Contender, asked:int, context:Context, potential:str="")->str:
     "Why a candidate stands where it stands: what was measured, what was computed, what was guessed."
     proof, said = one.proof, []
@@ -194,6 +200,7 @@ class Candidate:
     @property
     def space_group(self): return space_group(self.atoms)
 
+# %% ../nbs/44_rank.ipynb #06316c09
 def rank(contenders:list, # of `Contender`
          asked:int, # how many answers the model gave
          k:int=5,

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 import numpy as np, spglib
 from ase.data import covalent_radii
-from jarvis.core.atoms import Atoms
-from .crystal import MicroscopyGPTError, Slab, _unimodular
+from .crystal import Atoms, MicroscopyGPTError, Slab, _unimodular
 from .crystal import cell_from_lengths, from_slab, reduce_cell, standardize
 from .lattice import PROBE2, Z_POWER, Observation
 

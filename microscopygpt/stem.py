@@ -15,15 +15,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from ase.data import atomic_numbers
-from jarvis.core.atoms import Atoms
 from jarvis.core.utils import gaussian, lorentzian2
 from scipy import constants
 from scipy.fft import next_fast_len
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, map_coordinates
 from scipy.spatial import cKDTree
-from scipy.stats import poisson
 
-from .crystal import MicroscopyGPTError, _checked_number
+from .crystal import Atoms, MicroscopyGPTError, _checked_number
 
 # %% ../nbs/01_stem.ipynb #5d1911fb
 class StemError(MicroscopyGPTError): "Input from which no picture can be simulated."
@@ -444,7 +442,9 @@ def _smeared(image, sigma, rng):
 # %% ../nbs/01_stem.ipynb #2197b09b
 def _counts(mean, steady, rng):
     "Electrons that arrive where `mean` are expected"
-    return poisson.ppf(rng.random(mean.shape), mean) if steady else rng.poisson(mean)
+    if not steady: return rng.poisson(mean)
+    from scipy.stats import poisson
+    return poisson.ppf(rng.random(mean.shape), mean)
 
 # %% ../nbs/01_stem.ipynb #18126187
 def _noisy(image, noise, pixel_size, rng):

@@ -1,5 +1,6 @@
 "The split leaks nothing, files come back as they went, and a dataset survives interruption to the last byte."
-import hashlib, json, warnings
+import hashlib, json, os, warnings, zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from jarvis.core.atoms import Atoms
 
 from microscopygpt import data
 from microscopygpt.crystal import CrystalError, Slab, cell_from_lengths, compare, from_slab, write_crystal
-from microscopygpt.data import (SOURCES, ChatDataset, DataError, DatasetFolder, build_dataset, example, entry_id, find_structure, have_database, load_crystals, load_entries, load_folder,
+from microscopygpt.data import (SOURCES, ChatDataset, DataError, DatasetFolder, build_dataset, example, entry_id, find_structure, have_database, load_crystals, load_entries, load_file, load_folder,
                                 read_crystals, save_crystals, split_crystals, split_of, to_crystal)
 from microscopygpt.cli import main
 
@@ -126,6 +127,107 @@ def test_bad_folders_are_named(tmp_path):
 
 
 # ---- micrographs
+
+# ---- a file of entries
+
+UNSEEN = Path(os.environ.get("MICROSCOPYGPT_DATA") or ".")/"unseen.json.zip"
+
+def listed(crystals, **more): return [dict(id=c.id, formula=c.formula, atoms=c.atoms.to_dict()) | {k: v[i] for k, v in more.items() if v[i]} for i, c in enumerate(crystals)]
+
+def as_file(path, what):
+    if path.suffix == ".json": path.write_text(what if isinstance(what, str) else json.dumps(what))
+    else:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z: z.writestr("entries.json", what if isinstance(what, str) else json.dumps(what))
+    return path
+
+
+@pytest.mark.parametrize("name", ["own.json", "own.json.zip"])
+def test_a_file_of_entries(crystals, tmp_path, name):
+    file = as_file(tmp_path/name, listed(crystals))
+    got = load_crystals([str(file)])
+    assert [(c.id, c.source, c.formula) for c in got] == [(c.id, name, c.formula) for c in crystals]
+    for a, b in zip(got, crystals): assert compare(a.atoms, b.atoms).rmsd < 1e-3
+    for side in ("train", "validation", "test"):
+        want = [c.id for c in crystals if split_of(c.formula) == side]
+        if want: assert [c.id for c in load_crystals(file, side)] == want
+
+
+def test_entries_may_name_their_subset(crystals, tmp_path):
+    "Where they do not, their formula decides."
+    named = ["test", "validation", "special", ""]*5
+    file = as_file(tmp_path/"own.json", listed(crystals, subset=named))
+    sides = [n or split_of(c.formula) for n, c in zip(named, crystals)]
+    for side in set(sides): assert [c.id for c in load_file(file, side)] == [c.id for c, s in zip(crystals, sides) if s == side]
+    assert len(load_file(file)) == 20
+    with pytest.raises(DataError, match="'elsewhere'.*special"): load_file(file, "elsewhere")
+
+
+def test_jid_comes_before_id(crystals, tmp_path):
+    assert [c.id for c in load_file(as_file(tmp_path/"own.json", [dict(e, jid=f"J-{e['id']}") for e in listed(crystals)]))] == [f"J-{c.id}" for c in crystals]
+
+
+ATOMS = mx2(42, 16).to_dict()
+BAD_ENTRIES = {"not JSON": ("not JSON at all", "no JSON"), "cut short": (json.dumps([dict(id="a", atoms=ATOMS)])[:200], "no JSON"), "deep": ("["*100_000, "no JSON"), "no list": ({"id": "a"}, "no entries"),
+               "empty": ("[]", "no entries"), "nothing": ("", "no JSON"), "no dictionary": ([3], "Entry 0 .*no atoms"), "no atoms": ([dict(id="a", atoms=ATOMS), dict(id="b")], "Entry 1 .*no atoms"),
+               "atoms as text": ([dict(id="a", atoms="MoS2")], "no atoms"), "no identifier": ([dict(atoms=ATOMS)], "no identifier"), "twice": ([dict(id="a", atoms=ATOMS)]*2, "two entries called 'a'"),
+               "leads out": ([dict(id="../a", atoms=ATOMS)], "cannot name a file"), "absolute": ([dict(id="/tmp/a", atoms=ATOMS)], "cannot name a file"),
+               "half a structure": ([dict(id="a", atoms={k: v for k, v in ATOMS.items() if k != "coords"})], "a of .* is no structure"),
+               "unknown element": ([dict(id="a", atoms=ATOMS | dict(elements=["Mo", "S", "Xx"]))], "Xx"), "ragged": ([dict(id="a", atoms=ATOMS | dict(coords=[[0, 0, 0], [1, 1]]))], "a of "),
+               "bulk": ([dict(id="a", atoms=ATOMS | dict(lattice_mat=[[3.2, 0, 0], [-1.6, 2.77, 0], [0, 0, 6.]]))], "vacuum")}
+
+@pytest.mark.parametrize("name", ["own.json", "own.json.zip"])
+@pytest.mark.parametrize("case", BAD_ENTRIES)
+def test_bad_files_of_entries_are_named(tmp_path, case, name):
+    what, says = BAD_ENTRIES[case]
+    with pytest.raises(DataError, match=says): load_crystals(as_file(tmp_path/name, what))
+
+
+def test_bad_zips_are_named(tmp_path):
+    whole = as_file(tmp_path/"whole.json.zip", [dict(id="a", atoms=ATOMS)])
+    for n in (0, 10, 100, len(whole.read_bytes())//2, len(whole.read_bytes()) - 1):
+        (tmp_path/"cut.zip").write_bytes(whole.read_bytes()[:n])
+        with pytest.raises(DataError, match="damaged"): load_file(tmp_path/"cut.zip")
+    flipped = bytearray(whole.read_bytes())
+    flipped[60] ^= 255
+    (tmp_path/"flipped.zip").write_bytes(flipped)
+    with pytest.raises(DataError, match="damaged|JSON"): load_file(tmp_path/"flipped.zip")
+    with zipfile.ZipFile(whole, "a") as z: z.writestr("more.json", "[]")
+    with pytest.raises(DataError, match="holds 2 files"): load_file(whole)
+    with zipfile.ZipFile(tmp_path/"none.zip", "w"): pass
+    with pytest.raises(DataError, match="holds 0 files"): load_file(tmp_path/"none.zip")
+    with pytest.raises(DataError, match="cannot be read.*check the path"): load_file(tmp_path/"missing.json")
+
+
+@pytest.mark.parametrize("name", ["bomb.json", "bomb.json.zip"])
+def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(data, "LARGEST_FILE", 10_000)
+    file = as_file(tmp_path/name, "[" + " "*10_000_000 + "]")
+    unpacked = data._unpacked(file)
+    assert len(unpacked) == 10_001
+    with pytest.raises(DataError, match="larger than"): load_file(file)
+
+
+def test_a_file_makes_a_dataset_and_is_drawn_from(crystals, tmp_path):
+    from microscopygpt.evaluate import draw
+    file = as_file(tmp_path/"own.json", listed(crystals, subset=["test"]*3 + ["validation"]*17))
+    assert sorted(c.id for c in draw([str(file)], "test")) == sorted(c.id for c in crystals[:3])
+    made = build_dataset(str(file), tmp_path/"made", noise="none", n=3)
+    assert sum(made.counts.values()) == 3 and made.recipe["sources"] == ["own.json"]
+
+
+def test_evaluate_takes_a_file(crystals, tmp_path, capsys):
+    file = as_file(tmp_path/"own.json.zip", listed(crystals[:3], subset=["test", "validation", "test"]))
+    assert main(["evaluate", "--source", str(file), "--subset", "test", "--model", "compact", "--k", "1", "--out", str(tmp_path/"out")]) == 0
+    assert sorted(p.stem for p in (tmp_path/"out"/"truth").glob("*.cif")) == sorted([crystals[0].id, crystals[2].id])
+    assert main(["evaluate", "--source", str(file), "--subset", "train", "--out", str(tmp_path/"other")]) == 2
+    assert "'train'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not UNSEEN.is_file(), reason="the crystals of unseen chemistry are not on this machine")
+def test_unseen_chemistry_divides_itself():
+    assert len(load_crystals(UNSEEN, "test")) == 112
+    assert len(load_crystals(UNSEEN, "validation")) == 117
+
 
 def test_an_example_depends_on_the_crystal_alone(crystals):
     alone, among = ChatDataset(crystals[3:4])[0], ChatDataset(crystals)[3]

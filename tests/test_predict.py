@@ -7,7 +7,7 @@ from microscopygpt.crystal import compare, parse_formula, read_crystal
 from microscopygpt.data import split_of
 from microscopygpt.lattice import Imaging, observe
 from microscopygpt.micrograph import Micrograph
-from microscopygpt.compact import CompactVLM, ModelError, compact_tokenizer, weights_folder
+from microscopygpt.compact import CompactVLM, ModelError, weights_folder
 from microscopygpt.model import load_model
 from microscopygpt.potentials import Potential, PotentialError
 from microscopygpt.predict import PROPOSERS, PredictError, guess, heights_of, predict, proposers_of
@@ -67,12 +67,12 @@ def test_a_guess_needs_no_image():
 def test_answers_from_random_weights_parse(formula):
     from microscopygpt.compact import CompactConfig, CompactModel
     toy = CompactConfig(d_model=32, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=64, decoder_ffn_dim=64, encoder_attention_heads=2, decoder_attention_heads=2)
-    for answer in CompactVLM(CompactModel(toy), compact_tokenizer()).generate([None], [make_prompt(formula)], k=4)[0]:
+    for answer in CompactVLM(CompactModel(toy)).generate([None], [make_prompt(formula)], k=4)[0]:
         counts = parse_answer(answer.text, formula).composition.to_dict()
         assert set(counts) == set(parse_formula(formula))
 
 def test_a_damaged_model_is_named(tmp_path):
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"): (tmp_path/name).write_bytes((weights_folder()/"compact"/name).read_bytes())
+    (tmp_path/"config.json").write_bytes((weights_folder()/"compact"/"config.json").read_bytes())
     (tmp_path/"model.safetensors").write_bytes((weights_folder()/"compact"/"model.safetensors").read_bytes()[:1000])
     with pytest.raises(ModelError, match="cannot be read"): load_model(tmp_path)
 

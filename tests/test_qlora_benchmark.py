@@ -9,7 +9,7 @@ qlora_memory = importlib.util.module_from_spec(spec); spec.loader.exec_module(ql
 
 def test_every_row_is_measured(tmp_path):
     result = qlora_memory.main(["--tiny", "--steps", "2", "--out", str(tmp_path/"result.json")])
-    assert len(result["rows"]) == 10 and (tmp_path/"result.json").is_file()
+    assert len(result["rows"]) == 12 and (tmp_path/"result.json").is_file()
     assert all("failed" not in r and np.isfinite(r["seconds"]) and r["seconds"] > 0 for r in result["rows"])
     assert all(v > 0 for v in result["time_ratio"].values())
     if not torch.cuda.is_available(): assert all(r["peak_gib"] is None for r in result["rows"]) and result["target_met"] is None

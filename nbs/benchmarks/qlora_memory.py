@@ -120,10 +120,10 @@ class Stopwatch(TrainerCallback):
     def on_step_end(self, *args, **kw): self.seconds.append(clock() - self.start)
 
 
-def ours(vlm, size, steps):
-    "Our trainer with the default recipe, as `finetune` runs it."
+def ours(vlm, size, steps, recipe=RECIPES["default"]):
+    "Our trainer, as `finetune` runs it."
     watch = Stopwatch()
-    recipe = replace(RECIPES["default"], batch_size=size, accumulate=1, warmup=0)
+    recipe = replace(recipe, batch_size=size, accumulate=1, warmup=0)
     add_adapter(vlm, recipe)
     batch = batch_of(vlm, size)
     with tempfile.TemporaryDirectory() as out:
@@ -170,23 +170,26 @@ def ways(tiny, device, folder):
         if not (Path(folder)/"config.json").is_file(): save_random(tiny, device, folder); free()
         forget_models()
         return load_model(folder)
-    return {"ours": (fresh, ours), "plain, our layers": (fresh, partial(plain, recipe=RECIPES["default"])), "plain, author's layers": (fresh, partial(plain, recipe=RECIPES["author"]))} | (
-           {"ours, Unsloth": (by_unsloth, ours)} if has_unsloth() else {})
+    by_author = partial(ours, recipe=RECIPES["author"])
+    found = {"ours": (fresh, ours), "ours, author's layers": (fresh, by_author),
+             "plain, our layers": (fresh, partial(plain, recipe=RECIPES["default"])), "plain, author's layers": (fresh, partial(plain, recipe=RECIPES["author"]))}
+    if has_unsloth(): found |= {"ours, Unsloth": (by_unsloth, ours), "ours, Unsloth, author's layers": (by_unsloth, by_author)}
+    return found
 
 
-def training_rows(chosen, steps, rows):
-    "Every chosen way at batch 1 and 2."
-    for size in (1, 2):
+def training_rows(chosen, steps, rows, sizes=(1, 2)):
+    "Every chosen way at some batch sizes."
+    for size in sizes:
         for name, (make, run) in chosen.items():
             with measured(rows, task="training step", how=name, batch=size) as row: row["seconds"] = statistics.median(run(make(), size, steps)[1:])
 
 
-def generation_rows(chosen, rows):
+def generation_rows(chosen, rows, sizes=(1, 8)):
     "Answers steered by the formula, and free ones."
     for name in ("ours", "ours, Unsloth"):
         if name not in chosen: continue
         free(); vlm = chosen[name][0](); vlm.set_training(False)
-        for size in (1, 8):
+        for size in sizes:
             for constrained in (True, False):
                 vlm.constrained = constrained
                 with measured(rows, task="generation", how=f"{name}, {'steered' if constrained else 'free'}", batch=size) as row: row.update(written(vlm, size))
@@ -198,7 +201,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="a model of a million parameters, on any machine")
     parser.add_argument("--steps", type=int, default=6, help="training steps, the first of which does not count (default: %(default)s)")
-    parser.add_argument("--only", nargs="+", metavar="HOW", help="only these ways: ours; 'ours, Unsloth'; 'plain, our layers'; \"plain, author's layers\"")
+    parser.add_argument("--only", nargs="+", metavar="HOW", help="only these ways: ours; \"ours, author's layers\"; 'plain, our layers'; \"plain, author's layers\"; 'ours, Unsloth'; \"ours, Unsloth, author's layers\"")
     parser.add_argument("--float16", action="store_true", help="compute in float16, as GPUs before 2020 do")
     parser.add_argument("--limit", type=float, metavar="GIB", help="memory that may be used, as on a smaller GPU")
     parser.add_argument("--out", type=Path, help="file for the figures")

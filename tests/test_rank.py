@@ -1,0 +1,210 @@
+"One judge: what is merged, what is compared with what, and what is said of it."
+from dataclasses import replace
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from microscopygpt.crystal import Slab, cell_from_lengths, compare, to_slab
+from microscopygpt.heights import Relaxed
+from microscopygpt.rank import (EVIDENCE, JUDGES, Context, Contender, Judge, alike, confidences, contender, context_of, describe, evidence,
+                                fingerprint, fit_in_words, merge_contenders, primitive, rank, scores)
+from microscopygpt.refine import Fit, Placement, Proof, Proposal, crowding, n_operations
+
+quick = settings(max_examples=20, deadline=None)
+CELL = cell_from_lengths(3.18, 3.18, 120)
+AREA = abs(np.linalg.det(CELL))
+HEXAGON = np.array([[0, 0], [1/3, 2/3], [1/3, 2/3]])
+H2 = Slab(CELL, HEXAGON, np.array([0, 1.56, -1.56]), np.array([42, 16, 16]))
+T1 = Slab(CELL, np.array([[0, 0], [1/3, 2/3], [2/3, 1/3]]), np.array([0, 1.56, -1.56]), np.array([42, 16, 16]))
+
+def doubled(slab):
+    "The same crystal in a cell twice as large."
+    cell = np.diag([1, 2])@slab.cell
+    frac = np.concatenate([slab.frac/[1, 2], slab.frac/[1, 2] + [0, .5]])
+    return Slab(cell, frac, np.tile(slab.z, 2), np.tile(slab.numbers, 2))
+
+def bilayer(slab):
+    "Twice as many atoms in a measured cell."
+    return Slab(slab.cell, np.tile(slab.frac, (2, 1)), np.r_[slab.z - 3.1, slab.z + 3.1], np.tile(slab.numbers, 2))
+
+def proof_of(slab, residual=.02, origin="model", votes=1, temperature=1., moved=.05, relocated=0):
+    proposal = Proposal(slab, origin, 0., votes, temperature)
+    placement = Placement(slab.cell, np.eye(2, dtype=int), 0., 0.)
+    return Proof(proposal, slab, residual, Fit(slab.frac, .27, 1.7, residual, moved), placement, slab, crowding(slab), relocated, n_operations(slab))
+
+def relaxed_of(slab, energy, force=.01, moved=.1): return Relaxed(slab, energy, force, .02, moved)
+
+def made(slab=H2, energy=None, **kw):
+    return contender(proof_of(slab, **kw), AREA, None if energy is None else relaxed_of(slab, energy))
+
+
+# merging
+
+def test_votes_are_those_of_the_model_at_temperature_1():
+    assert made(votes=7).votes == 7
+    assert made(votes=7, temperature=1.4).votes == 0 and made(votes=7, origin="columns").votes == 0
+
+def test_one_crystal_brought_by_several_is_one_contender():
+    merged = merge_contenders([made(votes=7, energy=-6.5), made(origin="columns", votes=0, energy=-6.5, residual=.021),
+                               made(origin="WS2 (JVASP-1)", votes=0), made(doubled(H2), votes=3), made(T1, votes=2, energy=-6.3)])
+    assert len(merged) == 2
+    (first, atoms), (second, _) = merged
+    assert first.votes == 10 and set(first.origins) == {"model", "columns", "WS2 (JVASP-1)"}
+    assert len(first.origins) == 3 and second.votes == 2 and second.origins == ("model",)
+    assert first.proof.residual == .02, "the one that fits best stands for all"
+    assert atoms.num_atoms == 3
+
+def test_among_equal_residuals_the_lowest_energy_stands_for_all():
+    merged = merge_contenders([made(energy=-6.4), made(origin="columns", energy=-6.5)])
+    assert len(merged) == 1 and merged[0][0].relaxed.energy == -6.5
+
+def test_1t_and_2h_and_their_bilayers_stay_apart():
+    assert len(merge_contenders([made(H2), made(T1), made(bilayer(H2))])) == 3
+
+@quick
+@given(st.integers(0, 2**31))
+def test_fingerprints_do_not_depend_on_the_description(seed):
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(3)
+    other = Slab(CELL, (H2.frac + rng.random(2))[order] % 1, (H2.z*rng.choice([1, -1]) + rng.uniform(-1, 1))[order], H2.numbers[order])
+    assert np.allclose(fingerprint(H2), fingerprint(other)) and alike(fingerprint(H2), fingerprint(other))
+    assert not alike(fingerprint(H2), fingerprint(T1))
+
+def test_fingerprints_of_different_elements_are_not_alike():
+    assert not alike(fingerprint(H2), fingerprint(H2._replace(numbers=np.array([42, 42, 16]))))
+    assert not alike(np.zeros(3), np.zeros(4))
+
+def test_a_primitive_cell_is_the_smallest_and_the_same_crystal():
+    atoms = primitive(proof_of(doubled(H2)))
+    assert atoms.num_atoms == 3 and compare(proof_of(H2).atoms, atoms).solved
+
+def test_density_is_the_atoms_in_each_measured_cell():
+    assert made(H2).density == made(doubled(H2)).density == 3 and made(bilayer(H2)).density == 6
+
+
+# evidence
+
+MANY = [made(votes=7, energy=-6.5), made(T1, energy=-6.3, relocated=2, temperature=1.4), made(bilayer(H2), energy=-6.6, origin="columns"),
+        made(doubled(T1), origin="WS2 (JVASP-1)"), made(T1, residual=.6, moved=1.5), made(residual=0.)]
+
+def test_evidence_has_a_name_for_each_figure_and_is_finite():
+    for asked in (0, 1, 32):
+        context = context_of(MANY, asked)
+        for one in MANY:
+            figures = evidence(one, context)
+            assert figures.shape == (len(EVIDENCE),) and np.isfinite(figures).all()
+    assert all(judge.weights.shape == (len(EVIDENCE),) for judge in JUDGES.values()) and len(set(EVIDENCE)) == len(EVIDENCE)
+
+def figure(one, contenders, name, asked=32): return evidence(one, context_of(contenders, asked))[EVIDENCE.index(name)]
+
+def test_energies_are_compared_where_measured_cells_hold_equal_numbers_of_atoms():
+    one, two, three, four = [made(energy=-6.5), made(T1, energy=-6.3), made(bilayer(H2), energy=-7.), made(doubled(T1), energy=-6.4)]
+    all_ = [one, two, three, four]
+    assert context_of(all_, 0).lowest == {3: -6.5, 6: -7.}
+    assert [round(figure(c, all_, "energy"), 6) for c in all_] == [0, 2, 0, 1]
+
+def test_a_contender_without_energy_has_none_of_its_evidence():
+    one, two = made(), made(T1, energy=-6.3)
+    for name in ("energy", "forces in the plane", "heights moved"): assert figure(one, [one, two], name) == 0
+
+def test_energies_and_forces_that_are_absurd_count_no_more_than_a_limit():
+    low, high = made(energy=-6.5), made(T1, energy=1e6)
+    high.relaxed.plane_force = 1e6
+    assert figure(high, [low, high], "energy") == 5 and figure(high, [low, high], "forces in the plane") == 2
+
+def test_atoms_count_against_the_fewest_that_explain_as_well():
+    small, large, bad = made(H2), made(bilayer(H2)), made(H2._replace(frac=H2.frac[:1], z=H2.z[:1], numbers=H2.numbers[:1]), residual=.5)
+    assert context_of([small, large, bad], 0).fewest == 3
+    assert figure(small, [small, large, bad], "log atoms over the fewest") == 0
+    assert figure(large, [small, large, bad], "log atoms over the fewest") == pytest.approx(np.log(2))
+    assert figure(made(doubled(H2)), [small], "log atoms over the fewest") == 0
+    assert figure(made(doubled(H2)), [small], "log cells in the crystal's cell") == pytest.approx(np.log(2))
+
+def test_origins_are_evidence():
+    columns, template, model = made(origin="columns"), made(origin="WS2 (JVASP-1)"), made(votes=16)
+    all_ = [columns, template, model]
+    assert [figure(c, all_, "solved from the columns") for c in all_] == [1, 0, 0]
+    assert [figure(c, all_, "in a database") for c in all_] == [0, 1, 0]
+    assert figure(model, all_, "log vote share") == pytest.approx(np.log(16.5/32)) and figure(columns, all_, "log vote share") < -4
+
+@pytest.mark.parametrize("judge", JUDGES)
+@pytest.mark.parametrize("better, worse", [(dict(residual=.02), dict(residual=.3)), (dict(votes=20), dict(votes=1)), (dict(moved=.02), dict(moved=.9)),
+                                           (dict(relocated=0), dict(relocated=3))], ids=["residual", "votes", "moved", "relocated"])
+def test_what_speaks_for_a_contender_raises_its_score(judge, better, worse):
+    one, two = made(**better), made(**worse)
+    good, bad = scores([one, two], 32, JUDGES[judge])
+    assert good > bad
+
+def test_a_lower_energy_raises_the_score():
+    low, high = scores([made(energy=-6.5), made(T1, energy=-6.2)], 32, JUDGES["energy"])
+    assert low > high
+
+
+# confidence
+
+@given(st.lists(st.floats(-30, 30), min_size=1, max_size=8), st.sampled_from(sorted(JUDGES)))
+def test_confidences_are_probabilities_in_the_order_of_the_scores(score, name):
+    score = np.array(score)
+    sure = confidences(score, JUDGES[name])
+    assert ((sure >= 0) & (sure <= 1)).all()
+    within = np.abs(score) < 15
+    assert ((sure[within] > 0) & (sure[within] < 1)).all()
+    order = np.argsort(score)
+    assert (np.diff(sure[order]) >= 0).all()
+
+def test_a_close_rival_lowers_the_confidence_when_shares_count():
+    judge = Judge(JUDGES["energy"].weights, 0., (1., 1., 0.))
+    assert confidences(np.array([2., 1.9]), judge)[0] < confidences(np.array([2., -5.]), judge)[0]
+
+
+# in words
+
+def test_an_answer_says_what_was_measured_computed_and_guessed():
+    one, two = made(votes=7, energy=-6.5), made(T1, energy=-6.3)
+    context = context_of([one, two], 32)
+    first, second = (describe(c, 32, context, "CHGNet") for c in (one, two))
+    assert "7 of 32 answers" in first and "measured: explains the image in the plane (residual 2.0 %" in first
+    assert "computed: heights relaxed with CHGNet, -6.500 eV/atom, the lowest of its size" in first and "guessed" not in first
+    assert "200 meV/atom above the lowest of its size" in second
+
+@pytest.mark.parametrize("origin, source", [("model", "the model"), ("columns", "a pair potential"), ("WS2 (JVASP-1)", "a template")])
+def test_heights_that_nothing_computed_are_called_guessed(origin, source):
+    one = made(origin=origin)
+    said = describe(one, 32, context_of([one], 32))
+    assert f"guessed: heights come from {source}" in said and "computed" not in said and "measured" in said
+
+def test_words_for_a_residual():
+    assert fit_in_words(.11) == "explains the image in the plane" and fit_in_words(.13) == "explains most of the image"
+    assert fit_in_words(.36) == "does not explain the image"
+
+def test_a_bold_answer_says_its_temperature():
+    one = made(temperature=1.4)
+    assert "an answer at temperature 1.4" in describe(one, 32, context_of([one], 32))
+
+
+# ranking
+
+def test_without_contenders_there_is_no_answer(): assert rank([], 32) == []
+
+def test_candidates_come_best_first_with_their_figures():
+    ranked = rank([made(votes=20, energy=-6.5), made(T1, votes=2, energy=-6.3), made(bilayer(T1), residual=.3)], 32, potential="CHGNet")
+    assert [c.score for c in ranked] == sorted((c.score for c in ranked), reverse=True)
+    assert [c.confidence for c in ranked] == sorted((c.confidence for c in ranked), reverse=True)
+    best = ranked[0]
+    assert best.votes == 20 and best.energy == -6.5 and best.margin == 0 and best.space_group == 187 and best.formula == "MoS2"
+    assert {c.margin for c in ranked if c.energy is None} == {None}
+    assert all(0 < c.confidence < 1 and c.evidence.shape == (len(EVIDENCE),) for c in ranked)
+
+def test_only_k_are_kept():
+    assert len(rank([made(), made(T1), made(bilayer(H2))], 32, k=2)) == 2
+
+def test_ranking_does_not_depend_on_the_order_of_contenders():
+    make = lambda: [made(votes=20), made(T1, votes=2, residual=.03), made(bilayer(T1), residual=.3)]
+    first, second = rank(make(), 32), rank(make()[::-1], 32)
+    assert [c.score for c in first] == pytest.approx([c.score for c in second])
+    assert [c.space_group for c in first] == [c.space_group for c in second]
+
+def test_ranking_twice_counts_votes_once():
+    contenders = [made(votes=7), made(doubled(H2), votes=3), made(T1)]
+    first, second = rank(contenders, 32), rank(contenders, 32)
+    assert first[0].votes == second[0].votes == 10

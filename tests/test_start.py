@@ -1,0 +1,43 @@
+"What a short command must not wait for: packages that it does not use. Seconds differ from machine to machine; what is imported does not."
+import json, subprocess, sys
+import pytest
+
+SLOW = {"transformers", "peft", "datasets", "accelerate", "sklearn", "pandas", "pyarrow", "IPython", "nbdev", "ipywidgets", "torchvision", "huggingface_hub.errors", "scipy.stats",
+        "pymatgen.analysis.structure_matcher", "torch._dynamo"}
+
+def loaded_after(code, cwd):
+    "Names of the modules that a fresh interpreter has loaded after some lines."
+    done = subprocess.run([sys.executable, "-c", f"{code}\nimport json, sys\nprint(json.dumps(list(sys.modules)))"], capture_output=True, text=True, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+def test_the_package_itself_loads_nothing(tmp_path):
+    loaded = loaded_after("import microscopygpt", tmp_path)
+    assert not loaded & (SLOW | {"numpy", "torch", "matplotlib", "jarvis", "pymatgen"})
+
+def test_help_loads_nothing(tmp_path):
+    loaded = loaded_after("from microscopygpt.cli import main\nmain(['predict', '--help'])", tmp_path)
+    assert not loaded & (SLOW | {"numpy", "torch", "matplotlib", "jarvis", "pymatgen"})
+
+@pytest.mark.parametrize("module", ["crystal", "chat", "stem", "lattice", "data", "compact", "model", "refine", "predict"])
+def test_modules_that_predict_needs_load_nothing_slow(module, tmp_path):
+    assert not loaded_after(f"import microscopygpt.{module}", tmp_path) & SLOW
+
+def test_a_prediction_loads_nothing_slow(tmp_path):
+    "From the command line to the files, with the model in the package."
+    code = """
+from importlib.resources import files
+from microscopygpt.cli import main
+assert main(["predict", str(files("microscopygpt")/"examples"/"demo.tif"), "--formula", "MoSe2", "--pixel-size", "0.1", "--out", "out"]) == 0
+"""
+    assert not loaded_after(code, tmp_path) & SLOW
+
+def test_what_stood_in_for_scikit_learn_is_the_real_thing_when_it_is_wanted(tmp_path):
+    code = """
+import microscopygpt.crystal, jarvis.core.atoms, sys
+assert "sklearn" not in sys.modules
+assert jarvis.core.atoms.mean_absolute_error([1., 2.], [1., 4.]) == 1.
+from sklearn.metrics import r2_score
+assert r2_score([1., 2.], [1., 2.]) == 1.
+"""
+    assert "sklearn.metrics" in loaded_after(code, tmp_path)
