@@ -17,6 +17,11 @@ def answered():
     explorer.ask()
     return explorer
 
+def quick(explorer):
+    "Only the model proposes and heights are guessed: for tests whose point is another."
+    explorer._question["by_columns"].value, explorer._question["heights"].value = False, "none"
+    return explorer
+
 def said(explorer): return html.unescape(re.sub("<[^>]+>", "", explorer.message.value))
 
 def upload(explorer, name, data, picker=None, piece=1000):
@@ -67,6 +72,36 @@ def test_an_empty_pixel_size_is_the_file_s_or_a_message():
     bare.ask_button.click()
     assert "pixel size is unknown" in said(bare)
 
+def test_boxes_and_heights_are_options_of_predict():
+    explorer = Explorer("graphene"); part = explorer._question
+    asked = lambda: (explorer.question()["propose"], explorer.question()["heights"])
+    assert asked() == (("columns", "model"), "chgnet")
+    part["by_templates"].value, part["heights"].value = True, "none"
+    assert asked() == (("columns", "model", "templates"), None)
+    part["by_columns"].value = part["by_templates"].value = part["by_model"].value = False
+    explorer.ask_button.click()
+    assert "tick columns" in said(explorer) and not explorer.ask_button.disabled
+    part["model"].value, part["by_columns"].value = "other", True
+    assert asked() == (("columns",), None) and explorer.question()["model"] is None
+
+def test_guessed_heights_are_called_guessed():
+    explorer = quick(Explorer("MoSe₂, 2H"))
+    explorer.ask()
+    assert "its heights are guessed" in explorer._answer["verdict"].value and "computed" not in explorer._answer["verdict"].value
+    assert {row[7] for row in explorer._answer["ranking"].rows} == {"model"}
+
+@pytest.mark.parametrize("word", ["solving the columns", "relaxing heights"])
+def test_cancel_in_the_middle(word, monkeypatch):
+    explorer, heard = Explorer("MoSe₂, 2H"), []
+    def told(done, what):
+        heard.append((done, what))
+        if word in what: explorer.cancel_button.click()
+    monkeypatch.setattr(explorer, "_told", told)
+    explorer.ask_button.click()
+    assert "Cancelled" in explorer.doing.value and explorer.prediction is None and not explorer.ask_button.disabled and explorer.cancel_button.disabled
+    shares = [done for done, _ in heard]
+    assert word in heard[-1][1] and shares == sorted(shares) and shares[-1] < .7 and said(explorer) == ""
+
 def test_predict_without_a_micrograph_says_so():
     explorer = Explorer(); explorer._question["formula"].value = "MoS2"
     explorer.ask_button.click()
@@ -90,6 +125,8 @@ def test_a_frame_that_comes_late_does_not_wipe_what_another_part_said():
 def test_the_answer_is_shown(answered):
     part = answered._answer
     assert len(part["ranking"].rows) == len(answered.prediction.candidates) and part["ranking"].rows[0][0].startswith("3.32")
+    assert dict(zip(part["ranking"].columns, part["ranking"].rows[0]))["proposed by"] == "columns, model"
+    assert "heights were computed with chgnet" in part["verdict"].value
     assert "data:image/png" in part["picture"].value and "RMSD 0.0" in part["distance"].value
     assert part["against"].value == -1 and part["against"].options[0][0] == "the true structure"
 
@@ -121,6 +158,7 @@ def test_the_code_of_an_uploaded_cropped_levelled_file(tmp_path, monkeypatch):
     explorer._image["pixel_size"].value, explorer._question["formula"].value = "0.1", "MoSe2"
     explorer._image["pad"].box, explorer._image["levels"].value = [10, 20, 200, 210], (1, 99)
     explorer._question["bravais"].value, explorer._question["k"].value, explorer._question["seed"].value = 0, 3, 4
+    quick(explorer)
     prediction, names = explorer.ask(), {}
     monkeypatch.chdir(tmp_path)
     exec(explorer.code(), names)
@@ -171,7 +209,7 @@ def test_widgets_have_labels(answered):
             if hasattr(widget, "description") and name not in ("lattice", "plot", "preview"): assert widget.description, name
 
 def test_a_new_micrograph_forgets_the_old_answer_and_reference():
-    explorer = Explorer("MoSe₂, 2H")
+    explorer = quick(Explorer("MoSe₂, 2H"))
     explorer.ask()
     upload(explorer, "mine.cif", crystal_bytes(MOSE2, "mine.cif"), explorer._answer["reference"])
     explorer._image["example"].value = "graphene"
@@ -181,7 +219,7 @@ def test_a_new_micrograph_forgets_the_old_answer_and_reference():
 
 def test_an_answer_to_another_micrograph_is_not_shown(monkeypatch):
     "A file is opened while the model still thinks."
-    explorer = Explorer("MoSe₂, 2H")
+    explorer = quick(Explorer("MoSe₂, 2H"))
     def predict_late(*args, progress, **kwargs):
         from microscopygpt.predict import predict
         found = predict(*args, **kwargs)

@@ -9,13 +9,16 @@ from microscopygpt.lattice import Imaging, observe
 from microscopygpt.micrograph import Micrograph
 from microscopygpt.compact import CompactVLM, ModelError, weights_folder
 from microscopygpt.model import load_model
-from microscopygpt.predict import guess, predict
+from microscopygpt.potentials import Potential, PotentialError
+from microscopygpt.predict import PROPOSERS, PredictError, guess, heights_of, predict, proposers_of
 from microscopygpt.refine import Proposal, prove
 from microscopygpt.stem import render
 
 UNSEEN = {"MoSe2": "3.32 3.32 18.34\n90 90 120\nMo 0 0 .5\nSe .33333 .66667 .59106\nSe .33333 .66667 .40894",
           "HfSe2": "3.77 3.77 18.16\n90 90 120\nHf 0 0 .5\nSe .33333 .66667 .587\nSe .66667 .33333 .413",
           "P": "3.306 4.631 17.13\n90 90 90\nP 0 .0897 .5616\nP .5 .4103 .5616\nP 0 .9103 .4384\nP .5 .5897 .4384"}
+
+QUICK = dict(propose="model", heights=None) # for tests whose point is neither who proposes nor heights
 
 def micrograph(formula, seed=0, **kw): return Micrograph(render(parse_answer(UNSEEN[formula]), seed=seed, **kw), kw.get("pixel_size", .1))
 
@@ -27,7 +30,7 @@ def test_unseen_materials_are_solved(formula, pixel_size):
     assert prediction.explained and compare(parse_answer(UNSEEN[formula]), prediction.best.atoms).solved
 
 def test_the_lattice_is_exact():
-    best = predict(micrograph("MoSe2"), "MoSe2", templates=None, k=1).best
+    best = predict(micrograph("MoSe2"), "MoSe2", k=1, **QUICK).best
     assert abs(best.atoms.lattice.abc[0]/3.32 - 1) < 1e-3
 
 def test_the_crystal_may_be_larger_than_the_period_seen():
@@ -38,7 +41,7 @@ def test_the_crystal_may_be_larger_than_the_period_seen():
     assert compare(parse_answer(UNSEEN["P"]), proof.atoms).tight
 
 def test_the_same_seed_gives_the_same_answer(tmp_path):
-    first, second = (predict(micrograph("MoSe2"), "MoSe2", templates=None, k=3, seed=7).as_dict() for _ in range(2))
+    first, second = (predict(micrograph("MoSe2"), "MoSe2", k=3, seed=7, **QUICK).as_dict() for _ in range(2))
     assert first == second
 
 def test_k_candidates_are_written_and_read_back(tmp_path):
@@ -55,7 +58,7 @@ def test_scores_fall_with_rank():
     assert scores == sorted(scores, reverse=True)
 
 def test_a_formula_too_large_for_the_model_is_named():
-    with pytest.raises(ModelError, match="at most 24"): predict(micrograph("MoSe2"), "W6CCl18", templates=None)
+    with pytest.raises(ModelError, match="at most 24"): predict(micrograph("MoSe2"), "W6CCl18", propose="model")
 
 def test_a_guess_needs_no_image():
     assert all(a.composition.reduced_formula == "MoSe2" for a in guess("MoSe2", k=3))
@@ -86,7 +89,8 @@ def test_progress_rises_and_ends_at_one():
     heard = []
     predict(micrograph("MoSe2"), "MoSe2", templates=None, k=1, progress=lambda done, what: heard.append((done, what)))
     done = [d for d, _ in heard]
-    assert done[0] == 0 and done[-1] == 1 and done == sorted(done) and len(heard) > 5 and any("proving" in what for _, what in heard)
+    assert done[0] == 0 and done[-1] == 1 and done == sorted(done) and len(heard) > 5
+    for word in ("measuring", "potential", "solving", "relaxing", "asking", "proving"): assert any(word in what for _, what in heard), word
 
 @pytest.mark.parametrize("after", [0, 1, 3, 5])
 def test_stopped_from_its_progress_it_leaves_nothing_behind(after):
@@ -94,35 +98,37 @@ def test_stopped_from_its_progress_it_leaves_nothing_behind(after):
     def progress(done, what, calls=[]):
         calls.append(what)
         if len(calls) > after: raise Stop()
-    with pytest.raises(Stop): predict(micrograph("MoSe2"), "MoSe2", templates=None, k=1, progress=progress)
-    assert predict(micrograph("MoSe2"), "MoSe2", templates=None, k=3, seed=7).as_dict() == predict(micrograph("MoSe2"), "MoSe2", templates=None, k=3, seed=7).as_dict()
+    again = lambda: predict(micrograph("MoSe2"), "MoSe2", k=3, seed=7, **QUICK).as_dict()
+    with pytest.raises(Stop): predict(micrograph("MoSe2"), "MoSe2", k=1, progress=progress, **QUICK)
+    assert again() == again()
 
-@pytest.mark.parametrize("options", [{}, dict(k=2, seed=5), dict(imaging=Imaging(distortion=.03, z_power=1.6)), dict(prompt=make_prompt("MoSe2", 0) + " Two layers of Se.")])
+@pytest.mark.parametrize("options", [dict(templates=None), dict(k=2, seed=5, **QUICK), dict(imaging=Imaging(distortion=.03, z_power=1.6), **QUICK),
+    dict(prompt=make_prompt("MoSe2", 0) + " Two layers of Se.", **QUICK), dict(propose=("columns",), heights=None, model=None)], ids=str)
 def test_the_code_of_a_prediction_gives_it_again(options):
     picture = micrograph("MoSe2")
-    prediction, names = predict(picture, "MoSe2", templates=None, **options), dict(picture=picture)
+    prediction, names = predict(picture, "MoSe2", **options), dict(picture=picture)
     exec(prediction.code("picture"), names)
     assert names["prediction"].as_dict() == prediction.as_dict()
 
 def test_drift_is_corrected_when_it_may_be():
     from scipy.ndimage import affine_transform
     picture = affine_transform(render(parse_answer(UNSEEN["MoSe2"]), seed=2, size=300), [[1.03, .01], [0, 1]], order=3, mode="reflect")[:256, :256]
-    prediction = predict(Micrograph(picture, .1), "MoSe2", templates=None, k=1, imaging=Imaging(distortion=.04))
+    prediction = predict(Micrograph(picture, .1), "MoSe2", k=1, imaging=Imaging(distortion=.04), **QUICK)
     assert prediction.lattice.gamma == pytest.approx(120) and prediction.best.space_group == 187 and any("corrected" in w for w in prediction.warnings)
     a = parse_answer(UNSEEN["MoSe2"]).lattice.abc[0]
     assert prediction.best.atoms.lattice.abc[0] == pytest.approx(a, rel=.02)
 
 def test_a_named_lattice_is_believed_when_the_image_allows_it():
-    named = predict(micrograph("MoSe2"), prompt=make_prompt("MoSe2", 0), templates=None, k=1)
+    named = predict(micrograph("MoSe2"), prompt=make_prompt("MoSe2", 0), k=1, **QUICK)
     assert named.lattice.gamma == pytest.approx(120, abs=1e-9)
-    contradicted = predict(micrograph("MoSe2"), prompt=make_prompt("MoSe2", 1), templates=None, k=1)
+    contradicted = predict(micrograph("MoSe2"), prompt=make_prompt("MoSe2", 1), k=1, **QUICK)
     assert any("named square" in w for w in contradicted.warnings)
 
 def test_a_formula_of_much_smaller_atoms_is_doubted():
-    assert any("as far apart" in w for w in predict(micrograph("MoSe2"), "BN", templates=None, k=1).warnings)
+    assert any("as far apart" in w for w in predict(micrograph("MoSe2"), "BN", k=1, **QUICK).warnings)
 
 def test_the_pictures_of_a_prediction():
-    prediction = predict(micrograph("HfSe2"), "HfSe2", templates=None, k=3)
+    prediction = predict(micrograph("HfSe2"), "HfSe2", k=3, **QUICK)
     assert len(prediction.plot_fit(1).axes) == 3 and len(prediction.plot(2).axes) == 5 and len(prediction.plot_residuals().axes[0].patches) == len(prediction.candidates)
 
 @pytest.mark.skipif(not (REAL/"FeTe.png").is_file(), reason="the experimental images are not beside MICROSCOPYGPT_DATA")
@@ -135,3 +141,104 @@ def test_experimental_images_are_solved_once_distortion_is_admitted(name, formul
 def test_experimental_mos2_once_distortion_is_admitted():
     best = predict(REAL/"MoS2.png", "MoS2", .0738, templates=None, imaging=Imaging(distortion=.03)).best
     assert compare(read_crystal(REAL/"POSCAR-MoS2"), best.atoms).solved and best.space_group == 187
+
+# ---- who proposes, and what computes heights
+
+@pytest.fixture(scope="module")
+def computed():
+    "Columns and model, heights from the default potential."
+    return predict(micrograph("MoSe2"), "MoSe2", templates=None, k=3)
+
+def heights_notes(prediction): return [w for w in prediction.warnings if w.startswith("Heights were not computed")]
+
+def test_an_answer_says_what_was_computed(computed):
+    best, first = computed.best, computed.as_dict()["candidates"][0]
+    assert best.why.startswith("columns solved from the image") and "heights relaxed with chgnet" in best.why and "guessed" not in best.why
+    assert proposers_of(best) == ("columns", "model") and heights_of(best) == "lowest of its size" and best.margin == 0
+    assert computed.potential() == "chgnet" and computed.proposers() == ["columns", "model"] and not heights_notes(computed)
+    assert (first["energy_ev_per_atom"], first["margin_ev_per_atom"], first["votes"]) == (best.energy, best.margin, best.votes)
+
+def test_the_same_seed_gives_the_same_heights(computed):
+    assert predict(micrograph("MoSe2"), "MoSe2", templates=None, k=3).as_dict() == computed.as_dict()
+
+def test_without_a_potential_heights_are_guessed():
+    prediction = predict(micrograph("MoSe2"), "MoSe2", templates=None, heights=None, k=3)
+    for c, plain in zip(prediction.candidates, prediction.as_dict()["candidates"]):
+        assert "guessed: heights come from" in c.why and "computed" not in c.why and c.energy is None and c.margin is None
+        assert plain["heights"] == "guessed" and plain["energy_ev_per_atom"] is None and heights_of(c) == "heights guessed"
+    assert prediction.potential() is None and prediction.as_dict()["heights"] is None and "chgnet" not in prediction.as_dict()["versions"]
+    assert compare(parse_answer(UNSEEN["MoSe2"]), prediction.best.atoms).solved and not heights_notes(prediction)
+
+@pytest.mark.parametrize("who, origins", [("columns", {"columns"}), ("model", {"model"}), (("model", "columns"), {"columns", "model"})], ids=str)
+def test_only_those_who_are_named_propose(who, origins):
+    prediction = predict(micrograph("MoSe2"), "MoSe2", propose=who, heights=None)
+    assert {o for c in prediction.candidates for o in c.origins} == origins == set(prediction.proposers())
+
+def test_templates_alone():
+    from microscopygpt.crystal import canonical, standardize, to_slab
+    from microscopygpt.data import Crystal
+    relative = parse_answer(UNSEEN["MoSe2"].replace("Mo", "W"))
+    crystals = [Crystal("1", "by hand", "WSe2", canonical(to_slab(standardize(relative))))]
+    prediction = predict(micrograph("MoSe2"), "MoSe2", propose="templates", templates=crystals, heights=None)
+    assert prediction.model == "no model" and prediction.proposers() == ["templates"] and prediction.best.origins == ("WSe2 (1)",)
+    assert proposers_of(prediction.best) == ("templates",) and "guessed: heights come from a template" in prediction.best.why
+    assert "templates=crystals" in prediction.code() and prediction.as_dict()["candidates"][0]["origins"] == ["WSe2 (1)"]
+
+@pytest.mark.parametrize("who", ["psychic", (), "", None, ("model", "magic"), "columns,model"])
+def test_an_unknown_proposer_is_named(who):
+    with pytest.raises(PredictError, match=", ".join(PROPOSERS)): predict(micrograph("MoSe2"), "MoSe2", propose=who)
+
+@pytest.mark.parametrize("formula", ["RnSe2", "PoSe2"])
+def test_an_element_that_the_potential_does_not_know(formula):
+    prediction = predict(micrograph("MoSe2"), formula, propose="columns", k=2)
+    notes = heights_notes(prediction)
+    assert len(notes) == 1 and formula[:2] in notes[0] and "chgnet" in notes[0]
+    assert prediction.candidates and all("guessed" in c.why and c.energy is None for c in prediction.candidates)
+
+class Broken(Potential):
+    "A potential that fails after a number of evaluations."
+    name = "broken"
+    def __init__(self, how, good=0): self.how, self.good = how, good
+
+    def compute(self, slabs, forces):
+        self.good -= 1
+        if self.good < 0 and self.how == "raises": raise PotentialError("broken cannot go on.")
+        energy = np.nan if self.good < 0 and self.how == "nan" else -1.
+        return [energy]*len(slabs), [np.ones((len(s.z), 3))*np.arange(len(s.z))[:, None] for s in slabs]
+
+@pytest.mark.parametrize("how", ["raises", "nan"])
+@pytest.mark.parametrize("good", [0, 3])
+def test_a_potential_that_fails_costs_the_heights_and_nothing_else(how, good):
+    prediction = predict(micrograph("MoSe2"), "MoSe2", templates=None, heights=Broken(how, good), k=3)
+    notes = heights_notes(prediction)
+    assert len(notes) == 1 and "broken" in notes[0]
+    assert prediction.explained and {"columns", "model"} <= {o for c in prediction.candidates for o in c.origins}
+    assert compare(parse_answer(UNSEEN["MoSe2"]), prediction.best.atoms).solved
+
+def test_a_potential_whose_energies_are_all_infinite_computes_nothing():
+    class Infinite(Broken):
+        def compute(self, slabs, forces): return [np.inf]*len(slabs), [np.zeros((len(s.z), 3)) for s in slabs]
+    prediction = predict(micrograph("MoSe2"), "MoSe2", templates=None, heights=Infinite(""), k=2)
+    assert prediction.explained and prediction.potential() is None and all("guessed" in c.why for c in prediction.candidates)
+
+def test_a_calculator_computes_heights():
+    from ase.calculators.lj import LennardJones
+    options = dict(propose="columns", heights=LennardJones(sigma=2.3, epsilon=.5, rc=6.), k=2)
+    picture = micrograph("MoSe2")
+    prediction = predict(picture, "MoSe2", **options)
+    assert "relaxed with LennardJones" in prediction.best.why and np.isfinite(prediction.best.energy)
+    assert prediction.as_dict()["heights"] == "lennardjones" and "heights=calculator" in prediction.code("picture")
+    names = dict(picture=picture, calculator=options["heights"])
+    exec(prediction.code("picture"), names)
+    assert names["prediction"].as_dict() == prediction.as_dict()
+
+@pytest.mark.parametrize("ticks", [0, 4])
+def test_stopped_in_the_middle_of_heights(ticks, computed):
+    class Stop(Exception): "Somebody pressed a button."
+    heard = []
+    def progress(done, what):
+        heard.append(what)
+        if sum("relaxing" in w for w in heard) > ticks: raise Stop()
+    with pytest.raises(Stop): predict(micrograph("MoSe2"), "MoSe2", templates=None, k=3, progress=progress)
+    assert "relaxing" in heard[-1] and not any("asking" in w for w in heard)
+    assert predict(micrograph("MoSe2"), "MoSe2", templates=None, k=3).as_dict() == computed.as_dict()
