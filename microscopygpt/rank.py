@@ -34,7 +34,8 @@ def contender(proof:Proof, measured_area:float, # Å²
     "A proof as a contender."
     p = proof.proposal
     votes = p.votes if p.origin == "model" and p.temperature == 1 else 0
-    index = max(1, round(abs(np.linalg.det(proof.placed.cell))/measured_area))
+    ratio = abs(np.linalg.det(proof.placed.cell))/measured_area
+    index = round(ratio) if ratio > .75 else 1/round(1/ratio)
     return Contender(proof, relaxed, votes, (p.origin,), len(proof.placed.z)/index)
 
 # %% ../nbs/44_rank.ipynb #9f7eba53
