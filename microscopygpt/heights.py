@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TRIALS', 'STIFFNESS', 'OPTIMUM', 'PAIR_REACH', 'REPULSION', 'FLATNESS', 'DIFFERENT', 'HOPELESS', 'CHEAP_STEPS',
            'FEW_STEPS', 'SOFTEST', 'LONGEST_STEP', 'SMALL_FORCE', 'PLAN', 'SHORT_PLAN', 'LARGER_CELLS', 'STARTS_KEPT',
-           'SAME_ENERGY', 'tile', 'group_table', 'signed_subgroup', 'height_projectors', 'electronegativities',
-           'bond_strengths', 'Pairs', 'near_pairs', 'morse', 'in_order', 'distinct', 'centred', 'cheap_heights',
-           'Relaxed', 'HeightRelaxation', 'relax_heights', 'height_starts']
+           'SAME_ENERGY', 'FLAT_PLAN', 'TOO_CROWDED', 'tile', 'group_table', 'signed_subgroup', 'height_projectors',
+           'electronegativities', 'bond_strengths', 'Pairs', 'near_pairs', 'morse', 'in_order', 'distinct', 'centred',
+           'cheap_heights', 'Relaxed', 'HeightRelaxation', 'relax_heights', 'height_starts', 'flat']
 
 # %% ../nbs/42_heights.ipynb #28c19e6e
 import itertools
@@ -20,7 +20,7 @@ from pymatgen.core import Element
 from .columns import SAME_COLUMN, Columns, nearest_vectors, plane_operations, stacks
 from .crystal import Slab, reduce_cell
 from .potentials import Potential, PotentialError
-from .refine import supercells
+from .refine import crowding, supercells
 
 # %% ../nbs/42_heights.ipynb #1c79df62
 def tile(columns:Columns, multiple:np.ndarray # (2, 2) integers, rows of multiple @ cell span the larger cell
@@ -291,3 +291,12 @@ def height_starts(columns:Columns, seed:int=0, indices=(1, 2))->list: # of `Slab
             heights = cheap_heights(cell, frac, numbers, operations, starts=max(64, 4*keep), keep=keep, seed=seed)
             slabs += [Slab(cell, frac, z, numbers) for z in heights]
     return slabs
+
+# %% ../nbs/42_heights.ipynb #f1a70002
+FLAT_PLAN = ((1, 1),) # one evaluation: by symmetry there is no force along z
+TOO_CROWDED = .5 # shortest distance over the sum of covalent radii, below which a flat sheet is none
+
+def flat(columns:Columns)->list: # of one `Slab` or none
+    "All atoms of a plane in one layer, where there is room for that."
+    sheet = Slab(columns.cell, columns.frac, np.zeros(len(columns.numbers)), columns.numbers)
+    return [sheet] if crowding(sheet) > TOO_CROWDED else []

@@ -23,7 +23,7 @@ from .columns import ColumnError, composition, solve_columns
 from .compact import ModelError
 from .crystal import (MicroscopyGPTError, cell_lengths, draw_atoms, from_slab, reduced_formula, standardize, to_slab,
                                    write_crystal)
-from .heights import PLAN, SHORT_PLAN, height_starts, relax_heights
+from .heights import FLAT_PLAN, PLAN, SHORT_PLAN, flat, height_starts, relax_heights
 from .lattice import Imaging, Observation, observe
 from .look import CELL, DIFFERENCE, INK, SEQUENCE, styled
 from .micrograph import Micrograph, read_micrograph
@@ -163,6 +163,7 @@ def add_columns(self:Search, start, end):
         self.tell(middle + (end - middle)*i/len(planes), f"heights of plane {i+1} of {len(planes)}")
         slabs = height_starts(plane, self.seed)
         relaxed = self.relax(slabs, plan=PLAN if i == 0 else SHORT_PLAN)[:SHOWN_PER_PLANE[i]]
+        relaxed += self.relax(flat(plane), plan=FLAT_PLAN)
         arranged = [(r.slab, r) for r in relaxed] or [(slab, None) for slab in slabs[:GUESSED_PER_PLANE]]
         for slab, r in arranged: self.contenders.append(contender(prove_columns(plane, slab, self.observation), self.area, r))
 
