@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SUBSETS', 'EvaluateError', 'read_answers', 'write_answers', 'write_truth', 'read_truth', 'score', 'draw_micrograph',
-           'Question', 'ask', 'Journal', 'draw', 'evaluate', 'Calibration', 'calibrate']
+           'Question', 'ask', 'Journal', 'draw', 'evaluate']
 
 # %% ../nbs/10_evaluate.ipynb #4ec376dd
 import hashlib, json, tempfile, time, warnings
@@ -15,8 +15,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np, torch
-from scipy.optimize import minimize
-from scipy.stats import mannwhitneyu
 from tqdm import tqdm
 from .crystal import CrystalError, MicroscopyGPTError, prepare, read_crystal, reduced_formula, standardize, write_crystal
 from .data import load_crystals
@@ -332,37 +330,3 @@ def evaluate(sources, # database names, .json files or folders of structures, or
         return score(folder/"predictions", folder/"truth", out, workers, about=journal.lines, beside=beside, micrograph=lambda name: draw_micrograph(asked[name], noise, seed).data,
                      settings=settings | dict(n=n, command=_command(settings, n) if not by_hand or subset == "benchmark" else ""))
 
-
-# %% ../nbs/10_evaluate.ipynb #f83da392
-class Calibration(NamedTuple):
-    "A logistic regression of success on evidence."
-    weights: np.ndarray # (f,)
-    offset: float
-    auc: float # chance that a solved proof scores above an unsolved one, on the same data
-
-def _losses(X, y, groups, l2):
-    "Negative log-likelihood of (weights, offset): each proof by itself, and the solved ones among their rivals."
-    _, which, size = np.unique(groups, return_inverse=True, return_counts=True)
-    share, sets = 1/size[which], [which == i for i in range(len(size)) if size[i] > 1]
-    rivals = [(X[s], y[s]) for s in sets if 0 < y[s].sum() < s.sum()]
-    lse = lambda s: s.max() + np.log(np.exp(s - s.max()).sum())
-    def loss(w):
-        score = X@w[:-1] + w[-1]
-        ranking = sum(lse(x@w[:-1]) - lse((x@w[:-1])[ok]) for x, ok in rivals)
-        return (share*np.logaddexp(0, np.where(y, -score, score))).sum() + ranking + .5*l2*(w[:-1]**2).sum()
-    return loss
-
-def calibrate(X:np.ndarray, # (m, f) evidence of proofs, rows of `microscopygpt.predict.evidence`
-              y:np.ndarray, # (m,) whether each is solved
-              groups:"np.ndarray|None"=None, # (m,) which micrograph each belongs to
-              l2:float=1. # penalty on weights of standardised evidence
-             )->Calibration:
-    "Weights and offset for `predict.WEIGHTS` and `predict.OFFSET`."
-    X, y = np.asarray(X, float), np.asarray(y, bool)
-    if y.all() or not y.any(): raise EvaluateError("Calibration needs proofs that are solved and proofs that are not.")
-    mean, std = X.mean(0), np.where(X.std(0) > 1e-9, X.std(0), 1.)
-    loss = _losses((X - mean)/std, y, np.arange(len(y)) if groups is None else np.asarray(groups), l2)
-    w = minimize(loss, np.zeros(X.shape[1] + 1), method="L-BFGS-B").x
-    weights = w[:-1]/std
-    scores = X@weights
-    return Calibration(weights, float(w[-1] - mean@weights), float(mannwhitneyu(scores[y], scores[~y]).statistic/(y.sum()*(~y).sum())))

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['PRINT_REACH', 'PRINT_STEP', 'PRINT_WIDTH', 'ALIKE', 'EVIDENCE', 'LEAST_RESIDUAL', 'NO_VOTE', 'EXPLAINS_AS_WELL',
-           'HIGHEST_ENERGY', 'LARGEST_FORCE', 'SPACIOUS', 'JUDGES', 'EXPLAINED', 'PLAUSIBLE', 'WELL_EXPLAINED',
-           'Contender', 'contender', 'fingerprint', 'alike', 'primitive', 'merge_contenders', 'Context', 'context_of',
-           'evidence', 'Judge', 'scores', 'confidences', 'fit_in_words', 'describe', 'Candidate', 'rank']
+           'HIGHEST_ENERGY', 'LARGEST_FORCE', 'SPACIOUS', 'IN_DATABASE', 'JUDGES', 'SHOWN', 'EXPLAINED', 'PLAUSIBLE',
+           'WELL_EXPLAINED', 'RankError', 'Contender', 'contender', 'fingerprint', 'alike', 'primitive',
+           'merge_contenders', 'Context', 'context_of', 'evidence', 'Judge', 'scores', 'confidences', 'fit_judge',
+           'fit_in_words', 'describe', 'Candidate', 'rank']
 
 # %% ../nbs/44_rank.ipynb #28c19e6e
 import itertools
@@ -15,11 +16,13 @@ from typing import NamedTuple
 import numpy as np
 from .crystal import Atoms
 from .columns import COVERING, COVERING_SPREAD, covering
-from .crystal import canonical, from_slab, reduced_formula, space_group, standardize, to_slab
+from .crystal import canonical, from_slab, MicroscopyGPTError, reduced_formula, space_group, standardize, to_slab
 from .heights import Relaxed
 from .refine import Proof
 
 # %% ../nbs/44_rank.ipynb #30368c8e
+class RankError(MicroscopyGPTError): "Contenders from which no judge can be made."
+
 @dataclass
 class Contender:
     "A proven proposal, with its energy where one was computed."
@@ -131,13 +134,16 @@ def evidence(one:Contender, context:Context)->np.ndarray: # (17,), see `EVIDENCE
         room, np.log(one.density/context.fewest), np.log(len(placed.z)/one.density)])
 
 # %% ../nbs/44_rank.ipynb #5d2139cf
+IN_DATABASE = 1.5 # worth as much as four of 32 votes; set by hand, the regressions saw no database
+
 class Judge(NamedTuple):
     "Weights of the evidence, and what they make of a score."
     weights: np.ndarray # (17,)
     offset: float
     confidence: tuple # weights of score, of the log share among all contenders, and an offset
 
-JUDGES = {"energy": Judge(np.array([-.7, 0, -.2, -.3, -.4, -1., -.3, .4, .5, .3, 0, -1., -.5, -.3, -.2, -1., -.5]), 2., (1., 0., 0.)),
+JUDGES = {"energy": Judge(np.array([-.251, -.973, 0, -.106, 0, -.286, -.105, .523, 1.08, .221, IN_DATABASE, -.48, -.008, -1.151, -.011,
+                                    -1.97, -.16]), .295, (.978, .078, .217)),
           "image": Judge(np.array([-.7, 0, -.2, -.3, -.4, -1., -.3, .4, .9, -1., -.3, 0, 0, 0, -.1, -.5, -.2]), 2., (1., 0., 0.))}
 
 # %% ../nbs/44_rank.ipynb #f87aa62f
@@ -151,6 +157,33 @@ def confidences(score:np.ndarray, judge:Judge)->np.ndarray: # probabilities
     share = score - np.logaddexp.reduce(score)
     a, b, c = judge.confidence
     return 1/(1 + np.exp(-(a*score + b*share + c)))
+
+# %% ../nbs/44_rank.ipynb #f17a0002
+SHOWN = 5 # candidates of a micrograph on which confidence is fitted
+
+def fit_judge(X:np.ndarray, # (m, f) evidence
+              y:np.ndarray, # (m,) bool, whether each contender is solved
+              groups:np.ndarray, # (m,) which micrograph each belongs to
+              strength:float=1. # C of scikit-learn's `LogisticRegression`, on evidence divided by its standard deviation
+             )->Judge:
+    "Weights of the evidence, and of scores for confidences, by logistic regression."
+    from sklearn.linear_model import LogisticRegression
+    X, y, (_, groups) = np.asarray(X, float), np.asarray(y, bool), np.unique(groups, return_inverse=True)
+    if y.all() or not y.any(): raise RankError("A judge needs contenders that are solved and contenders that are not.")
+    sizes, deviation = np.bincount(groups), np.maximum(X.std(0), 1e-9)
+    regression = LogisticRegression(C=strength, max_iter=5000)
+    regression.fit(X/deviation, y, sample_weight=sizes.mean()/sizes[groups])
+    weights, offset = regression.coef_[0]/deviation, float(regression.intercept_[0])
+    score = X@weights + offset
+    features, solved = [], []
+    for group in range(len(sizes)):
+        rows = np.flatnonzero(groups == group)
+        rows = rows[np.argsort(-score[rows])]
+        share = score[rows] - np.logaddexp.reduce(score[rows])
+        features += np.c_[score[rows], share][:SHOWN].tolist()
+        solved += y[rows][:SHOWN].tolist()
+    sure = LogisticRegression(max_iter=5000).fit(features, solved)
+    return Judge(weights, offset, (*map(float, sure.coef_[0]), float(sure.intercept_[0])))
 
 # %% ../nbs/44_rank.ipynb #bb3686c9
 EXPLAINED, PLAUSIBLE = .35, .02 # largest residual and smallest confidence with which a candidate still explains an image

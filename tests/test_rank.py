@@ -208,3 +208,17 @@ def test_ranking_twice_counts_votes_once():
     contenders = [made(votes=7), made(doubled(H2), votes=3), made(T1)]
     first, second = rank(contenders, 32), rank(contenders, 32)
     assert first[0].votes == second[0].votes == 10
+
+
+def test_a_judge_finds_what_counts():
+    from microscopygpt.rank import RankError, confidences, fit_judge
+    rng = np.random.default_rng(1)
+    X, groups = rng.normal(size=(900, 3))*[1, 10, 1], np.arange(900)//6
+    y = X[:, 0] + .3*rng.normal(size=900) > 1
+    judge = fit_judge(X, y, groups)
+    assert judge.weights[0] > 2 and abs(judge.weights[1]) < .1
+    score = X@judge.weights + judge.offset
+    assert score[y].mean() > score[~y].mean() + 3
+    sure = np.concatenate([confidences(score[groups == g], judge) for g in range(150)])
+    assert abs(sure.mean() - y.mean()) < .1
+    with pytest.raises(RankError): fit_judge(X, np.ones(900, bool), groups)
