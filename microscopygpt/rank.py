@@ -142,9 +142,10 @@ class Judge(NamedTuple):
     offset: float
     confidence: tuple # weights of score, of the log share among all contenders, and an offset
 
-JUDGES = {"energy": Judge(np.array([-.251, -.973, 0, -.106, 0, -.286, -.105, .523, 1.08, .221, IN_DATABASE, -.48, -.008, -1.151, -.011,
+JUDGES = {"energy": Judge(np.array([-.251, -.973, -.1, -.106, -.1, -.286, -.105, .523, 1.08, .221, IN_DATABASE, -.48, -.008, -1.151, -.011,
                                     -1.97, -.16]), .295, (.978, .078, .217)),
-          "image": Judge(np.array([-.7, 0, -.2, -.3, -.4, -1., -.3, .4, .9, -1., -.3, 0, 0, 0, -.1, -.5, -.2]), 2., (1., 0., 0.))}
+          "image": Judge(np.array([-.321, -.837, -.1, -.859, -.1, -.271, -.093, .613, .622, -.506, IN_DATABASE, 0, 0, 0, -.05, -1.663,
+                                   .711]), -1.428, (.981, .127, .326))}
 
 # %% ../nbs/44_rank.ipynb #f87aa62f
 def scores(contenders:list, asked:int, judge:Judge)->np.ndarray: # log odds
