@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PROPOSERS', 'PLANES', 'SHOWN_PER_PLANE', 'GUESSED_PER_PLANE', 'KNOWN_PLAN', 'WORTH_HEIGHTS', 'TEMPLATES_TRIED',
-           'ANSWERS_TRIED', 'BOLDER', 'USUAL_DISTANCE', 'USUAL_CONTRAST', 'UNNAMED', 'LOWEST', 'Prediction',
+           'ANSWERS_TRIED', 'ON_TOP', 'BOLDER', 'USUAL_DISTANCE', 'USUAL_CONTRAST', 'UNNAMED', 'LOWEST', 'Prediction',
            'PredictError', 'asked_formula', 'active_proposers', 'remembered', 'rising', 'Search', 'predict',
            'warnings_for', 'guess', 'written', 'proposers_of', 'heights_of']
 
@@ -75,7 +75,9 @@ def active_proposers(propose, model, templates)->tuple:
     if not names or any(n not in PROPOSERS for n in names):
         raise PredictError(f"propose={propose!r}: name one or more of {', '.join(PROPOSERS)}.")
     idle = {n for n, source in (("model", model), ("templates", templates)) if source is None}
-    return tuple(n for n in PROPOSERS if n in names and n not in idle) or ("columns",)
+    active = tuple(n for n in PROPOSERS if n in names and n not in idle)
+    if not active: raise PredictError(f"propose={propose!r} has nothing to work with: give a model or templates, or let columns propose.")
+    return active
 
 # %% ../nbs/45_predict.ipynb #a1c44539
 def remembered(what):
@@ -98,6 +100,7 @@ GUESSED_PER_PLANE = 2 # the same where no potential can tell them apart
 KNOWN_PLAN = ((6, 8), (3, 8)) # how many proposals of one size by model and templates are relaxed, for how many steps
 WORTH_HEIGHTS = 2., .1 # proofs with up to twice the least residual + .1 get heights: others are wrong in the plane already
 TEMPLATES_TRIED, ANSWERS_TRIED = 12, 14 # proposals that are proven
+ON_TOP = .3 # shortest distance over the sum of covalent radii, below which atoms stand on each other: no crystal
 BOLDER = 1.4 # temperature at which the model is asked again when too few crystals came
 
 class Search:
@@ -191,7 +194,7 @@ def run(self:Search, propose, vlm, crystals, k)->list: # of `Candidate`
         self.add_known(self.prove(relatives, .15, .2))
     if "columns" in propose: self.add_columns(.2, .6)
     if vlm: self.add_known(self.ask(vlm, 1., .6, .8))
-    ranked = lambda: rank(self.contenders, self.asked, k, self.potential.name if self.potential else "")
+    ranked = lambda: rank([c for c in self.contenders if c.proof.crowding > ON_TOP], self.asked, k, self.potential.name if self.potential else "")
     candidates = ranked()
     if vlm and len(candidates) < k:
         self.add_known(self.ask(vlm, BOLDER, .8, .97))
@@ -217,6 +220,8 @@ def predict(image, # path, array or `Micrograph`
     "Read the crystal structure from a micrograph: propose, compute what is not seen, prove, rank."
     formula, active = asked_formula(formula, prompt), active_proposers(propose, model, templates)
     if k < 1: raise PredictError(f"k is {k}: ask for at least one candidate.")
+    if isinstance(heights, str) and heights not in POTENTIALS:
+        raise PredictError(f"heights={heights!r}: name one of {', '.join(POTENTIALS)}, give an ASE calculator, or None.")
     tell, imaging = rising(progress), imaging or Imaging()
     tell(0., "loading the model")
     vlm = load_model(model) if "model" in active else None
@@ -229,6 +234,7 @@ def predict(image, # path, array or `Micrograph`
     search = Search(observation, formula, prompt, answers, seed, tell)
     search.use(heights)
     crystals = (local_crystals() if isinstance(templates, str) else templates) if "templates" in active else []
+    if "templates" in active and not crystals and propose != PROPOSERS: search.notes.append("There is no database on this machine and no list was given: templates proposed nothing.")
     candidates = search.run(active, vlm, crystals, k)
     if relax:
         tell(1., "relaxing")

@@ -242,3 +242,8 @@ def test_stopped_in_the_middle_of_heights(ticks, computed):
     with pytest.raises(Stop): predict(micrograph("MoSe2"), "MoSe2", templates=None, k=3, progress=progress)
     assert "relaxing" in heard[-1] and not any("asking" in w for w in heard)
     assert predict(micrograph("MoSe2"), "MoSe2", templates=None, k=3).as_dict() == computed.as_dict()
+
+@pytest.mark.parametrize("options, says", [(dict(heights="oracle"), "chgnet"), (dict(propose="model", model=None), "nothing to work with"),
+                                           (dict(propose="templates", templates=None), "nothing to work with")])
+def test_a_question_that_cannot_be_asked_is_refused_at_once(options, says):
+    with pytest.raises(PredictError, match=says): predict(micrograph("MoSe2"), "MoSe2", **options)
