@@ -452,7 +452,7 @@ def _show_candidate(self:Explorer):
     part, p = self._answer, self.prediction
     if p is None: return
     if not p.candidates: part["picture"].value = part["saved"].value = part["code"].value = part["distance"].value = ""; return
-    rank = part["ranking"].chosen + 1
+    rank, part["saved"].value = part["ranking"].chosen + 1, "" # the files of another candidate are not to be saved
     part["picture"].value = picture_html(p.plot_fit(rank), f"micrograph with the atoms of candidate {rank}, its re-simulation, and the difference")
     part["view"].show_slabs(to_slab(self.chosen().atoms))
     self._offer_comparisons()
