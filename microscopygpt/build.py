@@ -20,7 +20,7 @@ from jarvis.core.utils import ext_gcd
 from pymatgen.core import Element
 from scipy.spatial import cKDTree
 
-from .crystal import MicroscopyGPTError, Slab, _checked_number, from_slab, reduce_cell, reduced_formula, to_slab
+from .crystal import MicroscopyGPTError, Slab, _checked_number, from_slab, from_spglib, reduce_cell, reduced_formula, to_slab
 
 # %% ../nbs/00a_build.ipynb #de8d492b
 class BuildError(MicroscopyGPTError): "A structure that cannot be built as asked."
@@ -55,8 +55,8 @@ def _is_slab(atoms):
 
 def _primitive(atoms):
     "The smallest cell, the crystal where it was"
-    try: found = spglib.standardize_cell((_lattice(atoms), atoms.frac_coords, atoms.atomic_numbers), to_primitive=True, no_idealize=True, symprec=.01)
-    except spglib.SpglibError: found = None
+    cell = _lattice(atoms), atoms.frac_coords, atoms.atomic_numbers
+    found = from_spglib(spglib.standardize_cell, cell, to_primitive=True, no_idealize=True, symprec=.01)
     if found is None: raise BuildError("spglib cannot make out the cell: are atoms on top of each other?")
     return _atoms(*found[:2], [Element.from_Z(int(n)).symbol for n in found[2]])
 

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['BRAVAIS', 'SOLVED', 'TIGHT', 'MicroscopyGPTError', 'CrystalError', 'FormulaError', 'parse_formula', 'reduced_formula',
-           'Slab', 'cell_lengths', 'cell_from_lengths', 'reduce_cell', 'to_slab', 'from_slab', 'standardize',
-           'bravais_2d', 'space_group', 'element_order', 'equivalent_bases', 'canonical', 'Comparison', 'Prepared',
-           'prepare', 'compare', 'Superposition', 'superpose', 'draw_atoms', 'read_crystal', 'write_crystal']
+           'Slab', 'cell_lengths', 'cell_from_lengths', 'reduce_cell', 'to_slab', 'from_slab', 'from_spglib',
+           'standardize', 'bravais_2d', 'space_group', 'element_order', 'equivalent_bases', 'canonical', 'Comparison',
+           'Prepared', 'prepare', 'compare', 'Superposition', 'superpose', 'draw_atoms', 'read_crystal',
+           'write_crystal']
 
 # %% ../nbs/00_crystal.ipynb #8b9ee0f8
 import itertools, re, sys, warnings
@@ -161,6 +162,11 @@ def from_slab(slab:Slab,
     return Atoms(lattice_mat=lattice, coords=np.c_[slab.frac % 1, centred/c + .5], elements=[Element.from_Z(int(n)).symbol for n in slab.numbers], cartesian=False)
 
 # %% ../nbs/00_crystal.ipynb #29c9cbff
+def from_spglib(call, *args, **options):
+    "What spglib finds, None where it finds nothing; ASE may have switched it from returning None to raising."
+    try: return call(*args, **options)
+    except spglib.SpglibError: return None
+
 def standardize(atoms:Atoms,
                 symprec:float=.05 # Å, tolerance of the search for the primitive cell; 0 keeps the cell
                )->Atoms:
@@ -168,7 +174,7 @@ def standardize(atoms:Atoms,
     slab = to_slab(atoms)
     std = from_slab(slab)
     if symprec and len(slab.numbers) > 1:
-        found = spglib.find_primitive((std.lattice_mat, std.frac_coords, slab.numbers), symprec=symprec)
+        found = from_spglib(spglib.find_primitive, (std.lattice_mat, std.frac_coords, slab.numbers), symprec=symprec)
         if found is not None and len(found[2]) < len(slab.numbers):
             smaller = from_slab(to_slab(Atoms(lattice_mat=found[0], coords=found[1], elements=[Element.from_Z(int(n)).symbol for n in found[2]], cartesian=False)))
             if abs(np.ptp(to_slab(smaller).z) - np.ptp(slab.z)) < .2: return smaller
@@ -197,7 +203,7 @@ def space_group(atoms:Atoms,
                )->int: # space group number, 0 when spglib finds none
     "Space group number of a slab (spglib)."
     lattice, frac, numbers = _arrays(atoms)
-    data = spglib.get_symmetry_dataset((lattice, frac % 1, numbers), symprec=symprec)
+    data = from_spglib(spglib.get_symmetry_dataset, (lattice, frac % 1, numbers), symprec=symprec)
     return int(data.number) if data is not None else 0
 
 # %% ../nbs/00_crystal.ipynb #56355394

@@ -18,7 +18,7 @@ from functools import lru_cache
 import numpy as np, spglib
 from ase.data import covalent_radii
 from .crystal import Atoms, MicroscopyGPTError, Slab, _unimodular
-from .crystal import cell_from_lengths, from_slab, reduce_cell, standardize
+from .crystal import cell_from_lengths, from_slab, from_spglib, reduce_cell, standardize
 from .lattice import PROBE2, Z_POWER, Observation
 
 # %% ../nbs/08_refine.ipynb #4852df12
@@ -333,7 +333,7 @@ def _spglib_cell(slab):
 
 def _symmetry(crystal, symprec):
     "Rotations and translations that hold in a crystal within a distance (Å); none where spglib finds nothing."
-    found = spglib.get_symmetry(crystal, symprec=symprec)
+    found = from_spglib(spglib.get_symmetry, crystal, symprec=symprec)
     return [] if found is None else list(zip(found["rotations"], found["translations"]))
 
 # %% ../nbs/08_refine.ipynb #2e6faf32

@@ -320,3 +320,11 @@ def test_what_cannot_be_superposed_says_why():
     square = from_slab(Slab(cell_from_lengths(4, 4, 90), np.array([[0, 0], [.5, .5]]), np.array([0, .5]), np.array([6, 6])))
     with pytest.raises(CrystalError, match="one formula"): superpose(graphene, from_slab(to_slab(graphene)._replace(numbers=np.array([5, 7]))))
     with pytest.raises(CrystalError, match="no common description"): superpose(graphene, square)
+
+@pytest.mark.parametrize("mode", ["false", "true"])
+def test_atoms_on_top_of_each_other_have_no_symmetry_whichever_way_spglib_says_so(mode, monkeypatch):
+    "ASE sets this variable for the whole process and leaves it so."
+    monkeypatch.setenv("SPGLIB_OLD_ERROR_HANDLING", mode)
+    slab = Slab(3*np.eye(2), np.array([[0, 0], [1e-9, 0], [.5, .5]]), np.zeros(3), np.array([6, 6, 7]))
+    atoms = from_slab(slab)
+    assert space_group(atoms) == 0 and standardize(atoms).num_atoms == 3

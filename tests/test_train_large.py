@@ -72,7 +72,8 @@ def test_proposals_of_a_large_model_are_proven(learned):
     item = learned.items[5]
     micrograph = Micrograph(np.asarray(item["image"], np.float32)/255, item["pixel_size"])
     prediction = predict(micrograph, "MoS2", model=learned.vlm, templates=None, answers=4, k=1)
-    assert prediction.explained and compare(parse_answer(item["answer"]), prediction.best.atoms).solved and prediction.best.proof.proposal.origin == "model"
+    assert prediction.explained and compare(parse_answer(item["answer"]), prediction.best.atoms).solved
+    assert "model" in prediction.best.origins and prediction.best.votes == 4
 
 KILLED = """
 import os, signal, sys
