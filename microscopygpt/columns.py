@@ -6,14 +6,13 @@
 __all__ = ['COVERING', 'COVERING_SPREAD', 'COVERING_RANGE', 'MAX_ATOMS', 'GRID', 'SETTLED', 'STARTS', 'HOPS', 'IDLE_HOPS',
            'IMPROVED', 'ENOUGH', 'FREE_SPRING', 'SAME_RESIDUAL', 'SAME_PLACE', 'OTHER_ELEMENT', 'SAME_COLUMN',
            'PLANE_TOLERANCES', 'WORSE', 'WORSE_AT_LEAST', 'CLOSE', 'SYMMETRY_WORTH', 'ATOM_COST', 'ROOM_COST',
-           'UNITS_TRIED', 'TOO_COSTLY', 'MOST_OPERATIONS', 'NOISE_RESIDUAL', 'WEAK_SUPERLATTICE', 'ColumnError',
-           'covering', 'composition', 'plausible_units', 'Descent', 'parabola_top', 'solve_cell', 'shaken',
-           'PlaneOperation', 'nearest_vectors', 'plane_operations', 'stacks', 'symmetrize_plane', 'Columns',
-           'symmetric_columns', 'size_cost', 'plane_cost', 'cells_to_solve', 'solve_columns']
+           'NOISE_RESIDUAL', 'ColumnError', 'covering', 'composition', 'plausible_units', 'Descent', 'parabola_top',
+           'solve_cell', 'shaken', 'PlaneOperation', 'nearest_vectors', 'assigned', 'plane_operations', 'stacks',
+           'symmetrize_plane', 'group_table', 'signed_subgroup', 'Columns', 'symmetric_columns', 'size_cost',
+           'plane_cost']
 
 # %% ../nbs/41_columns.ipynb #027164b2
-import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 import numpy as np
 from ase.data import covalent_radii
@@ -230,7 +229,7 @@ def nearest_vectors(d)->np.ndarray:
     "Differences of fractional positions to the nearest image."
     return d - np.round(d)
 
-def _assigned(moved, frac, numbers, cell):
+def assigned(moved, frac, numbers, cell):
     "The atom that each moved one falls on: (displacements (n, 2) in fractions, images (n,), distances (n,) Å)."
     d = nearest_vectors(frac[None] - moved[:, None])
     distance = np.linalg.norm(d@cell, axis=2) + OTHER_ELEMENT*(numbers[:, None] != numbers)
@@ -250,10 +249,10 @@ def plane_operations(cell:np.ndarray, # (2, 2) Å
         turned = frac@turn
         for anchor in anchors:
             shift = frac[anchor] - turned[anchors[0]]
-            d, image, distance = _assigned(turned + shift, frac, numbers, cell)
+            d, image, distance = assigned(turned + shift, frac, numbers, cell)
             if distance.max() > 1.5*tolerance: continue
             shift = shift + d.mean(0)
-            d, image, distance = _assigned(turned + shift, frac, numbers, cell)
+            d, image, distance = assigned(turned + shift, frac, numbers, cell)
             known = any((turn == o.turn).all() and np.linalg.norm(nearest_vectors(shift - o.shift)@cell) < tolerance
                         for o in found)
             if distance.max() < tolerance and not known: found.append(PlaneOperation(turn, shift % 1, image))
@@ -296,6 +295,30 @@ def symmetrize_plane(cell:np.ndarray, # (2, 2) Å
         frac = frac + total/max(len(operations), 1)
     return frac % 1, operations
 
+# %% ../nbs/41_columns.ipynb #f96aa82c
+def group_table(operations:list, cell)->np.ndarray: # (k, k) which operation follows from two, -1 where none does
+    "The multiplication table of plane operations."
+    turns, shifts = np.array([o.turn for o in operations]), np.array([o.shift for o in operations])
+    turn = np.einsum("iab,jbc->ijac", turns, turns)
+    shift = np.einsum("ia,jab->ijb", shifts, turns) + shifts[None]
+    same_turn = (turn[:, :, None] == turns).all((-1, -2))
+    apart = np.linalg.norm(nearest_vectors(shift[:, :, None] - shifts)@cell, axis=-1) + 1e3*~same_turn
+    return np.where(apart.min(-1) < .5, apart.argmin(-1), -1)
+
+def signed_subgroup(table, identity:int, generators:list # of (operation, +1 keeps or -1 turns over)
+                   )->"dict|None": # operation -> sign, None where the signs contradict each other
+    "The subgroup that some signed operations generate."
+    sign, todo = {identity: 1}, [identity]
+    while todo:
+        one = todo.pop()
+        for other, s in generators:
+            product = table[one, other]
+            if product < 0 or sign.get(product, sign[one]*s) != sign[one]*s: return None
+            if product not in sign:
+                sign[product] = sign[one]*s
+                todo.append(product)
+    return sign
+
 # %% ../nbs/41_columns.ipynb #b8d28f0f
 PLANE_TOLERANCES = (.35, .2, .1) # Å
 WORSE, WORSE_AT_LEAST = 1.25, .01 # by how much symmetric columns may leave more unexplained
@@ -330,10 +353,7 @@ SYMMETRY_WORTH = .4 # a doubled number of operations weighs as much as a residua
 ATOM_COST = 1. # of the logarithm of the number of atoms
 ROOM_COST = .15 # of the squared deviation of the logarithmic covering, in standard deviations: loose molecules exist
 
-UNITS_TRIED = 8 # numbers of formula units, the least costly ones
-TOO_COSTLY = 2.2 # planes that cost so much more than the best are not followed
 
-MOST_OPERATIONS = 12 # of a plane group with one lattice point in its cell
 NOISE_RESIDUAL = .012 # what noise leaves of a perfect answer
 
 def size_cost(numbers, cell)->float:
@@ -345,42 +365,3 @@ def plane_cost(plane:Columns)->float:
     "What speaks against a plane before heights are known: residual, many atoms, little symmetry, an unusual covering."
     symmetry = SYMMETRY_WORTH*np.log(len(plane.operations))
     return np.log(max(plane.residual, NOISE_RESIDUAL)) - symmetry + size_cost(plane.numbers, plane.cell)
-
-WEAK_SUPERLATTICE = .1 # of the strongest coefficient: above it a smaller cell is not tried
-
-def cells_to_solve(observation:Observation)->list: # of (reduced cell (2, 2) Å, share of the amplitude that it leaves out)
-    "The measured cell, and smaller ones that leave out only weak coefficients."
-    measured = reduce_cell(observation.lattice.cell)[0]
-    hk, _, observed, _ = observation.coefficients(measured)
-    found = [(measured, 0.)]
-    for other in observation.lattice.alternatives:
-        if other.index >= 1 or other.evidence > WEAK_SUPERLATTICE: continue
-        smaller = reduce_cell(other.cell)[0]
-        nodes = hk@np.linalg.inv(measured).T@smaller.T
-        outside = np.abs(nodes - np.round(nodes)).max(1) > .1
-        found.append((smaller, float(np.linalg.norm(observed[outside])/np.linalg.norm(observed))))
-    return found
-
-def solve_columns(observation:Observation, formula:str,
-                  max_atoms:int=MAX_ATOMS, seed:int=0,
-                  progress=None # called with the share done and what is being done
-                 )->list: # of `Columns`, most plausible first
-    "The planes that explain an image: every plausible number of formula units in the measured cell, and in smaller ones."
-    cells, planes = cells_to_solve(observation), []
-    best_case = np.log(NOISE_RESIDUAL) - SYMMETRY_WORTH*np.log(MOST_OPERATIONS)
-    tried = [(cell, left_out, n) for cell, left_out in cells for n in plausible_units(formula, cell, max_atoms)]
-    if not tried: raise ColumnError(f"No number of {formula} units up to {max_atoms} atoms fits into the measured cell of "
-                                    f"{abs(np.linalg.det(cells[0][0])):.1f} Å²: check the formula and the pixel size.")
-    cost = lambda t: size_cost(composition(formula, t[2]), t[0])
-    tried = sorted(tried, key=cost)[:UNITS_TRIED]
-    for i, (cell, left_out, n) in enumerate(tried):
-        if progress: progress(i/len(tried), f"solving the columns of {n} formula units")
-        if planes and best_case + cost(tried[i]) > min(map(plane_cost, planes)) + TOO_COSTLY: break
-        numbers = composition(formula, n)
-        found = [symmetric_columns(fit, cell, numbers, observation, n) for fit in solve_cell(cell, numbers, observation, seed)]
-        for plane in found: plane.residual = float(np.hypot(plane.residual*np.sqrt(1 - left_out**2), left_out))
-        planes += found
-    least = min(plane.residual for plane in planes)
-    planes = [p for p in planes if p.residual <= CLOSE[0]*least + CLOSE[1]]
-    cheapest = min(map(plane_cost, planes))
-    return sorted((p for p in planes if plane_cost(p) < cheapest + TOO_COSTLY), key=plane_cost)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['TRIALS', 'STIFFNESS', 'OPTIMUM', 'PAIR_REACH', 'REPULSION', 'FLATNESS', 'DIFFERENT', 'HOPELESS', 'CHEAP_STEPS',
-           'FEW_STEPS', 'SOFTEST', 'LONGEST_STEP', 'SMALL_FORCE', 'PLAN', 'SHORT_PLAN', 'LARGER_CELLS', 'STARTS_KEPT',
-           'SAME_ENERGY', 'FLAT_PLAN', 'TOO_CROWDED', 'tile', 'group_table', 'signed_subgroup', 'height_projectors',
-           'electronegativities', 'bond_strengths', 'Pairs', 'near_pairs', 'morse', 'in_order', 'distinct', 'centred',
-           'cheap_heights', 'Relaxed', 'HeightRelaxation', 'relax_heights', 'height_starts', 'flat']
+           'FEW_STEPS', 'SOFTEST', 'LONGEST_STEP', 'SMALL_FORCE', 'PLAN', 'LARGER_CELLS', 'STARTS_KEPT', 'SAME_ENERGY',
+           'FLAT_PLAN', 'TOO_CROWDED', 'tile', 'height_projectors', 'electronegativities', 'bond_strengths', 'Pairs',
+           'near_pairs', 'morse', 'in_order', 'distinct', 'centred', 'cheap_heights', 'Relaxed', 'HeightRelaxation',
+           'relax_heights', 'height_starts', 'flat']
 
 # %% ../nbs/42_heights.ipynb #28c19e6e
 import itertools
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from ase.data import covalent_radii
 from pymatgen.core import Element
-from .columns import SAME_COLUMN, Columns, nearest_vectors, plane_operations, stacks
+from .columns import SAME_COLUMN, Columns, group_table, nearest_vectors, plane_operations, signed_subgroup, stacks
 from .crystal import Slab, reduce_cell
 from .potentials import Potential, PotentialError
 from .refine import crowding, supercells
@@ -34,30 +34,6 @@ def tile(columns:Columns, multiple:np.ndarray # (2, 2) integers, rows of multipl
     origins = origins[((origins > -1e-6) & (origins < 1 - 1e-6)).all(1)]
     frac = (columns.frac@inverse + origins[:, None]).reshape(-1, 2) % 1
     return cell, frac, np.tile(columns.numbers, len(origins))
-
-# %% ../nbs/42_heights.ipynb #f96aa82c
-def group_table(operations:list, cell)->np.ndarray: # (k, k) which operation follows from two, -1 where none does
-    "The multiplication table of plane operations."
-    turns, shifts = np.array([o.turn for o in operations]), np.array([o.shift for o in operations])
-    turn = np.einsum("iab,jbc->ijac", turns, turns)
-    shift = np.einsum("ia,jab->ijb", shifts, turns) + shifts[None]
-    same_turn = (turn[:, :, None] == turns).all((-1, -2))
-    apart = np.linalg.norm(nearest_vectors(shift[:, :, None] - shifts)@cell, axis=-1) + 1e3*~same_turn
-    return np.where(apart.min(-1) < .5, apart.argmin(-1), -1)
-
-def signed_subgroup(table, identity:int, generators:list # of (operation, +1 keeps or -1 turns over)
-                   )->"dict|None": # operation -> sign, None where the signs contradict each other
-    "The subgroup that some signed operations generate."
-    sign, todo = {identity: 1}, [identity]
-    while todo:
-        one = todo.pop()
-        for other, s in generators:
-            product = table[one, other]
-            if product < 0 or sign.get(product, sign[one]*s) != sign[one]*s: return None
-            if product not in sign:
-                sign[product] = sign[one]*s
-                todo.append(product)
-    return sign
 
 # %% ../nbs/42_heights.ipynb #c38c8428
 TRIALS = 4 # random choices of signs for each projector that is wanted
@@ -198,7 +174,6 @@ SOFTEST = 8. # eV/Å², the curvature with which BFGS begins
 LONGEST_STEP = .25 # Å
 SMALL_FORCE = .03 # eV/Å along z, at which a relaxation ends
 PLAN = ((20, 5), (8, 8), (4, 10)) # how many are followed for how many steps
-SHORT_PLAN = ((10, 5), (4, 8), (2, 10)) # for planes that are less plausible
 
 @dataclass
 class Relaxed:
@@ -218,6 +193,12 @@ class HeightRelaxation:
         self.force, self.plane_force = np.full(len(slabs), np.inf), np.full(len(slabs), np.inf)
         self.inverse = [np.eye(len(s.z))/SOFTEST for s in slabs]
         self.last = [None]*len(slabs)
+
+    def add(self, slabs):
+        "Take more slabs in."
+        more = HeightRelaxation(slabs, self.potential)
+        for name in ("slabs", "start", "best", "inverse", "last"): getattr(self, name).extend(getattr(more, name))
+        for name in ("energy", "force", "plane_force"): setattr(self, name, np.append(getattr(self, name), getattr(more, name)))
 
     def step(self, rows)->bool: # whether anything was left to do
         "One evaluation and one move of each of these slabs."

@@ -7,15 +7,16 @@ __all__ = ['SHIFT_GRID', 'Z_UNIT', 'PROBE_VARIANCE_SIGMA', 'PROBE_VARIANCE_LIMIT
            'DAMPING', 'STEP_LENGTHS', 'FIRST_SIGMA', 'LAST_SIGMA', 'SETTLING_STEPS', 'SETTLED', 'SITE_GRID',
            'TOLERANCES', 'ACCEPTED_RATIO', 'ACCEPTED_RISE', 'SHEAR_COST', 'MOVED_COST', 'POOR_FIT', 'RELOCATION_PAYS',
            'SAME_SIZE', 'supercells', 'Placement', 'strains', 'placements', 'structure_factors', 'correlation_map',
-           'best_shifts', 'atom_waves', 'fitted_gain', 'residual_of', 'PlaneModel', 'jacobian', 'without_gain', 'Fit',
-           'fit_positions', 'relocate', 'n_operations', 'symmetrize', 'most_symmetric', 'crowding', 'Proposal', 'Proof',
-           'prove', 'resimulate', 'RelaxError', 'relax']
+           'best_shifts', 'atom_waves', 'fitted_gain', 'residual_of', 'PlaneModel', 'jacobian', 'without_gain',
+           'free_directions', 'Fit', 'fit_positions', 'relocate', 'n_operations', 'symmetrize', 'most_symmetric',
+           'crowding', 'Proposal', 'Proof', 'prove', 'resimulate', 'RelaxError', 'relax']
 
 # %% ../nbs/08_refine.ipynb #4ee3cd40
 import contextlib, io, itertools, warnings
 from dataclasses import dataclass
 from functools import lru_cache
 import numpy as np, spglib
+from scipy.linalg import block_diag
 from ase.data import covalent_radii
 from .crystal import Atoms, MicroscopyGPTError, Slab, _unimodular
 from .crystal import cell_from_lengths, from_slab, from_spglib, reduce_cell, standardize
@@ -235,22 +236,36 @@ def _cost(model, prior, p, seen, sigma):
 # %% ../nbs/08_refine.ipynb #a08f33d9
 DAMPING = 1e-4 # of the diagonal: keeps the matrix regular where the image does not show an atom at all
 
-def _damped_step(model, prior, p, seen, sigma):
-    "The Gauss-Newton step (2n + 2,) towards the least cost."
+def free_directions(operations:list, # (turn, shift, image), as on the page of columns
+                    n:int, cell:np.ndarray # (2, 2) Å
+                   )->"np.ndarray|None": # (2n + 2, k), orthonormal columns
+    "The changes of p that keep a symmetry of the plane; None where there is no symmetry to keep."
+    if len(operations) < 2: return None
+    mean = np.zeros((2*n, 2*n))
+    for turn, _, image in operations:
+        back = (np.linalg.inv(cell)@turn@cell).T/len(operations)
+        for atom, other in enumerate(image): mean[2*other:2*other + 2, 2*atom:2*atom + 2] += back
+    share, directions = np.linalg.eigh((mean + mean.T)/2)
+    return block_diag(directions[:, share > .99], np.eye(2))
+
+def _damped_step(model, prior, p, seen, sigma, free=None):
+    "The Gauss-Newton step (2n + 2,) towards the least cost, along the free directions."
     waves = model.waves(p)
     F = waves.sum(0)
     gain = fitted_gain(F, seen)
     J = without_gain(jacobian(model, waves, gain)/sigma, F)
     A = (J.conj().T@J).real + prior.precision
     b = (J.conj().T@((seen - gain*F)/sigma)).real - prior.precision@(p - prior.mean)
-    return np.linalg.solve(A + DAMPING*np.diag(np.diag(A)), b)
+    if free is None: return np.linalg.solve(A + DAMPING*np.diag(np.diag(A)), b)
+    A = free.T@A@free
+    return free@np.linalg.solve(A + DAMPING*np.diag(np.diag(A)), free.T@b)
 
 # %% ../nbs/08_refine.ipynb #614990e0
 STEP_LENGTHS = 1, .4, .1 # shares of the step, tried in turn
 
-def _descend(model, prior, p, seen, sigma):
+def _descend(model, prior, p, seen, sigma, free=None):
     "p after one step, and the largest displacement (Å) it asked for; None for p where no length of it lowers the cost."
-    delta = _damped_step(model, prior, p, seen, sigma)
+    delta = _damped_step(model, prior, p, seen, sigma, free)
     before = _cost(model, prior, p, seen, sigma)
     tries = [np.clip(p + length*delta, prior.low, prior.high) for length in STEP_LENGTHS]
     lower = (q for q in tries if _cost(model, prior, q, seen, sigma) < before)
@@ -277,14 +292,17 @@ def fit_positions(frac:np.ndarray, # (n, 2) start
                   cell:np.ndarray, # (2, 2) Å
                   observation:Observation,
                   spring:float=.2, # Å, how far an atom may easily move; np.inf for free atoms
-                  steps:int=12)->Fit:
+                  steps:int=12,
+                  operations:list=() # of the plane, that the positions keep
+                 )->Fit:
     "Refine in-plane positions, probe width and contrast exponent against the image."
     hk, g, seen, noise = observation.coefficients(cell)
     model, prior = PlaneModel(frac, numbers, cell, hk, g), _springs(len(frac), spring, observation.imaging)
     p, amplitude = prior.mean, np.sqrt((np.abs(seen)**2).mean())
+    free = free_directions(operations, len(frac), cell)
     for step in range(steps):
         sigma = max(noise, amplitude*max(FIRST_SIGMA*.5**step, LAST_SIGMA))
-        lower, asked = _descend(model, prior, p, seen, sigma)
+        lower, asked = _descend(model, prior, p, seen, sigma, free)
         if lower is not None: p = lower
         if step >= SETTLING_STEPS and (lower is None or asked < SETTLED): break
     x, variance, power = model.positions(p), float(p[-2]), float(p[-1])

@@ -6,10 +6,10 @@ from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from hypothesis import given, settings, strategies as st
 
-from microscopygpt.columns import Columns, nearest_vectors, plane_operations, stacks
+from microscopygpt.columns import Columns, group_table, nearest_vectors, plane_operations, signed_subgroup, stacks
 from microscopygpt.crystal import Slab, cell_from_lengths
 from microscopygpt.heights import (LARGER_CELLS, SMALL_FORCE, Relaxed, bond_strengths, centred, cheap_heights, distinct, electronegativities,
-                                   group_table, height_projectors, height_starts, in_order, morse, near_pairs, relax_heights, signed_subgroup,
+                                   height_projectors, height_starts, in_order, morse, near_pairs, relax_heights,
                                    tile)
 from microscopygpt.potentials import Potential, PotentialError, load_potential
 from microscopygpt.refine import Fit, supercells

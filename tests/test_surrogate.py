@@ -1,0 +1,96 @@
+"The linear potential that finds where to look for heights."
+import numpy as np, pytest
+from microscopygpt.crystal import Slab
+from microscopygpt.heights import bond_strengths, cheap_heights, morse, near_pairs, relax_heights
+from microscopygpt.potentials import Potential
+from microscopygpt.surrogate import HeightFeatures, Surrogate, changed, find_heights, height_spaces, in_turn, shares
+from test_heights import MOS2
+
+class Bonds(Potential):
+    "Ionic bonds on heights alone, in eV: something else than what a search starts with."
+    name = "bonds"
+    def compute(self, slabs, forces):
+        energies, pulls = [], []
+        for s in slabs:
+            pairs = near_pairs(s.cell, s.frac, s.numbers)
+            energy, slope = morse(s.z[None], pairs, bond_strengths(s.numbers)[1][pairs.first, pairs.second])
+            energies.append(energy[0]/len(s.z))
+            pulls.append(np.c_[np.zeros((len(s.z), 2)), -slope[0]])
+        return energies, pulls
+
+@pytest.fixture
+def bonds(): return Bonds()
+
+def features(n=5, seed=0):
+    rng = np.random.default_rng(seed)
+    cell, frac, numbers = np.array([[7., 0], [1., 8.]]), rng.random((n, 2)), rng.choice([6, 16, 42], n)
+    return HeightFeatures(cell, frac, numbers, np.unique(numbers)), rng
+
+@pytest.mark.parametrize("seed", range(4))
+def test_slopes_are_the_derivative_of_the_energy_and_rows_agree(seed):
+    f, rng = features(seed=seed)
+    z = rng.normal(size=(2, f.n))*1.5
+    by_energy, by_slope = f.rows(z)
+    numbers = rng.normal(size=by_energy.shape[1])
+    energy, slope = f.evaluate(z, numbers)
+    assert np.allclose(by_energy@numbers, energy) and np.allclose(by_slope@numbers, slope)
+    for i in range(f.n):
+        step = np.zeros(f.n)
+        step[i] = 1e-5
+        numeric = (f.evaluate(z + step, numbers)[0] - f.evaluate(z - step, numbers)[0])/2e-5
+        assert np.allclose(numeric, slope[:, i], atol=1e-4, rtol=1e-4)
+
+def test_a_surrogate_learns_a_potential_of_its_own_kind():
+    f, rng = features()
+    true = rng.normal(size=f.rows(np.zeros((1, f.n)))[0].shape[1])*.1
+    def truth(z):
+        energy, slope = f.evaluate(z, true)
+        before, before_slope = f.morse(z)
+        return energy + before, slope + before_slope
+    z = rng.normal(size=(300, f.n))*2.5
+    surrogate = Surrogate()
+    surrogate.fit([(f, z, *truth(z))])
+    new = rng.normal(size=(50, f.n))*2.5
+    found, wanted = surrogate.evaluate(f, new)[1], truth(new)[1]
+    fair = np.abs(wanted).max(1) < 10
+    assert np.corrcoef(found[fair].ravel(), wanted[fair].ravel())[0, 1] > .95
+
+def test_what_cannot_be_evaluated_teaches_nothing():
+    f, rng = features()
+    z = rng.normal(size=(30, f.n))
+    energies, slopes = f.morse(z)
+    spoilt = np.append(energies, np.nan), np.vstack([slopes, np.full(f.n, np.nan)])
+    a, b = Surrogate(), Surrogate()
+    a.fit([(f, z, energies, slopes)])
+    b.fit([(f, np.vstack([z, z[:1]]), *spoilt)])
+    assert np.allclose(a.numbers, b.numbers)
+
+def test_every_kind_has_its_turn():
+    kinds = np.array([1, 1, 1, 4, 4, 2])
+    assert in_turn(np.arange(6), kinds).tolist() == [0, 3, 5, 1, 4, 2]
+
+def test_changed_heights_differ_and_leave_the_old_ones():
+    rng, z = np.random.default_rng(0), np.array([0., 1., 2., -1.])
+    assert sum(not np.array_equal(changed(z, rng), z) for _ in range(50)) > 30 and z.tolist() == [0., 1., 2., -1.]
+    assert changed(np.zeros(1), rng).shape == (1,)
+
+def test_half_of_the_starts_are_for_the_measured_cell():
+    spaces = height_spaces(MOS2)
+    assert [s.index for s in spaces] == [1, 2, 2, 2] and sum(shares(spaces)) == pytest.approx(1) and shares(spaces)[0] == .5
+    assert shares(spaces[:1]) == [1.]
+
+def test_the_search_is_at_least_as_low_as_the_starts_alone(bonds):
+    slabs = [Slab(MOS2.cell, MOS2.frac, z, MOS2.numbers) for z in cheap_heights(MOS2.cell, MOS2.frac, MOS2.numbers, MOS2.operations)]
+    alone = relax_heights(slabs, bonds)
+    found = find_heights(MOS2, bonds, indices=(1,))
+    assert found[0].energy <= alone[0].energy + 1e-3
+    assert [r.energy for r in found] == sorted(r.energy for r in found)
+
+def test_the_same_seed_finds_the_same_heights(bonds):
+    first, second = (find_heights(MOS2, bonds, seed=3) for _ in range(2))
+    assert [r.slab.z.tolist() for r in first] == [r.slab.z.tolist() for r in second]
+
+def test_a_search_can_be_stopped(bonds):
+    class Enough(Exception): pass
+    def stop(): raise Enough
+    with pytest.raises(Enough): find_heights(MOS2, bonds, tick=stop)
