@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SAME_ANSWER', 'SAME_AREA', 'mendeleev_numbers', 'counts_of', 'CELL_GROWTH', 'STRETCH_COST', 'SHEAR_COST',
-           'CHEMISTRY_COST', 'MOST_STRAIN', 'MOST_RISE', 'SHOWN_PER_PLANE', 'NO_STRAIN', 'same_description',
-           'as_written', 'average', 'merge_answers', 'exchanges', 'substitutions', 'resized', 'propose_templates',
-           'local_crystals', 'with_heights', 'prove_columns']
+           'CHEMISTRY_COST', 'MOST_STRAIN', 'MOST_RISE', 'NO_STRAIN', 'same_description', 'as_written', 'average',
+           'merge_answers', 'exchanges', 'substitutions', 'resized', 'propose_templates', 'local_crystals',
+           'with_heights', 'prove_columns']
 
 # %% ../nbs/43_propose.ipynb #01560241
 import hashlib, itertools, warnings
@@ -139,7 +139,6 @@ def local_crystals()->list: # of `Crystal`
 
 # %% ../nbs/43_propose.ipynb #4dfdb5cc
 MOST_RISE = .12 # Å, how far symmetry may move a computed height
-SHOWN_PER_PLANE = 6 # relaxed arrangements of a plane that go on
 NO_STRAIN = dict(turn=np.eye(2, dtype=int), stretch=0., shear=0.)
 
 def with_heights(proof:Proof, relaxed:Relaxed, observation:Observation)->Proof:

@@ -97,7 +97,7 @@ class HeightFeatures:
         return BOND*energy, BOND*slope
 
 # %% ../nbs/42a_surrogate.ipynb #a90c637f
-RIDGE = .03 # keeps numbers small that the data do not fix
+RIDGE = .005 # keeps numbers small that the data do not fix
 ENERGY_WEIGHT, ENERGY_SPREAD = 2., .3 # eV/atom above the lowest at which an energy counts half
 FORCE_SPREAD = 3. # eV/Å at which a force counts half
 LARGEST_FORCE = 15. # eV/Å: atoms on each other teach nothing
@@ -136,7 +136,7 @@ class Surrogate:
         return energy + before, slope + before_slope
 
 # %% ../nbs/42a_surrogate.ipynb #ea8cd28d
-STEPS, STARTS_PER_KEPT = 50, 12 # relaxation steps under the surrogate; starts for each that is kept
+STEPS, STARTS_PER_KEPT = 50, 30 # relaxation steps under the surrogate; starts for each that is kept
 CHANGED = 1/3 # of the starts are changed copies of the lowest so far
 BEST_CHANGED = 6 # which are copied
 STEEPEST, WIDEST = 20., 14. # eV/Å, Å: limits of a sensible start
@@ -208,7 +208,7 @@ def in_turn(rows, kinds)->np.ndarray:
 FIRST_STARTS, FIRST_STEPS = 24, 3 # starts under the cheap potential, and steps of the expensive one on each
 NEW_STARTS, NEW_STEPS = 16, 4 # the same in each round under the surrogate
 ROUNDS = 3
-LOWER = .002 # eV/atom: a round that finds nothing lower by more in any cell is the last
+LOWER = .002 # eV/atom: a round after the first that finds nothing lower by more in any cell is the last
 FINISH = ((8, 8), (4, 10)) # how many are followed to the end, for how many steps
 
 class _Recorder:
@@ -271,14 +271,14 @@ def find_heights(columns:Columns, potential:Potential,
         add(i, cheap_heights(*space.slab[:2], space.slab.numbers, space.operations, max(64, 4*keep), keep, seed))
     step(range(len(owner)), FIRST_STEPS)
     surrogate = Surrogate()
-    for _ in range(rounds):
+    for turn in range(rounds):
         surrogate.fit(recorder.data(spaces))
         before, lowest = len(owner), [relaxation.energy[ordered(i)[0]] for i in range(len(spaces))]
         for i, (space, share) in enumerate(zip(spaces, shares(spaces))):
             known = np.array([relaxation.slabs[r].z for r in ordered(i)])
             add(i, space.propose(surrogate, known, max(2, round(NEW_STARTS*share)), rng))
         step(range(before, len(owner)), NEW_STEPS)
-        if not any(relaxation.energy[ordered(i)[0]] < low - LOWER for i, low in enumerate(lowest)): break
+        if turn and not any(relaxation.energy[ordered(i)[0]] < low - LOWER for i, low in enumerate(lowest)): break
     for most, times in finish:
         sizes = sorted({space.index for space in spaces})
         of_size = lambda size: sorted((r for r, o in enumerate(owner) if spaces[o].index == size), key=lambda r: relaxation.energy[r])
