@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRINT_REACH', 'PRINT_STEP', 'PRINT_WIDTH', 'ALIKE', 'EVIDENCE', 'LEAST_RESIDUAL', 'NO_VOTE', 'EXPLAINS_AS_WELL',
-           'HIGHEST_ENERGY', 'LARGEST_FORCE', 'SPACIOUS', 'IN_DATABASE', 'JUDGES', 'SHOWN', 'EXPLAINED', 'PLAUSIBLE',
-           'WELL_EXPLAINED', 'RankError', 'Contender', 'contender', 'fingerprint', 'alike', 'primitive',
+           'HIGHEST_ENERGY', 'LARGEST_FORCE', 'SPACIOUS', 'IN_DATABASE', 'BY_HAND', 'JUDGES', 'SHOWN', 'EXPLAINED',
+           'PLAUSIBLE', 'WELL_EXPLAINED', 'RankError', 'Contender', 'contender', 'fingerprint', 'alike', 'primitive',
            'merge_contenders', 'Context', 'context_of', 'evidence', 'Judge', 'scores', 'confidences', 'fit_judge',
            'fit_in_words', 'describe', 'Candidate', 'rank']
 
@@ -142,8 +142,9 @@ class Judge(NamedTuple):
     offset: float
     confidence: tuple # weights of score, of the log share among all contenders, and an offset
 
-JUDGES = {"energy": Judge(np.array([-.251, -.973, -.1, -.106, -.1, -.286, -.105, .523, 1.08, .221, IN_DATABASE, -.48, -.008, -1.151, -.011,
-                                    -1.97, -.16]), .295, (.978, .078, .217)),
+BY_HAND = -.1 # weight of what the few wrong ones among fitted micrographs cannot teach: moved, stretched, sheared
+JUDGES = {"energy": Judge(np.array([-.03, -1.754, BY_HAND, BY_HAND, BY_HAND, -.639, -.366, .685, .943, -.141, IN_DATABASE, -.805, -.186,
+                                    BY_HAND, -.015, -3.084, -.121]), 1.61, (1.009, .306, .75)),
           "image": Judge(np.array([-.321, -.837, -.1, -.859, -.1, -.271, -.093, .613, .622, -.506, IN_DATABASE, 0, 0, 0, -.05, -1.663,
                                    .711]), -1.428, (.981, .127, .326))}
 

@@ -154,6 +154,7 @@ class Surrogate:
         matrix, wanted = [], []
         for features, z, energies, slopes in data:
             fair = np.isfinite(energies) & (np.abs(slopes).max(1) < LARGEST_FORCE)
+            if not fair.any(): fair = np.isfinite(energies)
             if not fair.any(): continue
             z, energies, slopes = z[fair], energies[fair], slopes[fair]
             by_energy, by_slope = features.rows(z)
@@ -313,6 +314,7 @@ def find_heights(columns:Columns, potential:Potential,
         keep = max(2, round(FIRST_STARTS*share))
         add(i, cheap_heights(*space.slab[:2], space.slab.numbers, space.operations, max(64, 4*keep), keep, seed))
     step(range(len(owner)), FIRST_STEPS)
+    if not np.isfinite(relaxation.energy).any(): return []
     surrogate = Surrogate()
     for turn in range(rounds):
         surrogate.fit(recorder.data(spaces))

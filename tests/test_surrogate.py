@@ -100,3 +100,15 @@ def test_a_search_can_be_stopped(bonds):
     class Enough(Exception): pass
     def stop(): raise Enough
     with pytest.raises(Enough): find_heights(MOS2, bonds, tick=stop)
+
+def test_a_potential_without_finite_energies_finds_nothing():
+    class Infinite(Bonds):
+        def compute(self, slabs, forces): return [np.inf]*len(slabs), [np.zeros((len(s.z), 3)) for s in slabs]
+    assert find_heights(MOS2, Infinite()) == []
+
+def test_starts_that_all_collide_still_teach_something():
+    class Steep(Bonds):
+        def compute(self, slabs, forces):
+            energies, pulls = super().compute(slabs, forces)
+            return energies, [1e3*p for p in pulls]
+    assert find_heights(MOS2, Steep(), indices=(1,))
