@@ -352,8 +352,6 @@ CLOSE = 1.6, .02 # planes that leave up to 1.6 times the least residual + .02 ar
 SYMMETRY_WORTH = .4 # a doubled number of operations weighs as much as a residual smaller by exp(-.4 log 2)
 ATOM_COST = 1. # of the logarithm of the number of atoms
 ROOM_COST = .15 # of the squared deviation of the logarithmic covering, in standard deviations: loose molecules exist
-
-
 NOISE_RESIDUAL = .012 # what noise leaves of a perfect answer
 
 def size_cost(numbers, cell)->float:

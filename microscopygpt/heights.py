@@ -6,12 +6,12 @@
 __all__ = ['TRIALS', 'STIFFNESS', 'OPTIMUM', 'PAIR_REACH', 'REPULSION', 'FLATNESS', 'DIFFERENT', 'HOPELESS', 'CHEAP_STEPS',
            'FEW_STEPS', 'SOFTEST', 'LONGEST_STEP', 'SMALL_FORCE', 'PLAN', 'LARGER_CELLS', 'STARTS_KEPT', 'SAME_ENERGY',
            'FLAT_PLAN', 'TOO_CROWDED', 'tile', 'height_projectors', 'electronegativities', 'bond_strengths', 'Pairs',
-           'near_pairs', 'morse', 'in_order', 'distinct', 'centred', 'cheap_heights', 'Relaxed', 'HeightRelaxation',
-           'relax_heights', 'height_starts', 'flat']
+           'near_pairs', 'morse', 'in_order', 'distinct', 'centred', 'random_heights', 'Adam', 'cheap_heights',
+           'Relaxed', 'HeightRelaxation', 'relax_heights', 'cells_over', 'height_starts', 'flat']
 
 # %% ../nbs/42_heights.ipynb #28c19e6e
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 import numpy as np
@@ -19,7 +19,7 @@ from ase.data import covalent_radii
 from pymatgen.core import Element
 from .columns import SAME_COLUMN, Columns, group_table, nearest_vectors, plane_operations, signed_subgroup, stacks
 from .crystal import Slab, reduce_cell
-from .potentials import Potential, PotentialError
+from .potentials import Potential
 from .refine import crowding, supercells
 
 # %% ../nbs/42_heights.ipynb #1c79df62
@@ -140,6 +140,25 @@ def centred(z):
     "Heights from the middle between the highest and the lowest."
     return z - (z.max(-1, keepdims=True) + z.min(-1, keepdims=True))/2
 
+def random_heights(projectors, # (s, n, n), one for each start
+                   free, # (s,) how many heights each leaves free
+                   rng)->np.ndarray: # (s, n) Å
+    "Heights that symmetry allows, spread as thick as their number of atoms may need."
+    starts, n = projectors.shape[:2]
+    spread = np.clip(.8*np.sqrt(n), 1.2, 3.)*np.sqrt(n/np.maximum(free, 1)).clip(max=2.)
+    return np.einsum("sij,sj->si", projectors, rng.uniform(-1, 1, (starts, n)))*spread[:, None]
+
+class Adam:
+    "Steps of Adam (Kingma and Ba 2015) with a rate that falls like half a cosine."
+    def __init__(self, steps:int): self.steps, self.step, self.first, self.second = steps, 0, 0., 0.
+
+    def move(self, slope)->np.ndarray: # Å
+        "How far to go against a slope (eV/Å)."
+        self.first, self.second = .9*self.first + .1*slope, .999*self.second + .001*slope**2
+        rate = .06*(1 + np.cos(np.pi*self.step/self.steps)) + .01
+        self.step += 1
+        return rate*self.first/(1 - .9**self.step)/(np.sqrt(self.second/(1 - .999**self.step)) + 1e-8)
+
 def cheap_heights(cell, frac, numbers, operations, starts:int=256, keep:int=48, seed:int=0)->np.ndarray: # (s, n) Å
     "Heights that symmetry allows and a cheap potential likes, the lowest and most different of them."
     rng, n = np.random.default_rng(seed), len(numbers)
@@ -151,16 +170,12 @@ def cheap_heights(cell, frac, numbers, operations, starts:int=256, keep:int=48, 
     P, pairs = projectors[which], near_pairs(cell, frac, numbers)
     depth = bond_strengths(numbers)[np.arange(starts) % 2][:, pairs.first, pairs.second]
     few = np.arange(starts) % 4 == 3
-    spread = np.clip(.8*np.sqrt(n), 1.2, 3.)*np.sqrt(n/np.maximum(free[which], 1)).clip(max=2.)
-    z = np.einsum("sij,sj->si", P, rng.uniform(-1, 1, (starts, n)))*spread[:, None]
+    z = random_heights(P, free[which], rng)
     z[:starts//8] *= .15
-    first, second = np.zeros_like(z), np.zeros_like(z)
-    for step in range(CHEAP_STEPS): # Adam, the step cooled
-        energies, gradient = morse(z, pairs, depth)
-        gradient = np.einsum("sij,sj->si", P, gradient)
-        first, second = .9*first + .1*gradient, .999*second + .001*gradient**2
-        rate = .12*.5*(1 + np.cos(np.pi*step/CHEAP_STEPS)) + .01
-        move = rate*first/(1 - .9**(step + 1))/(np.sqrt(second/(1 - .999**(step + 1))) + 1e-8)
+    adam = Adam(CHEAP_STEPS)
+    for step in range(CHEAP_STEPS):
+        energies, slope = morse(z, pairs, depth)
+        move = adam.move(np.einsum("sij,sj->si", P, slope))
         z = z - np.einsum("sij,sj->si", P, move)*(~few | (step < FEW_STEPS))[:, None]
     z, kept, groups = centred(z), [], stacks(cell, frac, numbers)
     fair = energies < energies.min() + HOPELESS*n
@@ -216,6 +231,12 @@ class HeightRelaxation:
             self.slabs[row] = self.slabs[row]._replace(z=self.slabs[row].z + self.move(row, pull))
         return True
 
+    def follow(self, rows, times:int, tick=None):
+        "Some steps of these slabs, or fewer where nothing is left to do; `tick` is called before each and may raise to stop."
+        for _ in range(times):
+            if tick: tick()
+            if not self.step(rows): break
+
     def move(self, row, pull)->np.ndarray: # (n,) Å
         "The quasi-Newton step, its curvature updated."
         z, H = self.slabs[row].z, self.inverse[row]
@@ -248,9 +269,7 @@ def relax_heights(slabs:list, # of `Slab`
     else: energy = np.zeros(len(slabs))
     for most, steps in plan:
         followed = [r for r in np.argsort(energy, kind="stable")[:most] if np.isfinite(energy[r])]
-        for _ in range(steps):
-            if tick: tick()
-            if not relaxation.step(followed): break
+        relaxation.follow(followed, steps, tick)
         energy = relaxation.energy
     order = [r for r in np.argsort(energy, kind="stable") if np.isfinite(energy[r])]
     return [relaxation.result(r) for r in order]
@@ -260,17 +279,24 @@ LARGER_CELLS = {1: 24, 2: 24, 3: 12, 4: 16} # index -> most atoms in the larger 
 STARTS_KEPT = 48 # starts, all cells together
 SAME_ENERGY = .004 # eV/atom, the noise of a relaxation
 
-def height_starts(columns:Columns, seed:int=0, indices=(1, 2))->list: # of `Slab`
-    "Slabs over solved columns with heights to begin with, larger cells included."
-    slabs = []
+def cells_over(columns:Columns, indices=(1, 2))->list: # of (index, slab with heights 0, its plane operations)
+    "The measured cell over a plane, and larger ones that may be needed."
+    found = []
     for index in indices:
         if len(columns.numbers)*index > LARGER_CELLS[index]: continue
         for multiple in supercells(index):
             cell, frac, numbers = tile(columns, multiple)
             operations = columns.operations if index == 1 else plane_operations(cell, frac, numbers)
-            keep = STARTS_KEPT//2 if index == 1 else STARTS_KEPT//2//len(supercells(index))
-            heights = cheap_heights(cell, frac, numbers, operations, starts=max(64, 4*keep), keep=keep, seed=seed)
-            slabs += [Slab(cell, frac, z, numbers) for z in heights]
+            found.append((index, Slab(cell, frac, np.zeros(len(numbers)), numbers), operations))
+    return found
+
+def height_starts(columns:Columns, seed:int=0, indices=(1, 2))->list: # of `Slab`
+    "Slabs over solved columns with heights to begin with, larger cells included."
+    slabs = []
+    for index, slab, operations in cells_over(columns, indices):
+        keep = STARTS_KEPT//2 if index == 1 else STARTS_KEPT//2//len(supercells(index))
+        heights = cheap_heights(*slab[:2], slab.numbers, operations, starts=max(64, 4*keep), keep=keep, seed=seed)
+        slabs += [slab._replace(z=z) for z in heights]
     return slabs
 
 # %% ../nbs/42_heights.ipynb #f1a70002

@@ -4,22 +4,23 @@
 
 # %% auto #0
 __all__ = ['SHIFTS', 'SYMMETRIC', 'MOST_OPERATIONS', 'JOINED', 'MERGED', 'ORBIT_GRID', 'MOST_PARTITIONS', 'ORBIT_STARTS',
-           'ORBIT_SWEEPS', 'FEW_ORBITS', 'SAME_RESIDUAL', 'GROUPS_TRIED', 'PROMISING', 'FREE_SPRING',
-           'WEAK_SUPERLATTICE', 'UNITS_TRIED', 'TOO_COSTLY', 'LARGEST_GROUP', 'ImageOperation', 'turned', 'moved',
-           'image_operations', 'ImageGroup', 'image_groups', 'Orbits', 'partitions', 'search_orbits', 'with_images',
-           'symmetric_planes', 'cells_to_solve', 'different', 'solve_columns']
+           'ORBIT_SWEEPS', 'FEW_ORBITS', 'GROUPS_TRIED', 'PROMISING', 'WEAK_SUPERLATTICE', 'UNITS_TRIED', 'TOO_COSTLY',
+           'LARGEST_GROUP', 'ImageOperation', 'turned', 'moved', 'image_operations', 'ImageGroup', 'image_groups',
+           'Orbits', 'partitions', 'search_orbits', 'with_images', 'symmetric_planes', 'cells_to_solve', 'different',
+           'solve_columns']
 
 # %% ../nbs/41a_planes.ipynb #0b14cbf6
 import itertools
 from typing import NamedTuple
 import numpy as np
 from scipy.fft import fft2
-from .columns import (CLOSE, NOISE_RESIDUAL, SAME_PLACE, SYMMETRY_WORTH, ColumnError, Columns, PlaneOperation,
+from .columns import (CLOSE, FREE_SPRING, MAX_ATOMS, NOISE_RESIDUAL, SAME_PLACE, SAME_RESIDUAL,
+                                   SYMMETRY_WORTH, ColumnError, Columns, PlaneOperation,
                                    composition, assigned, group_table, nearest_vectors, plane_cost, plausible_units,
                                    signed_subgroup, size_cost, solve_cell, symmetric_columns)
 from .crystal import equivalent_bases, reduce_cell
 from .lattice import Observation
-from .refine import fit_positions, residual_of
+from .refine import fit_positions
 
 # %% ../nbs/41a_planes.ipynb #8a9c4403
 SHIFTS = 48 # places along each axis at which a shift is sought
@@ -110,12 +111,11 @@ def image_groups(observation:Observation, cell:np.ndarray, # (2, 2) Å, reduced
     found = {frozenset(group) for pair in pairs if (group := span(pair))}
     for a, b in itertools.combinations(sorted(found, key=len)[-JOINED:], 2):
         if not (a <= b or b <= a) and (group := span(a | b)): found.add(frozenset(group))
-    groups = []
-    for members in found:
+    images, groups = np.array([moved(hk, F, o) for o in operations]), []
+    for members in map(sorted, found):
         if len(members) < 2: continue
-        chosen = [operations[m] for m in sorted(members)]
-        mean = np.mean([moved(hk, F, o) for o in chosen], 0)
-        groups.append(ImageGroup(chosen, float(np.linalg.norm(F - mean)/np.linalg.norm(F))))
+        misfit = np.linalg.norm(F - images[members].mean(0))/np.linalg.norm(F)
+        groups.append(ImageGroup([operations[m] for m in members], float(misfit)))
     return sorted(groups, key=lambda g: g.bound)
 
 # %% ../nbs/41a_planes.ipynb #9b7430d2
@@ -175,12 +175,9 @@ def partitions(count:int, sizes)->list: # of tuples of sizes, largest orbits fir
                 for rest in ways(left - n*sizes[i], i + 1): yield (sizes[i],)*n + rest
     return list(itertools.islice(ways(count, 0), MOST_PARTITIONS))
 
-partitions(3, [1, 2, 3, 6])
-
 # %% ../nbs/41a_planes.ipynb #0eee2be8
 ORBIT_STARTS, ORBIT_SWEEPS = 32, 6
 FEW_ORBITS = .35 # each further orbit makes a partition less likely by exp(-.35)
-SAME_RESIDUAL = 2e-4 # arrangements whose residuals differ less are taken for the same
 
 def _starts(orbits, numbers, rng)->tuple: # elements (s, l), sizes (s, l); 0 fills up
     "Random partitions of a composition."
@@ -238,7 +235,6 @@ def search_orbits(orbits:Orbits, numbers:np.ndarray, # (n,) atomic numbers
 # %% ../nbs/41a_planes.ipynb #6a69a8cb
 GROUPS_TRIED = 6 # for each number of formula units
 PROMISING = 1. # in the cost of planes: groups whose bound lies above the best plane by more are not tried
-FREE_SPRING = .6 # Å, atoms that were set down on a grid may move easily
 
 def with_images(operations:list, cell, frac, numbers)->list: # of `PlaneOperation`
     "Operations of an image as those of the atoms in it."
@@ -299,7 +295,7 @@ def different(planes:list # of `Columns`, the best first
     return kept
 
 def solve_columns(observation:Observation, formula:str,
-                  max_atoms:int=24, seed:int=0,
+                  max_atoms:int=MAX_ATOMS, seed:int=0,
                   progress=None # called with the share done and what is being done
                  )->list: # of `Columns`, most plausible first
     "The planes that explain an image: every plausible number of formula units in the measured cell, and in smaller ones."

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 import numpy as np
 from ase.data import covalent_radii
-from .columns import Columns, plane_operations, stacks
+from .columns import Columns, stacks
 from .crystal import Slab
-from .heights import (FLATNESS, LARGER_CELLS, OPTIMUM, REPULSION, STIFFNESS, HeightRelaxation, bond_strengths, centred, cheap_heights, distinct,
-                                   height_projectors, morse, near_pairs, tile)
+from .heights import (FLATNESS, OPTIMUM, REPULSION, STIFFNESS, Adam, HeightRelaxation, bond_strengths, cells_over, centred,
+                                   cheap_heights, distinct, height_projectors, morse, near_pairs, random_heights)
 from .potentials import Potential
-from .refine import supercells
 
 # %% ../nbs/42a_surrogate.ipynb #ff1f6d22
 CENTRES = np.array([.7, .85, .95, 1.05, 1.2, 1.4, 1.7, 2.05]) # of the Gaussians, in sums of covalent radii
@@ -32,6 +31,12 @@ def _decay(x, rate)->tuple: # value, slope
     "exp(-rate (x - 1)), held where atoms all but coincide."
     value = np.exp(np.minimum(-rate*(x - 1), 5.))
     return value, np.where(rate*(1 - x) < 5, -rate*value, 0.)
+
+def _functions(x)->tuple: # values (..., b), slopes (..., b)
+    "The Gaussians and the repulsion at distances x, in sums of covalent radii."
+    away = (x[..., None] - CENTRES)/WIDTHS
+    bumps, (wall, wall_slope) = np.exp(-.5*away**2), _decay(x, REPULSION_DECAY)
+    return np.concatenate([bumps, wall[..., None]], -1), np.concatenate([-bumps*away/WIDTHS, wall_slope[..., None]], -1)
 
 TABLE_STEP, TABLE_END = .002, 3.2 # in sums of covalent radii
 
@@ -68,11 +73,7 @@ class HeightFeatures:
         rise = z[:, self.pairs.first] - z[:, self.pairs.second]
         distance = np.sqrt(self.pairs.plane + rise**2 + 1e-6)
         x, climb = distance/self.pairs.radius, rise/distance/self.pairs.radius
-        away = (x[..., None] - CENTRES)/WIDTHS
-        bumps = np.exp(-.5*away**2)
-        wall, wall_slope = _decay(x, REPULSION_DECAY)
-        values = np.concatenate([bumps, wall[..., None]], -1)
-        slopes = np.concatenate([-bumps*away/WIDTHS, wall_slope[..., None]], -1)
+        values, slopes = _functions(x)
         return x, values, slopes*climb[..., None], climb
 
     def densities(self, x, climb)->tuple: # functions (2, s, n), their derivatives with density (2, s, n), slopes (s, m)
@@ -100,9 +101,7 @@ class HeightFeatures:
     def tabulate(self, numbers)->"Tables":
         "What given numbers make of every distance, the Morse potential included."
         x = np.arange(0, TABLE_END, TABLE_STEP)
-        away = (x[:, None] - CENTRES)/WIDTHS
-        bumps, (wall, wall_slope) = np.exp(-.5*away**2), _decay(x, REPULSION_DECAY)
-        values, slopes = np.c_[bumps, wall], np.c_[-bumps*away/WIDTHS, wall_slope]
+        values, slopes = _functions(x)
         mine = numbers[:self.n_kinds*len(values.T)].reshape(self.n_kinds, -1)
         pair, pair_slope = mine@values.T, mine@slopes.T
         for kind in range(self.n_kinds):
@@ -199,29 +198,24 @@ class HeightSpace:
 
     def drawn(self, starts, known, rng)->tuple: # heights (s, n), projectors (s, n, n), kinds (s,)
         "Random starts, and changed copies of the lowest known heights."
-        n = len(self.slab.numbers)
         projectors, orders, free = self.allowed(rng)
         weight = orders*(free > 0) + 1e-9
         which = rng.choice(len(projectors), starts, p=weight/weight.sum())
         which[:len(projectors)] = np.arange(len(projectors))[:starts]
         P, kinds = projectors[which], orders[which].copy()
-        spread = np.clip(.8*np.sqrt(n), 1.2, 3.)*np.sqrt(n/np.maximum(free[which], 1)).clip(max=2.)
-        z = np.einsum("sij,sj->si", P, rng.uniform(-1, 1, (starts, n)))*spread[:, None]
+        z = random_heights(P, free[which], rng)
         for row in range(starts - int(CHANGED*starts)*bool(len(known)), starts):
-            z[row], P[row], kinds[row] = changed(known[rng.integers(min(len(known), BEST_CHANGED))], rng), np.eye(n), 0
+            z[row], P[row], kinds[row] = changed(known[rng.integers(min(len(known), BEST_CHANGED))], rng), np.eye(z.shape[1]), 0
         return z, P, kinds
 
     def propose(self, surrogate, known, keep, rng)->np.ndarray: # (k, n) Å
         "The lowest and most different minima of the surrogate that are not known yet."
         z, P, kinds = self.drawn(max(64, STARTS_PER_KEPT*keep), known, rng)
-        first, second = np.zeros_like(z), np.zeros_like(z)
-        for step in range(STEPS): # Adam, the step cooled
+        adam = Adam(STEPS)
+        for step in range(STEPS):
             energies, slope = self.features.evaluate(z, surrogate.tables, energies=step == STEPS - 1)
             slope = np.clip(np.einsum("sij,sj->si", P, slope + 2*FLATNESS*z), -STEEPEST, STEEPEST)
-            first, second = .9*first + .1*slope, .999*second + .001*slope**2
-            rate = .06*(1 + np.cos(np.pi*step/STEPS)) + .01
-            move = rate*first/(1 - .9**(step + 1))/(np.sqrt(second/(1 - .999**(step + 1))) + 1e-8)
-            z = z - np.einsum("sij,sj->si", P, move)
+            z = z - np.einsum("sij,sj->si", P, adam.move(slope))
         z = centred(z)
         rows = np.flatnonzero(np.isfinite(energies) & (np.ptp(z, axis=1) < WIDEST))
         rows = in_turn(rows[np.argsort(energies[rows], kind="stable")], kinds)
@@ -277,14 +271,7 @@ class _Recorder:
 
 def height_spaces(columns:Columns, indices=(1, 2))->list: # of `HeightSpace`
     "The measured cell over a plane, and larger ones that may be needed."
-    spaces = []
-    for index in indices:
-        if len(columns.numbers)*index > LARGER_CELLS[index]: continue
-        for multiple in supercells(index):
-            cell, frac, numbers = tile(columns, multiple)
-            operations = columns.operations if index == 1 else plane_operations(cell, frac, numbers)
-            spaces.append(HeightSpace(Slab(cell, frac, np.zeros(len(numbers)), numbers), operations, index))
-    return spaces
+    return [HeightSpace(slab, operations, index) for index, slab, operations in cells_over(columns, indices)]
 
 def shares(spaces)->list: # of fractions
     "Half of the starts for the measured cell, the rest divided among the larger ones."
@@ -299,34 +286,30 @@ def find_heights(columns:Columns, potential:Potential,
     rng, recorder, spaces = np.random.default_rng(seed), _Recorder(potential), height_spaces(columns, indices)
     relaxation, owner = HeightRelaxation([], recorder), []
 
-    def step(rows, times):
-        for _ in range(times):
-            if tick: tick()
-            if not relaxation.step(rows): break
-
     def add(i, heights):
         relaxation.add([spaces[i].slab._replace(z=z) for z in heights])
         owner.extend([i]*len(heights))
 
-    def ordered(i): return sorted((r for r, o in enumerate(owner) if o == i), key=lambda r: relaxation.energy[r])
+    def ordered(wanted): return sorted((r for r, o in enumerate(owner) if wanted(spaces[o])), key=lambda r: relaxation.energy[r])
+    def lowest_of(space): return relaxation.energy[ordered(lambda s: s is space)[0]]
 
     for i, (space, share) in enumerate(zip(spaces, shares(spaces))):
         keep = max(2, round(FIRST_STARTS*share))
         add(i, cheap_heights(*space.slab[:2], space.slab.numbers, space.operations, max(64, 4*keep), keep, seed))
-    step(range(len(owner)), FIRST_STEPS)
+    relaxation.follow(range(len(owner)), FIRST_STEPS, tick)
     if not np.isfinite(relaxation.energy).any(): return []
     surrogate = Surrogate()
     for turn in range(rounds):
         surrogate.fit(recorder.data(spaces))
-        before, lowest = len(owner), [relaxation.energy[ordered(i)[0]] for i in range(len(spaces))]
+        before, lowest = len(owner), [lowest_of(space) for space in spaces]
         for i, (space, share) in enumerate(zip(spaces, shares(spaces))):
             if turn and space.index > 1: continue # larger cells have one round
-            known = np.array([relaxation.slabs[r].z for r in ordered(i)])
+            known = np.array([relaxation.slabs[r].z for r in ordered(lambda s: s is space)])
             add(i, space.propose(surrogate, known, max(2, round(NEW_STARTS*share)), rng))
-        step(range(before, len(owner)), NEW_STEPS)
-        if turn and not any(relaxation.energy[ordered(i)[0]] < low - LOWER for i, low in enumerate(lowest)): break
+        relaxation.follow(range(before, len(owner)), NEW_STEPS, tick)
+        if turn and not any(lowest_of(space) < low - LOWER for space, low in zip(spaces, lowest)): break
     for most, times in finish:
         sizes = sorted({space.index for space in spaces})
-        of_size = lambda size: sorted((r for r, o in enumerate(owner) if spaces[o].index == size), key=lambda r: relaxation.energy[r])
-        step([r for size in sizes for r in of_size(size)[:max(2, most//len(sizes))]], times)
+        rows = [r for size in sizes for r in ordered(lambda s: s.index == size)[:max(2, most//len(sizes))]]
+        relaxation.follow(rows, times, tick)
     return [relaxation.result(r) for r in np.argsort(relaxation.energy, kind="stable") if np.isfinite(relaxation.energy[r])]
