@@ -12,7 +12,6 @@ __all__ = ['PROPOSERS', 'PLANES', 'PLANE_GAP', 'SHOWN_PER_PLANE', 'ROUNDS', 'FIN
 # %% ../nbs/45_predict.ipynb #b33550ad
 import base64, inspect, io, itertools, json, platform
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np
 from fastcore.basics import patch
@@ -22,7 +21,7 @@ from ase.data.colors import jmol_colors
 from .chat import make_prompt, prompt_bravais, prompt_formula
 from .columns import ColumnError, composition, plane_cost
 from .compact import ModelError
-from .crystal import (MicroscopyGPTError, cell_lengths, draw_atoms, from_slab, reduced_formula, standardize, to_slab,
+from .crystal import (MicroscopyGPTError, cell_lengths, draw_atoms, from_slab, package_versions, reduced_formula, standardize, to_slab,
                                    write_crystal)
 from .heights import FLAT_PLAN, flat, height_starts, relax_heights
 from .lattice import Imaging, Observation, observe
@@ -429,7 +428,7 @@ def as_dict(self:Prediction)->dict:
                 pixel_size=self.micrograph.pixel_size, model=self.model, proposers=self.proposers(), heights=potential,
                 seed=self.seed, explained=self.explained, imaging=asdict(self.observation.imaging), lattice=lattice,
                 warnings=self.warnings, candidates=[_plain(c, i) for i, c in enumerate(self.candidates, 1)],
-                versions={name: version(name) for name in packages}, python=platform.python_version())
+                versions=package_versions(*packages), python=platform.python_version())
 
 @patch
 def write(self:Prediction, out:"str|Path" # folder

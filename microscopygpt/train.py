@@ -10,7 +10,6 @@ __all__ = ['RECIPES', 'Recipe', 'recipe_of', 'lora_targets', 'closed_gates', 're
 import json, re, time
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
@@ -21,7 +20,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
 from .chat import dialect_of, parse_answer
 from .compact_train import CompactTrainer, LossCurve, TrainError, train_compact
-from .crystal import MicroscopyGPTError, cell_lengths, compare
+from .crystal import MicroscopyGPTError, cell_lengths, compare, package_versions
 from .data import ChatDataset, DatasetFolder, read_crystals
 from .micrograph import Micrograph
 from .stem import Noise
@@ -241,7 +240,7 @@ def write_record(trainer, out, recipe, seconds, about):
     record = dict(base=trainer.vlm.name, recipe=asdict(recipe), dataset=about, micrographs=dict(train=len(data), validation=len(trainer.eval_dataset), noise=str(getattr(data, "noise", ""))), steps=trainer.state.global_step,
                   best_validation_loss=trainer.state.best_metric, losses=[{k: r[k] for k in ("step", "loss", "eval_loss") if k in r} for r in log if "loss" in r or "eval_loss" in r],
                   samples={k: r[k] for r in log for k in r if k.startswith("sample_")}, trainable=sum(p.numel() for p in trainer.vlm.model.parameters() if p.requires_grad), seconds=round(seconds),
-                  device=torch.cuda.get_device_name() if trainer.vlm.model.device.type == "cuda" else "cpu", versions={p: version(p) for p in ("microscopygpt", "torch", "transformers", "peft")})
+                  device=torch.cuda.get_device_name() if trainer.vlm.model.device.type == "cuda" else "cpu", versions=package_versions("microscopygpt", "torch", "transformers", "peft"))
     (Path(out)/"training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 # %% ../nbs/07_train.ipynb #6249e04a
