@@ -205,15 +205,28 @@ class HeightRelaxation:
     def __init__(self, slabs:list, potential:Potential):
         self.slabs, self.start, self.potential = list(slabs), list(slabs), potential
         self.best, self.energy = list(slabs), np.full(len(slabs), np.inf)
+        self.cost = np.full(len(slabs), np.inf)
         self.force, self.plane_force = np.full(len(slabs), np.inf), np.full(len(slabs), np.inf)
-        self.inverse = [np.eye(len(s.z))/SOFTEST for s in slabs]
+        self.inverse = [np.eye(self.coordinates(s).size)/SOFTEST for s in slabs]
         self.last = [None]*len(slabs)
+
+    def coordinates(self, slab)->np.ndarray: # Å
+        "What may move, in one row."
+        return slab.z
+
+    def moved(self, slab, step)->Slab:
+        "The slab after a step of its coordinates (Å)."
+        return slab._replace(z=slab.z + step)
+
+    def pull(self, row, energy, force)->tuple: # cost (eV/atom), pull (eV/Å) on the coordinates
+        "What is made small, and what drives the coordinates."
+        return energy, force[:, 2] - force[:, 2].mean()
 
     def add(self, slabs):
         "Take more slabs in."
         more = HeightRelaxation(slabs, self.potential)
         for name in ("slabs", "start", "best", "inverse", "last"): getattr(self, name).extend(getattr(more, name))
-        for name in ("energy", "force", "plane_force"): setattr(self, name, np.append(getattr(self, name), getattr(more, name)))
+        for name in ("energy", "cost", "force", "plane_force"): setattr(self, name, np.append(getattr(self, name), getattr(more, name)))
 
     def step(self, rows)->bool: # whether anything was left to do
         "One evaluation and one move of each of these slabs."
@@ -224,11 +237,12 @@ class HeightRelaxation:
             if not np.isfinite(energy):
                 self.force[row] = 0.
                 continue
-            pull = force[:, 2] - force[:, 2].mean()
-            if energy < self.energy[row]:
-                self.energy[row], self.best[row], self.force[row] = energy, self.slabs[row], np.abs(pull).max()
+            cost, pull = self.pull(row, energy, force)
+            if cost < self.cost[row]:
+                self.cost[row], self.energy[row], self.best[row] = cost, energy, self.slabs[row]
+                self.force[row] = np.abs(pull).max()
                 self.plane_force[row] = np.sqrt((force[:, :2]**2).sum(1).mean())
-            self.slabs[row] = self.slabs[row]._replace(z=self.slabs[row].z + self.move(row, pull))
+            self.slabs[row] = self.moved(self.slabs[row], self.move(row, pull))
         return True
 
     def follow(self, rows, times:int, tick=None):
@@ -237,17 +251,17 @@ class HeightRelaxation:
             if tick: tick()
             if not self.step(rows): break
 
-    def move(self, row, pull)->np.ndarray: # (n,) Å
+    def move(self, row, pull)->np.ndarray: # Å
         "The quasi-Newton step, its curvature updated."
-        z, H = self.slabs[row].z, self.inverse[row]
+        x, H = self.coordinates(self.slabs[row]), self.inverse[row]
         if self.last[row] is not None:
-            dz, dg = z - self.last[row][0], self.last[row][1] - pull
-            if dz@dg > 1e-8:
-                A = np.eye(len(z)) - np.outer(dz, dg)/(dz@dg)
-                H = A@H@A.T + np.outer(dz, dz)/(dz@dg)
+            dx, dg = x - self.last[row][0], self.last[row][1] - pull
+            if dx@dg > 1e-8:
+                A = np.eye(len(x)) - np.outer(dx, dg)/(dx@dg)
+                H = A@H@A.T + np.outer(dx, dx)/(dx@dg)
         step = H@pull
-        if step@pull < 0: H, step = np.eye(len(z))/SOFTEST, pull/SOFTEST
-        self.inverse[row], self.last[row] = H, (z, pull)
+        if step@pull < 0: H, step = np.eye(len(x))/SOFTEST, pull/SOFTEST
+        self.inverse[row], self.last[row] = H, (x, pull)
         return step*min(1., LONGEST_STEP/max(np.abs(step).max(), 1e-12))
 
     def result(self, row)->Relaxed:
@@ -260,11 +274,12 @@ class HeightRelaxation:
 def relax_heights(slabs:list, # of `Slab`
                   potential:Potential,
                   plan:tuple=PLAN, # (how many, steps), ...
-                  tick=None # called before each evaluation; may raise to stop
+                  tick=None, # called before each evaluation; may raise to stop
+                  relaxation:type=HeightRelaxation # what may move
                  )->list: # of `Relaxed`, those that were followed to the end, lowest energy first
     "Relax the heights of many slabs, columns held; at each stage the lowest go on."
     if not slabs: return []
-    relaxation = HeightRelaxation(slabs, potential)
+    relaxation = relaxation(slabs, potential)
     if len(slabs) > plan[0][0]: energy = potential.evaluate(slabs, forces=False).energies
     else: energy = np.zeros(len(slabs))
     for most, steps in plan:

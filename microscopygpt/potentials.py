@@ -48,6 +48,7 @@ class Potential:
     name = "" # as it is shown
     elements = None # atomic numbers that it knows, None when it does not say
     atoms_at_once = 240 # more at a time fill memory and save nothing
+    atoms_evaluated = 0 # so far, each as often as it was evaluated
 
     def check(self, numbers # atomic numbers
              )->None:
@@ -66,6 +67,7 @@ class Potential:
         "Energies, and forces when asked for, of slabs that need not be alike."
         slabs = list(slabs)
         for slab in slabs: self.check(slab.numbers)
+        self.atoms_evaluated += sum(len(slab.z) for slab in slabs)
         energies, found = np.zeros(len(slabs)), []
         for part in batches(slabs, self.atoms_at_once):
             energies[part], some = self.compute(slabs[part], forces)

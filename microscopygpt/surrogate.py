@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['CENTRES', 'WIDTHS', 'REPULSION_DECAY', 'DENSITY_DECAY', 'BOND', 'TABLE_STEP', 'TABLE_END', 'RIDGE', 'ENERGY_WEIGHT',
            'ENERGY_SPREAD', 'FORCE_SPREAD', 'LARGEST_FORCE', 'STEPS', 'STARTS_PER_KEPT', 'CHANGED', 'BEST_CHANGED',
-           'STEEPEST', 'WIDEST', 'FIRST_STARTS', 'FIRST_STEPS', 'NEW_STARTS', 'NEW_STEPS', 'ROUNDS', 'LOWER', 'FINISH',
-           'Tables', 'HeightFeatures', 'Surrogate', 'HeightSpace', 'changed', 'in_turn', 'height_spaces', 'shares',
-           'find_heights']
+           'STEEPEST', 'WIDEST', 'FIRST_STARTS', 'FIRST_STEPS', 'USUAL_ATOMS', 'NEW_STARTS', 'NEW_STEPS', 'ROUNDS',
+           'LOWER', 'FINISH', 'Tables', 'HeightFeatures', 'Surrogate', 'HeightSpace', 'changed', 'in_turn',
+           'height_spaces', 'shares', 'find_heights']
 
 # %% ../nbs/42a_surrogate.ipynb #84e53a36
 import itertools
@@ -189,6 +189,10 @@ class HeightSpace:
         self.features = HeightFeatures(*self.slab[:2], self.slab.numbers, np.unique(self.slab.numbers))
         self.groups, self.kept = stacks(*self.slab[:2], self.slab.numbers), None
 
+    def size(self)->float:
+        "How many times as many starts as usual it needs."
+        return max(1., len(self.slab.z)/USUAL_ATOMS) if self.index > 1 else 1.
+
     def allowed(self, rng)->tuple: # projectors (p, n, n), group orders (p,), free heights (p,)
         "What the layer groups over this plane allow; found once."
         if self.kept is None:
@@ -244,6 +248,7 @@ def in_turn(rows, kinds)->np.ndarray:
 
 # %% ../nbs/42a_surrogate.ipynb #b2858d80
 FIRST_STARTS, FIRST_STEPS = 24, 3 # starts under the cheap potential, and steps of the expensive one on each
+USUAL_ATOMS = 5 # in a multiple of the measured cell; larger ones get as many times more starts
 NEW_STARTS, NEW_STEPS = 16, 4 # the same in each round under the surrogate
 ROUNDS = 3
 LOWER = .002 # eV/atom: a round after the first that finds nothing lower by more in any cell is the last
@@ -294,7 +299,7 @@ def find_heights(columns:Columns, potential:Potential,
     def lowest_of(space): return relaxation.energy[ordered(lambda s: s is space)[0]]
 
     for i, (space, share) in enumerate(zip(spaces, shares(spaces))):
-        keep = max(2, round(FIRST_STARTS*share))
+        keep = max(2, round(FIRST_STARTS*share*space.size()))
         add(i, cheap_heights(*space.slab[:2], space.slab.numbers, space.operations, max(64, 4*keep), keep, seed))
     relaxation.follow(range(len(owner)), FIRST_STEPS, tick)
     if not np.isfinite(relaxation.energy).any(): return []
@@ -305,7 +310,7 @@ def find_heights(columns:Columns, potential:Potential,
         for i, (space, share) in enumerate(zip(spaces, shares(spaces))):
             if turn and space.index > 1: continue # larger cells have one round
             known = np.array([relaxation.slabs[r].z for r in ordered(lambda s: s is space)])
-            add(i, space.propose(surrogate, known, max(2, round(NEW_STARTS*share)), rng))
+            add(i, space.propose(surrogate, known, max(2, round(NEW_STARTS*share*space.size())), rng))
         relaxation.follow(range(before, len(owner)), NEW_STEPS, tick)
         if turn and not any(lowest_of(space) < low - LOWER for space, low in zip(spaces, lowest)): break
     for most, times in finish:
