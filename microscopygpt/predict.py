@@ -99,11 +99,11 @@ def rising(progress):
 # %% ../nbs/45_predict.ipynb #bf33fd59
 PLANES, PLANE_GAP = 2, 1. # solved planes that get heights, if they cost so little more than the best
 SHOWN_PER_PLANE = 4, 2 # arrangements of heights that each brings, of each size of cell
-ROUNDS = 3, 2 # of the search for heights over each
+ROUNDS = 5, 3 # of the search for heights over each
 FINISH = ((8, 8), (4, 10)), ((6, 6), (2, 10)) # how many of each are followed to the end, for how many steps
 GUESSED_PER_PLANE = 2 # the same where no potential can tell them apart
 RESTLESS_PLANES = 4 # planes that get heights when the forces say that the best of them is not right
-RESTLESS_BUDGET = 8_000 # atoms evaluated by the potential, after which no more is begun over a restless plane
+RESTLESS_BUDGET = 25_000 # effort of the potential, in atoms, after which no more is begun over a restless plane
 SETTLED_PER_PLANE = 6 # arrangements over a restless plane that are let go, of each size of cell
 KNOWN_PLAN = ((6, 8), (3, 8)) # how many proposals of one size by model and templates are relaxed, for how many steps
 WORTH_HEIGHTS = 2., .1 # proofs with up to twice the least residual + .1 get heights: others are wrong in the plane already
@@ -118,7 +118,7 @@ class Search:
         self.answers, self.seed, self.tell = answers, seed, tell
         self.area = abs(np.linalg.det(observation.lattice.cell))
         self.potential, self.contenders, self.notes, self.asked = None, [], [], 0
-        self.evaluated = 0 # atoms, when the search began
+        self.effort = 0. # of the potential, before the search began
 
     def use(self, heights):
         "Load the potential that computes heights; where that fails the answer comes without it and says so."
@@ -127,12 +127,12 @@ class Search:
         try:
             potential = load_potential(heights)
             potential.check(composition(self.formula))
-            self.potential, self.evaluated = potential, potential.atoms_evaluated
+            self.potential, self.effort = potential, potential.effort
         except PotentialError as e: self.notes.append(f"Heights were not computed: {e}")
 
     def patient(self)->bool:
         "Whether the potential may still be asked about what looks wrong."
-        return self.potential is not None and self.potential.atoms_evaluated - self.evaluated < RESTLESS_BUDGET
+        return self.potential is not None and self.potential.effort - self.effort < RESTLESS_BUDGET
 
     def prove(self, proposals, start, end)->list:
         "Proofs of those proposals that fit the lattice."
@@ -166,7 +166,7 @@ def add_known(self:Search, proofs:list):
             proof = with_heights(proof, relaxed[i], self.observation) if i in relaxed else proof
             self.contenders.append(contender(proof, self.area, relaxed.get(i)))
 
-# %% ../nbs/45_predict.ipynb #6501f0c2
+# %% ../nbs/45_predict.ipynb #6501f0d3
 def lowest_of_each_size(found:list, # of `Relaxed`
                         most:int)->list:
     "The lowest arrangements with the same number of atoms, for each number."
@@ -174,6 +174,17 @@ def lowest_of_each_size(found:list, # of `Relaxed`
     for one in found: sizes.setdefault(len(one.slab.z), []).append(one)
     return [one for size in sorted(sizes) for one in sizes[size][:most]]
 
+# %% ../nbs/45_predict.ipynb #6501f0d0
+@patch
+def add_settled(self:Search, found:list # of `Relaxed`
+               ):
+    "Let the atoms of a restless plane go, fit them to the image again, and take them among the contenders."
+    slabs = [r.slab for r in restless(lowest_of_each_size(found, SETTLED_PER_PLANE))]
+    for r in lowest_of_each_size(self.compute(settle, slabs), SHOWN_PER_PLANE[1]):
+        proof = prove(Proposal(r.slab, "columns"), self.observation)
+        if proof: self.contenders.append(contender(proof, self.area, r))
+
+# %% ../nbs/45_predict.ipynb #6501f0c2
 @patch
 def add_columns(self:Search, start, end):
     "Solve the planes, give them heights, and take them among the contenders."
@@ -187,7 +198,8 @@ def add_columns(self:Search, start, end):
     wanted, calm = PLANES, False
     for i, plane in enumerate(planes):
         if i == wanted or i >= PLANES and not self.patient(): break
-        self.tell(middle + (end - middle)*i/len(planes), f"heights of plane {i+1} of {len(planes)}")
+        n = min(wanted, len(planes))
+        self.tell(middle + (end - middle)*i/n, f"heights of plane {i+1} of {n}")
         found = self.compute(find_heights, plane, rounds=ROUNDS[min(i, 1)], finish=FINISH[min(i, 1)], seed=self.seed)
         calm = calm or not restless(found[:1])
         if not calm and self.patient():
@@ -197,15 +209,6 @@ def add_columns(self:Search, start, end):
         arranged = [(r.slab, r) for r in relaxed]
         if not arranged: arranged = [(slab, None) for slab in height_starts(plane, self.seed)[:GUESSED_PER_PLANE]]
         for slab, r in arranged: self.contenders.append(contender(prove_columns(plane, slab, self.observation), self.area, r))
-
-@patch
-def add_settled(self:Search, found:list # of `Relaxed`
-               ):
-    "Let the atoms of a restless plane go, fit them to the image again, and take them among the contenders."
-    slabs = [r.slab for r in restless(lowest_of_each_size(found, SETTLED_PER_PLANE))]
-    for r in lowest_of_each_size(self.compute(settle, slabs), SHOWN_PER_PLANE[1]):
-        proof = prove(Proposal(r.slab, "columns"), self.observation)
-        if proof: self.contenders.append(contender(proof, self.area, r))
 
 # %% ../nbs/45_predict.ipynb #6581603c
 @patch

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PRINT_REACH', 'PRINT_STEP', 'PRINT_WIDTH', 'ALIKE', 'EVIDENCE', 'LEAST_RESIDUAL', 'NO_VOTE', 'EXPLAINS_AS_WELL',
-           'HIGHEST_ENERGY', 'LARGEST_FORCE', 'SPACIOUS', 'IN_DATABASE', 'BY_HAND', 'JUDGES', 'SHOWN', 'EXPLAINED',
-           'PLAUSIBLE', 'WELL_EXPLAINED', 'RankError', 'Contender', 'contender', 'fingerprint', 'alike', 'primitive',
-           'merge_contenders', 'Context', 'context_of', 'evidence', 'Judge', 'scores', 'confidences', 'fit_judge',
-           'fit_in_words', 'describe', 'Candidate', 'rank']
+           'HIGHEST_ENERGY', 'LARGEST_FORCE', 'SPACIOUS', 'IN_DATABASE', 'BY_HAND', 'JUDGES', 'LOWEST_TAUGHT',
+           'CERTAIN', 'FIRST_CONFIDENCE', 'EXPLAINED', 'PLAUSIBLE', 'WELL_EXPLAINED', 'RankError', 'Contender',
+           'contender', 'fingerprint', 'alike', 'primitive', 'merge_contenders', 'Context', 'context_of', 'evidence',
+           'Judge', 'scores', 'confidences', 'fit_judge', 'fit_in_words', 'describe', 'Candidate', 'rank']
 
 # %% ../nbs/44_rank.ipynb #28c19e6e
 import itertools
@@ -140,13 +140,13 @@ class Judge(NamedTuple):
     "Weights of the evidence, and what they make of a score."
     weights: np.ndarray # (17,)
     offset: float
-    confidence: tuple # weights of score, of the log share among all contenders, and an offset
+    confidence: tuple # of what a score makes: see `confidences`
 
-BY_HAND = -.1 # weight of what the few wrong ones among fitted micrographs cannot teach: moved, stretched, sheared
-JUDGES = {"energy": Judge(np.array([-.03, -1.754, BY_HAND, BY_HAND, BY_HAND, -.639, -.366, .685, .943, -.141, IN_DATABASE, -.805, -.186,
-                                    BY_HAND, -.015, -3.084, -.121]), 1.61, (1.009, .306, .75)),
-          "image": Judge(np.array([-.321, -.837, -.1, -.859, -.1, -.271, -.093, .613, .622, -.506, IN_DATABASE, 0, 0, 0, -.05, -1.663,
-                                   .711]), -1.428, (.981, .127, .326))}
+BY_HAND = -.1 # weight of what the fitted micrographs cannot teach: moved, stretched, sheared, forces in the plane
+JUDGES = {"energy": Judge(np.array([-.079, -1.661, BY_HAND, BY_HAND, BY_HAND, -.734, -.359, .514, 1.012, -.018, IN_DATABASE, -.712,
+                                    BY_HAND, BY_HAND, -.043, -2.755, -.552]), 1.723, (.389, 2.116, 1.238)),
+          "image": Judge(np.array([-.06, -.83, BY_HAND, BY_HAND, BY_HAND, -.644, -.201, .922, .807, -.88, IN_DATABASE, 0, 0, 0,
+                                   -.175, -1.816, .289]), .094, (1.345, 1.356, 1.383))}
 
 # %% ../nbs/44_rank.ipynb #f87aa62f
 def scores(contenders:list, asked:int, judge:Judge)->np.ndarray: # log odds
@@ -154,21 +154,27 @@ def scores(contenders:list, asked:int, judge:Judge)->np.ndarray: # log odds
     context = context_of(contenders, asked)
     return np.array([evidence(c, context)@judge.weights + judge.offset for c in contenders])
 
+LOWEST_TAUGHT = -3. # score; below it nearly no micrograph taught confidence, and the odds fall as the score does
+
 def confidences(score:np.ndarray, judge:Judge)->np.ndarray: # probabilities
-    "The estimated probability that each contender is solved."
-    share = score - np.logaddexp.reduce(score)
-    a, b, c = judge.confidence
-    return 1/(1 + np.exp(-(a*score + b*share + c)))
+    "The estimated probability that each contender is solved: that one of them is, and which one. They add up to 1 at most."
+    slope, offset, sharpness = judge.confidence
+    together = np.logaddexp.reduce(score)
+    log_odds = slope*max(together, LOWEST_TAUGHT) + min(0., together - LOWEST_TAUGHT) + offset
+    one_is = 1/(1 + np.exp(-log_odds))
+    return one_is*np.exp(sharpness*score - np.logaddexp.reduce(sharpness*score))
 
 # %% ../nbs/44_rank.ipynb #f17a0002
-SHOWN = 5 # candidates of a micrograph on which confidence is fitted
+CERTAIN = 1e-6 # no confidence is counted as nearer to 0 or 1
+FIRST_CONFIDENCE = 1., 0., 1. # where the search for the three numbers of a confidence begins
 
 def fit_judge(X:np.ndarray, # (m, f) evidence
               y:np.ndarray, # (m,) bool, whether each contender is solved
               groups:np.ndarray, # (m,) which micrograph each belongs to
               strength:float=1. # C of scikit-learn's `LogisticRegression`, on evidence divided by its standard deviation
              )->Judge:
-    "Weights of the evidence, and of scores for confidences, by logistic regression."
+    "Weights of the evidence by logistic regression; confidences by what became of the first candidates."
+    from scipy.optimize import minimize
     from sklearn.linear_model import LogisticRegression
     X, y, (_, groups) = np.asarray(X, float), np.asarray(y, bool), np.unique(groups, return_inverse=True)
     if y.all() or not y.any(): raise RankError("A judge needs contenders that are solved and contenders that are not.")
@@ -177,15 +183,17 @@ def fit_judge(X:np.ndarray, # (m, f) evidence
     regression.fit(X/deviation, y, sample_weight=sizes.mean()/sizes[groups])
     weights, offset = regression.coef_[0]/deviation, float(regression.intercept_[0])
     score = X@weights + offset
-    features, solved = [], []
-    for group in range(len(sizes)):
-        rows = np.flatnonzero(groups == group)
-        rows = rows[np.argsort(-score[rows])]
-        share = score[rows] - np.logaddexp.reduce(score[rows])
-        features += np.c_[score[rows], share][:SHOWN].tolist()
-        solved += y[rows][:SHOWN].tolist()
-    sure = LogisticRegression(max_iter=5000).fit(features, solved)
-    return Judge(weights, offset, (*map(float, sure.coef_[0]), float(sure.intercept_[0])))
+    members = [np.flatnonzero(groups == group) for group in range(len(sizes))]
+    first = np.array([rows[score[rows].argmax()] for rows in members])
+
+    def surprise(confidence):
+        "Minus the mean log-likelihood of what became of the first candidates."
+        judge = Judge(weights, offset, confidence)
+        sure = np.array([confidences(score[rows], judge).max() for rows in members]).clip(CERTAIN, 1 - CERTAIN)
+        return -np.log(np.where(y[first], sure, 1 - sure)).mean()
+
+    found = minimize(surprise, FIRST_CONFIDENCE, method="Nelder-Mead")
+    return Judge(weights, offset, tuple(map(float, found.x)))
 
 # %% ../nbs/44_rank.ipynb #bb3686c9
 EXPLAINED, PLAUSIBLE = .35, .02 # largest residual and smallest confidence with which a candidate still explains an image

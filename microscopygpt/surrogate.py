@@ -6,8 +6,8 @@
 __all__ = ['CENTRES', 'WIDTHS', 'REPULSION_DECAY', 'DENSITY_DECAY', 'BOND', 'TABLE_STEP', 'TABLE_END', 'RIDGE', 'ENERGY_WEIGHT',
            'ENERGY_SPREAD', 'FORCE_SPREAD', 'LARGEST_FORCE', 'STEPS', 'STARTS_PER_KEPT', 'CHANGED', 'BEST_CHANGED',
            'STEEPEST', 'WIDEST', 'FIRST_STARTS', 'FIRST_STEPS', 'USUAL_ATOMS', 'NEW_STARTS', 'NEW_STEPS', 'ROUNDS',
-           'LOWER', 'FINISH', 'Tables', 'HeightFeatures', 'Surrogate', 'HeightSpace', 'changed', 'in_turn',
-           'height_spaces', 'shares', 'find_heights']
+           'LOWER', 'MOST_EFFORT', 'PATIENCE', 'FINISH', 'Tables', 'HeightFeatures', 'Surrogate', 'HeightSpace',
+           'changed', 'in_turn', 'height_spaces', 'shares', 'find_heights']
 
 # %% ../nbs/42a_surrogate.ipynb #84e53a36
 import itertools
@@ -247,11 +247,13 @@ def in_turn(rows, kinds)->np.ndarray:
     return rows[np.argsort(turn, kind="stable")]
 
 # %% ../nbs/42a_surrogate.ipynb #b2858d80
-FIRST_STARTS, FIRST_STEPS = 24, 3 # starts under the cheap potential, and steps of the expensive one on each
-USUAL_ATOMS = 5 # in a multiple of the measured cell; larger ones get as many times more starts
-NEW_STARTS, NEW_STEPS = 16, 4 # the same in each round under the surrogate
-ROUNDS = 3
-LOWER = .002 # eV/atom: a round after the first that finds nothing lower by more in any cell is the last
+FIRST_STARTS, FIRST_STEPS = 16, 3 # starts under the cheap potential, and steps of the expensive one on each
+USUAL_ATOMS = 4 # in a multiple of the measured cell; larger ones get as many times more starts
+NEW_STARTS, NEW_STEPS = 12, 4 # the same in each round under the surrogate
+ROUNDS = 5
+LOWER = .002 # eV/atom: a round that finds nothing lower by more in any cell is idle
+MOST_EFFORT = 20_000 # of the potential, in atoms, after which no round is begun: 8 s of CHGNet on one core
+PATIENCE = 2 # idle rounds after which the search ends
 FINISH = ((8, 8), (4, 10)) # how many are followed to the end, for how many steps
 
 class _Recorder:
@@ -288,6 +290,7 @@ def find_heights(columns:Columns, potential:Potential,
                  tick=None # called before each evaluation; may raise to stop
                 )->list: # of `Relaxed`, lowest energy first
     "Search the heights over a solved plane, in the measured cell and in larger ones."
+    begun = potential.effort
     rng, recorder, spaces = np.random.default_rng(seed), _Recorder(potential), height_spaces(columns, indices)
     relaxation, owner = HeightRelaxation([], recorder), []
 
@@ -303,7 +306,7 @@ def find_heights(columns:Columns, potential:Potential,
         add(i, cheap_heights(*space.slab[:2], space.slab.numbers, space.operations, max(64, 4*keep), keep, seed))
     relaxation.follow(range(len(owner)), FIRST_STEPS, tick)
     if not np.isfinite(relaxation.energy).any(): return []
-    surrogate = Surrogate()
+    surrogate, idle = Surrogate(), 0
     for turn in range(rounds):
         surrogate.fit(recorder.data(spaces))
         before, lowest = len(owner), [lowest_of(space) for space in spaces]
@@ -312,7 +315,9 @@ def find_heights(columns:Columns, potential:Potential,
             known = np.array([relaxation.slabs[r].z for r in ordered(lambda s: s is space)])
             add(i, space.propose(surrogate, known, max(2, round(NEW_STARTS*share*space.size())), rng))
         relaxation.follow(range(before, len(owner)), NEW_STEPS, tick)
-        if turn and not any(lowest_of(space) < low - LOWER for space, low in zip(spaces, lowest)): break
+        lower = any(lowest_of(space) < low - LOWER for space, low in zip(spaces, lowest))
+        idle = 0 if lower else idle + 1
+        if turn and idle >= PATIENCE or potential.effort - begun > MOST_EFFORT: break
     for most, times in finish:
         sizes = sorted({space.index for space in spaces})
         rows = [r for size in sizes for r in ordered(lambda s: s.index == size)[:max(2, most//len(sizes))]]

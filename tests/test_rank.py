@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 
 from microscopygpt.crystal import Slab, cell_from_lengths, compare, to_slab
 from microscopygpt.heights import Relaxed
-from microscopygpt.rank import (EVIDENCE, JUDGES, Context, Contender, Judge, alike, confidences, contender, context_of, describe, evidence,
+from microscopygpt.rank import (EVIDENCE, JUDGES, LOWEST_TAUGHT, Context, Contender, alike, confidences, contender, context_of, describe, evidence,
                                 fingerprint, fit_in_words, merge_contenders, primitive, rank, scores)
 from microscopygpt.refine import Fit, Placement, Proof, Proposal, crowding, n_operations
 
@@ -152,9 +152,19 @@ def test_confidences_are_probabilities_in_the_order_of_the_scores(score, name):
     order = np.argsort(score)
     assert (np.diff(sure[order]) >= 0).all()
 
-def test_a_close_rival_lowers_the_confidence_when_shares_count():
-    judge = Judge(JUDGES["energy"].weights, 0., (1., 1., 0.))
-    assert confidences(np.array([2., 1.9]), judge)[0] < confidences(np.array([2., -5.]), judge)[0]
+def test_a_close_rival_takes_confidence():
+    judge = JUDGES["energy"]
+    assert confidences(np.array([2., 1.9]), judge)[0] < .7*confidences(np.array([2., -5.]), judge)[0]
+
+@given(st.lists(st.floats(-30, 30), min_size=1, max_size=8), st.sampled_from(sorted(JUDGES)))
+def test_confidences_of_a_micrograph_add_up_to_one_at_most(score, name):
+    "Only one of its candidates can be the crystal."
+    assert confidences(np.array(score), JUDGES[name]).sum() <= 1 + 1e-9
+
+def test_far_below_all_that_taught_nothing_is_believed():
+    "A wrong formula, say: scores that no fitted micrograph had."
+    sure = [confidences(np.array([s]), JUDGES["energy"])[0] for s in (LOWEST_TAUGHT, LOWEST_TAUGHT - 4, LOWEST_TAUGHT - 10)]
+    assert sure[0] > .2 and sure[1] < .1 and sure[2] < 1e-3
 
 
 # in words

@@ -1,0 +1,98 @@
+"""The evidence that the judge of candidates is fitted on: every contender of validation micrographs, and whether it is solved.
+
+python nbs/benchmarks/judge.py collect OUT.jsonl --source SOURCE [--noise paper] [--stretch .04] [--n 60]
+python nbs/benchmarks/judge.py pack nbs/results/judge.npz FILE.jsonl ...
+
+Collecting goes on where it stopped. The page on ranking fits the judges to what was packed and shows how sure they are.
+"""
+import argparse, json, os, sys, warnings
+from pathlib import Path
+import numpy as np
+from scipy.ndimage import affine_transform
+from tqdm import tqdm
+
+KEPT = 18 # contenders of a micrograph, the best by the present judge
+MOST_ATOMS = 24 # larger crystals take minutes
+ROOM = 320 # px drawn before a micrograph of 256 px is stretched
+
+
+def draw_stretched(crystal, noise, stretch):
+    "The micrograph of an evaluation, stretched and sheared at random by about so much."
+    from microscopygpt.evaluate import _hash, draw_micrograph
+    from microscopygpt.micrograph import Micrograph
+    from microscopygpt.stem import render
+    if not stretch: return draw_micrograph(crystal, noise)
+    rng = np.random.default_rng(_hash("stretch", crystal.id))
+    turn = np.eye(2) + rng.normal(size=(2, 2))*stretch/2
+    whole = render(crystal.atoms, noise=noise, seed=_hash("micrograph", 0, crystal.id) % 2**31, size=ROOM)
+    offset = ROOM//2 - turn@np.array([128, 128])
+    return Micrograph(affine_transform(whole, turn, offset, (256, 256), order=3, mode="reflect"), .1, crystal.id)
+
+
+def contenders_of(crystal, noise, stretch, potential):
+    "Evidence on the contenders of one micrograph, best first, and whether each is solved."
+    from microscopygpt.chat import make_prompt
+    from microscopygpt.crystal import compare
+    from microscopygpt.lattice import Imaging, observe
+    from microscopygpt.model import load_model
+    from microscopygpt.predict import ON_TOP, PROPOSERS, Search
+    from microscopygpt.rank import JUDGES, context_of, evidence, merge_contenders
+    observation = observe(draw_stretched(crystal, noise, stretch), Imaging(distortion=stretch or 0.))
+    vlm = load_model("compact")
+    search = Search(observation, crystal.formula, make_prompt(crystal.formula, dialect=vlm.dialect), 32, 0, lambda *said: None)
+    search.use(None if potential == "none" else potential)
+    search.run(PROPOSERS[:2], vlm, [], 5)
+    merged = merge_contenders([c for c in search.contenders if c.proof.crowding > ON_TOP])
+    if not merged: return []
+    context = context_of([c for c, _ in merged], search.asked)
+    rows = [(evidence(c, context), atoms) for c, atoms in merged]
+    judge = JUDGES["image" if potential == "none" else "energy"]
+    rows.sort(key=lambda row: -row[0]@judge.weights)
+    return [dict(x=x.tolist(), solved=bool(compare(crystal.atoms, atoms, split=False).solved)) for x, atoms in rows[:KEPT]]
+
+
+def collect(args):
+    "Write a line for each micrograph, those that are there already left as they are."
+    from microscopygpt.crystal import MicroscopyGPTError
+    from microscopygpt.evaluate import draw
+    done = {json.loads(line)["id"] for line in args.out.read_text().splitlines()} if args.out.is_file() else set()
+    crystals = [c for c in draw([args.source], "validation", None) if len(c.slab.z) <= MOST_ATOMS][:args.n]
+    kind = f"{Path(args.source).name.split('.')[0]}, {args.noise}" + f", stretched by {args.stretch:.0%}"*bool(args.stretch) + ", no heights"*(args.heights == "none")
+    for crystal in tqdm([c for c in crystals if c.id not in done], desc=kind):
+        record = dict(id=crystal.id, formula=crystal.formula, kind=kind)
+        try: record["rows"] = contenders_of(crystal, args.noise, args.stretch, args.heights)
+        except MicroscopyGPTError as e: record.update(rows=[], error=f"{type(e).__name__}: {e}")
+        with open(args.out, "a", encoding="utf-8") as f: f.write(json.dumps(record) + "\n")
+
+
+def pack(args):
+    "All records in one file of arrays: evidence, solved, and which micrograph, of which kind and formula, each row belongs to."
+    records = [json.loads(line) for path in args.files for line in path.read_text().splitlines()]
+    rows = [(i, row) for i, record in enumerate(records) for row in record["rows"]]
+    np.savez_compressed(args.out, evidence=np.array([row["x"] for _, row in rows], np.float32), solved=np.array([row["solved"] for _, row in rows]),
+                        micrograph=np.array([i for i, _ in rows], np.int32), kind=np.array([r["kind"] for r in records]), formula=np.array([r["formula"] for r in records]))
+    print(f"{len(records)} micrographs, {len(rows)} contenders, written to {args.out}")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    one = commands.add_parser("collect")
+    one.add_argument("out", type=Path)
+    one.add_argument("--source", required=True, help="a database, or a file of crystals; its validation half is taken")
+    one.add_argument("--noise", default="paper")
+    one.add_argument("--stretch", type=float, default=0., help="how much a micrograph is distorted, as a share of its size")
+    one.add_argument("--n", type=int, help="how many micrographs; all of them without")
+    one.add_argument("--heights", default="chgnet", help="potential that computes heights; none: they stay as they were proposed")
+    one.set_defaults(do=collect)
+    two = commands.add_parser("pack")
+    two.add_argument("out", type=Path)
+    two.add_argument("files", type=Path, nargs="+")
+    two.set_defaults(do=pack)
+    args = parser.parse_args(argv)
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    args.do(args)
+
+
+if __name__ == "__main__": sys.exit(main())
