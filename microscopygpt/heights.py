@@ -19,7 +19,7 @@ from ase.data import covalent_radii
 from pymatgen.core import Element
 from .columns import SAME_COLUMN, Columns, group_table, nearest_vectors, plane_operations, signed_subgroup, stacks
 from .crystal import Slab, reduce_cell
-from .potentials import Potential
+from .potentials import Potential, PotentialError
 from .refine import crowding, supercells
 
 # %% ../nbs/42_heights.ipynb #1c79df62
@@ -228,11 +228,25 @@ class HeightRelaxation:
         for name in ("slabs", "start", "best", "inverse", "last"): getattr(self, name).extend(getattr(more, name))
         for name in ("energy", "cost", "force", "plane_force"): setattr(self, name, np.append(getattr(self, name), getattr(more, name)))
 
+    def evaluate(self, rows)->tuple: # energies (r,), list of forces (n, 3)
+        "Energies and forces; where the potential diverges for some slabs only, those have an infinite energy."
+        slabs, found, error = [self.slabs[r] for r in rows], [], None
+        try: return self.potential.evaluate(slabs)
+        except PotentialError:
+            for slab in slabs:
+                try: found.append([part[0] for part in self.potential.evaluate([slab])])
+                except PotentialError as e:
+                    error = e
+                    found.append([np.inf, np.zeros((len(slab.z), 3))])
+        fair = np.isfinite([energy for energy, _ in found]).any() or np.isfinite(self.energy).any()
+        if error and not fair: raise error
+        return np.array([energy for energy, _ in found]), [force for _, force in found]
+
     def step(self, rows)->bool: # whether anything was left to do
         "One evaluation and one move of each of these slabs."
         rows = [r for r in rows if self.force[r] > SMALL_FORCE]
         if not rows: return False
-        energies, forces = self.potential.evaluate([self.slabs[r] for r in rows])
+        energies, forces = self.evaluate(rows)
         for row, energy, force in zip(rows, energies, forces):
             if not np.isfinite(energy):
                 self.force[row] = 0.

@@ -303,3 +303,16 @@ def test_a_tick_before_each_evaluation_may_stop_the_work():
 def test_an_element_that_the_potential_does_not_know_is_named():
     slab = Slab(MOS2.cell, MOS2.frac, np.array([0, 1.5, -1.5]), np.array([86, 16, 16]))
     with pytest.raises(PotentialError, match="Rn"): relax_heights([slab], load_potential("chgnet"))
+
+def test_one_start_that_diverges_does_not_cost_the_others():
+    from microscopygpt.potentials import Potential, PotentialError
+    class Picky(Potential):
+        "A well for every height; nothing for a slab that is flat."
+        name = "picky"
+        def compute(self, slabs, forces):
+            flat = [np.ptp(s.z) < 1e-9 for s in slabs]
+            return [np.nan if f else (s.z**2).sum()/len(s.z) for f, s in zip(flat, slabs)], [np.c_[0*s.z, 0*s.z, -2*s.z] for s in slabs]
+    flat, fair = (Slab(MOS2.cell, MOS2.frac, np.array(z), MOS2.numbers) for z in ([0., 0, 0], [0., 1.5, -1]))
+    found = relax_heights([flat, fair], Picky(), plan=((2, 3),))
+    assert [r.index for r in found] == [1]
+    with pytest.raises(PotentialError): relax_heights([flat, flat], Picky())

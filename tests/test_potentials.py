@@ -109,6 +109,17 @@ def test_cut_into_batches(chgnet, monkeypatch):
     assert len(batches(slabs, 7)) == 5
     assert np.abs(whole.energies - parts.energies).max() < 1e-5 and len(parts.forces) == 9
 
+def test_effort_counts_atoms_and_in_chgnet_crowds(chgnet):
+    sheet = Slab(np.eye(2)*3.2, np.zeros((1, 2)), np.zeros(1), np.array([42]))
+    before = chgnet.effort
+    chgnet.evaluate([sheet]*3)
+    alone = chgnet.effort - before
+    assert alone >= 3
+    crowded = Slab(np.eye(2)*2., np.zeros((1, 2)), np.zeros(1), np.array([42])) # twelve neighbours within 3 Å
+    before = chgnet.effort
+    chgnet.evaluate([crowded]*3)
+    assert chgnet.effort - before > alone
+
 def test_no_slabs(chgnet):
     energies, forces = chgnet.evaluate([])
     assert len(energies) == 0 and forces == []

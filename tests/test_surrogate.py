@@ -3,7 +3,7 @@ import numpy as np, pytest
 from microscopygpt.crystal import Slab
 from microscopygpt.heights import FLATNESS, bond_strengths, cheap_heights, morse, near_pairs, relax_heights
 from microscopygpt.potentials import Potential
-from microscopygpt.surrogate import BOND, HeightFeatures, Surrogate, changed, find_heights, height_spaces, in_turn, shares
+from microscopygpt.surrogate import BOND, USUAL_ATOMS, HeightFeatures, Surrogate, changed, find_heights, height_spaces, in_turn, shares
 from test_heights import MOS2
 
 class Bonds(Potential):
@@ -112,3 +112,15 @@ def test_starts_that_all_collide_still_teach_something():
             energies, pulls = super().compute(slabs, forces)
             return energies, [1e3*p for p in pulls]
     assert find_heights(MOS2, Steep(), indices=(1,))
+
+def test_a_search_that_worked_enough_begins_no_other_round(bonds, monkeypatch):
+    "The least of heights is kept, and the answer complete."
+    found = find_heights(MOS2, bonds, indices=(1,))
+    whole = bonds.effort
+    monkeypatch.setattr("microscopygpt.surrogate.MOST_EFFORT", 0)
+    short = find_heights(MOS2, bonds, indices=(1,))
+    assert 0 < bonds.effort - whole < whole and short and found[0].energy <= short[0].energy + 1e-3
+
+def test_only_larger_cells_with_many_atoms_get_more_starts():
+    measured, *larger = height_spaces(MOS2)
+    assert measured.size() == 1 and all(s.size() == pytest.approx(max(1, 6/USUAL_ATOMS)) for s in larger)
