@@ -228,19 +228,18 @@ class HeightRelaxation:
         for name in ("slabs", "start", "best", "inverse", "last"): getattr(self, name).extend(getattr(more, name))
         for name in ("energy", "cost", "force", "plane_force"): setattr(self, name, np.append(getattr(self, name), getattr(more, name)))
 
-    def evaluate(self, rows)->tuple: # energies (r,), list of forces (n, 3)
+    def evaluate(self, rows, forces:bool=True)->tuple: # energies (r,), list of forces (n, 3) or None
         "Energies and forces; where the potential diverges for some slabs only, those have an infinite energy."
         slabs, found, error = [self.slabs[r] for r in rows], [], None
-        try: return self.potential.evaluate(slabs)
+        try: return self.potential.evaluate(slabs, forces)
         except PotentialError:
             for slab in slabs:
-                try: found.append([part[0] for part in self.potential.evaluate([slab])])
-                except PotentialError as e:
-                    error = e
-                    found.append([np.inf, np.zeros((len(slab.z), 3))])
+                try: energies, pulls = self.potential.evaluate([slab], forces)
+                except PotentialError as e: error, energies, pulls = e, [np.inf], [np.zeros((len(slab.z), 3))]
+                found.append((energies[0], pulls[0] if forces else None))
         fair = np.isfinite([energy for energy, _ in found]).any() or np.isfinite(self.energy).any()
         if error and not fair: raise error
-        return np.array([energy for energy, _ in found]), [force for _, force in found]
+        return np.array([energy for energy, _ in found]), [pull for _, pull in found] if forces else None
 
     def step(self, rows)->bool: # whether anything was left to do
         "One evaluation and one move of each of these slabs."
@@ -294,7 +293,7 @@ def relax_heights(slabs:list, # of `Slab`
     "Relax the heights of many slabs, columns held; at each stage the lowest go on."
     if not slabs: return []
     relaxation = relaxation(slabs, potential)
-    if len(slabs) > plan[0][0]: energy = potential.evaluate(slabs, forces=False).energies
+    if len(slabs) > plan[0][0]: energy, _ = relaxation.evaluate(range(len(slabs)), forces=False)
     else: energy = np.zeros(len(slabs))
     for most, steps in plan:
         followed = [r for r in np.argsort(energy, kind="stable")[:most] if np.isfinite(energy[r])]

@@ -134,6 +134,10 @@ class Search:
         "Whether the potential may still be asked about what looks wrong."
         return self.potential is not None and self.potential.effort - self.effort < RESTLESS_BUDGET
 
+    def possible(self)->list: # of `Contender`
+        "Contenders whose atoms do not stand on each other."
+        return [c for c in self.contenders if c.proof.crowding > ON_TOP]
+
     def prove(self, proposals, start, end)->list:
         "Proofs of those proposals that fit the lattice."
         proofs = []
@@ -200,12 +204,13 @@ def add_columns(self:Search, start, end):
         if i == wanted or i >= PLANES and not self.patient(): break
         n = min(wanted, len(planes))
         self.tell(middle + (end - middle)*i/n, f"heights of plane {i+1} of {n}")
-        found = self.compute(find_heights, plane, rounds=ROUNDS[min(i, 1)], finish=FINISH[min(i, 1)], seed=self.seed)
+        place = min(i, 1) # all planes after the first get less
+        found = self.compute(find_heights, plane, rounds=ROUNDS[place], finish=FINISH[place], seed=self.seed)
         calm = calm or not restless(found[:1])
         if not calm and self.patient():
             wanted = RESTLESS_PLANES
             self.add_settled(found)
-        relaxed = lowest_of_each_size(found, SHOWN_PER_PLANE[min(i, 1)]) + self.compute(relax_heights, flat(plane), plan=FLAT_PLAN)
+        relaxed = lowest_of_each_size(found, SHOWN_PER_PLANE[place]) + self.compute(relax_heights, flat(plane), plan=FLAT_PLAN)
         arranged = [(r.slab, r) for r in relaxed]
         if not arranged: arranged = [(slab, None) for slab in height_starts(plane, self.seed)[:GUESSED_PER_PLANE]]
         for slab, r in arranged: self.contenders.append(contender(prove_columns(plane, slab, self.observation), self.area, r))
@@ -234,7 +239,7 @@ def run(self:Search, propose, vlm, crystals, k)->list: # of `Candidate`
         self.add_known(self.prove(relatives, .15, .2))
     if "columns" in propose: self.add_columns(.2, .6)
     if vlm: self.add_known(self.ask(vlm, 1., .6, .8))
-    ranked = lambda: rank([c for c in self.contenders if c.proof.crowding > ON_TOP], self.asked, k, self.potential.name if self.potential else "")
+    ranked = lambda: rank(self.possible(), self.asked, k, self.potential.name if self.potential else "")
     candidates = ranked()
     if vlm and len(candidates) < k:
         self.add_known(self.ask(vlm, BOLDER, .8, .97))

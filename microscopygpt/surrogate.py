@@ -317,7 +317,7 @@ def find_heights(columns:Columns, potential:Potential,
         relaxation.follow(range(before, len(owner)), NEW_STEPS, tick)
         lower = any(lowest_of(space) < low - LOWER for space, low in zip(spaces, lowest))
         idle = 0 if lower else idle + 1
-        if turn and idle >= PATIENCE or potential.effort - begun > MOST_EFFORT: break
+        if idle >= PATIENCE or potential.effort - begun > MOST_EFFORT: break
     for most, times in finish:
         sizes = sorted({space.index for space in spaces})
         rows = [r for size in sizes for r in ordered(lambda s: s.index == size)[:max(2, most//len(sizes))]]

@@ -1,6 +1,6 @@
 """The evidence that the judge of candidates is fitted on: every contender of validation micrographs, and whether it is solved.
 
-python nbs/benchmarks/judge.py collect OUT.jsonl --source SOURCE [--noise paper] [--stretch .04] [--n 60]
+python nbs/benchmarks/judge.py collect OUT.jsonl --source SOURCE [--noise paper] [--n 60]
 python nbs/benchmarks/judge.py pack nbs/results/judge.npz FILE.jsonl ...
 
 Collecting goes on where it stopped. The page on ranking fits the judges to what was packed and shows how sure they are.
@@ -8,41 +8,27 @@ Collecting goes on where it stopped. The page on ranking fits the judges to what
 import argparse, json, os, sys, warnings
 from pathlib import Path
 import numpy as np
-from scipy.ndimage import affine_transform
 from tqdm import tqdm
 
 KEPT = 18 # contenders of a micrograph, the best by the present judge
 MOST_ATOMS = 24 # larger crystals take minutes
-ROOM = 320 # px drawn before a micrograph of 256 px is stretched
 
 
-def draw_stretched(crystal, noise, stretch):
-    "The micrograph of an evaluation, stretched and sheared at random by about so much."
-    from microscopygpt.evaluate import _hash, draw_micrograph
-    from microscopygpt.micrograph import Micrograph
-    from microscopygpt.stem import render
-    if not stretch: return draw_micrograph(crystal, noise)
-    rng = np.random.default_rng(_hash("stretch", crystal.id))
-    turn = np.eye(2) + rng.normal(size=(2, 2))*stretch/2
-    whole = render(crystal.atoms, noise=noise, seed=_hash("micrograph", 0, crystal.id) % 2**31, size=ROOM)
-    offset = ROOM//2 - turn@np.array([128, 128])
-    return Micrograph(affine_transform(whole, turn, offset, (256, 256), order=3, mode="reflect"), .1, crystal.id)
-
-
-def contenders_of(crystal, noise, stretch, potential):
+def contenders_of(crystal, noise, potential):
     "Evidence on the contenders of one micrograph, best first, and whether each is solved."
     from microscopygpt.chat import make_prompt
     from microscopygpt.crystal import compare
-    from microscopygpt.lattice import Imaging, observe
+    from microscopygpt.evaluate import draw_micrograph
+    from microscopygpt.lattice import observe
     from microscopygpt.model import load_model
-    from microscopygpt.predict import ON_TOP, PROPOSERS, Search
+    from microscopygpt.predict import PROPOSERS, Search
     from microscopygpt.rank import JUDGES, context_of, evidence, merge_contenders
-    observation = observe(draw_stretched(crystal, noise, stretch), Imaging(distortion=stretch or 0.))
+    observation = observe(draw_micrograph(crystal, noise))
     vlm = load_model("compact")
     search = Search(observation, crystal.formula, make_prompt(crystal.formula, dialect=vlm.dialect), 32, 0, lambda *said: None)
     search.use(None if potential == "none" else potential)
     search.run(PROPOSERS[:2], vlm, [], 5)
-    merged = merge_contenders([c for c in search.contenders if c.proof.crowding > ON_TOP])
+    merged = merge_contenders(search.possible())
     if not merged: return []
     context = context_of([c for c, _ in merged], search.asked)
     rows = [(evidence(c, context), atoms) for c, atoms in merged]
@@ -57,10 +43,10 @@ def collect(args):
     from microscopygpt.evaluate import draw
     done = {json.loads(line)["id"] for line in args.out.read_text().splitlines()} if args.out.is_file() else set()
     crystals = [c for c in draw([args.source], "validation", None) if len(c.slab.z) <= MOST_ATOMS][:args.n]
-    kind = f"{Path(args.source).name.split('.')[0]}, {args.noise}" + f", stretched by {args.stretch:.0%}"*bool(args.stretch) + ", no heights"*(args.heights == "none")
+    kind = f"{Path(args.source).name.split('.')[0]}, {args.noise}" + ", no heights"*(args.heights == "none")
     for crystal in tqdm([c for c in crystals if c.id not in done], desc=kind):
         record = dict(id=crystal.id, formula=crystal.formula, kind=kind)
-        try: record["rows"] = contenders_of(crystal, args.noise, args.stretch, args.heights)
+        try: record["rows"] = contenders_of(crystal, args.noise, args.heights)
         except MicroscopyGPTError as e: record.update(rows=[], error=f"{type(e).__name__}: {e}")
         with open(args.out, "a", encoding="utf-8") as f: f.write(json.dumps(record) + "\n")
 
@@ -81,7 +67,6 @@ def main(argv=None):
     one.add_argument("out", type=Path)
     one.add_argument("--source", required=True, help="a database, or a file of crystals; its validation half is taken")
     one.add_argument("--noise", default="paper")
-    one.add_argument("--stretch", type=float, default=0., help="how much a micrograph is distorted, as a share of its size")
     one.add_argument("--n", type=int, help="how many micrographs; all of them without")
     one.add_argument("--heights", default="chgnet", help="potential that computes heights; none: they stay as they were proposed")
     one.set_defaults(do=collect)

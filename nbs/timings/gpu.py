@@ -203,7 +203,7 @@ def part_qlora_unsloth(small):
 
 
 # name -> what it does, seconds that it may take, whether it needs a GPU; the surest first.
-# On an H200 they took 8, 36, 183 (half of it Unsloth's compiler), 75 and 46 s; Unsloth at the 11B shape did not end in 145 s.
+# On an H200 they took 8, 36, 183, 75 and 46 s; Unsloth at the 11B shape did not end in 145 s.
 PARTS = {
     "simulate": (part_simulate, 20, False),
     "train": (part_train, 60, False),
