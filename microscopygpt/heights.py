@@ -202,6 +202,7 @@ class Relaxed:
 
 class HeightRelaxation:
     "BFGS on the heights of many slabs at once, columns held."
+    small_force = SMALL_FORCE
     def __init__(self, slabs:list, potential:Potential):
         self.slabs, self.start, self.potential = list(slabs), list(slabs), potential
         self.best, self.energy = list(slabs), np.full(len(slabs), np.inf)
@@ -243,7 +244,7 @@ class HeightRelaxation:
 
     def step(self, rows)->bool: # whether anything was left to do
         "One evaluation and one move of each of these slabs."
-        rows = [r for r in rows if self.force[r] > SMALL_FORCE]
+        rows = [r for r in rows if self.force[r] > self.small_force]
         if not rows: return False
         energies, forces = self.evaluate(rows)
         for row, energy, force in zip(rows, energies, forces):

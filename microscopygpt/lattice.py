@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Z_POWER', 'PROBE2', 'LatticeError', 'harmonics', 'fourier_coefficients', 'fold', 'Alternative', 'Lattice2D',
-           'measure_lattice', 'plot_lattice', 'idealize', 'most_symmetric_cell', 'ImagingError', 'Imaging',
-           'pixel_size_from_lattice', 'Observation', 'observe']
+           'measure_lattice', 'plot_lattice', 'idealize', 'lattices_near', 'most_symmetric_cell', 'ImagingError',
+           'Imaging', 'pixel_size_from_lattice', 'Observation', 'observe']
 
 # %% ../nbs/03_lattice.ipynb #2ff85405
 from dataclasses import dataclass, field, replace
@@ -533,6 +533,13 @@ def idealize(cell:np.ndarray, # (2, 2) in Å, reduced
     if 4 in bravais: return cell, 0.
     return min((_laid(s, cell) for b in bravais for s in _shapes(cell, b)), key=lambda l: l[1])
 
+def lattices_near(cell:np.ndarray, # (2, 2) Å, reduced
+                  most:float # strain
+                 )->list: # of (index into `BRAVAIS`, cell (2, 2) in Å on the same basis, strain)
+    "The symmetric lattices within a strain of a measured one."
+    laid = [(bravais, *_laid(shape, cell)) for bravais in range(4) for shape in _shapes(cell, bravais)]
+    return [one for one in laid if one[2] <= most]
+
 # %% ../nbs/03_lattice.ipynb #5ab58c9e
 def most_symmetric_cell(cell:np.ndarray, # (2, 2) in Å, reduced
                         limit:float # largest strain
@@ -608,6 +615,7 @@ class Observation:
     _kept: dict = field(default_factory=dict, repr=False)
     imaging: Imaging = Imaging()
     measured: Lattice2D = field(default=None, repr=False) # as it lies in the view; None: as `lattice`
+    astigmatism: np.ndarray = field(default_factory=lambda: np.zeros((2, 2)), repr=False) # Å², what the probe's covariance has beyond a round one
 
     def in_view(self, cell:np.ndarray # (2, 2) Å, on the corrected lattice
                )->np.ndarray: # (2, 2) Å
@@ -627,8 +635,24 @@ class Observation:
         if key not in self._kept:
             lies = self.in_view(cell)
             hk, g, c, noise = fourier_coefficients(self.view, lies, self.g_max)
-            self._kept[key] = hk, g if lies is cell else hk@np.linalg.inv(cell).T, c, noise
+            g = g if lies is cell else hk@np.linalg.inv(cell).T
+            self._kept[key] = hk, g, c/self.elongation(g), noise
         return self._kept[key]
+
+    def elongation(self, g:np.ndarray # (m, 2) 1/Å, on the corrected lattice
+                  )->np.ndarray: # (m,)
+        "What the probe leaves of each frequency beyond a round one: coefficients are divided by it."
+        return np.exp(-2*np.pi**2*np.einsum("mi,ij,mj->m", g, self.astigmatism, g))
+
+    def onto(self, cell:np.ndarray, # (2, 2) Å, same basis as the lattice's
+             astigmatism:"np.ndarray|None"=None # (2, 2) Å²; None keeps it
+            )->"Observation":
+        "The same view, its lattice corrected onto a cell."
+        undo, measured = np.linalg.solve(self.lattice.cell, cell), self.measured or self.lattice
+        others = [a._replace(cell=a.cell@undo) for a in self.lattice.alternatives]
+        probe = self.astigmatism if astigmatism is None else astigmatism
+        return replace(self, lattice=replace(self.lattice, cell=cell, alternatives=others), measured=measured,
+                       astigmatism=probe, _kept={})
 
 # %% ../nbs/03_lattice.ipynb #4dfbe12b
 _kin = {0: (0,), 1: (1,), 2: (2, 3), 3: (2, 3)} # how a crystal's lattice may appear in projection

@@ -539,7 +539,7 @@ def resimulate(proof:Proof, observation:Observation)->np.ndarray: # (h, w), on t
     y, x = (np.arange(n)*view.pixel_size for n in view.shape)
     along_y = np.exp(2j*np.pi*np.outer(y, g_view[:, 1]))
     along_x = np.exp(2j*np.pi*np.outer(g_view[:, 0], x))
-    waves = along_y*(fitted_gain(F, seen)*F)@along_x
+    waves = along_y*(fitted_gain(F, seen)*F*observation.elongation(g))@along_x
     return 2*waves.real + view.data.mean()
 
 # %% ../nbs/08_refine.ipynb #3e1ff578
