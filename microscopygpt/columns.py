@@ -9,7 +9,7 @@ __all__ = ['COVERING', 'COVERING_SPREAD', 'COVERING_RANGE', 'MAX_ATOMS', 'GRID',
            'NOISE_RESIDUAL', 'ColumnError', 'covering', 'composition', 'plausible_units', 'Descent', 'parabola_top',
            'solve_cell', 'shaken', 'PlaneOperation', 'nearest_vectors', 'assigned', 'plane_operations', 'stacks',
            'symmetrize_plane', 'group_table', 'signed_subgroup', 'Columns', 'symmetric_columns', 'size_cost',
-           'plane_cost']
+           'plane_cost', 'unexplained_level', 'residual_floor']
 
 # %% ../nbs/41_columns.ipynb #027164b2
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from scipy.fft import fft2, next_fast_len
 from scipy.optimize import linear_sum_assignment
 from .crystal import MicroscopyGPTError, equivalent_bases, parse_formula, reduce_cell
 from .lattice import Observation
-from .refine import Fit, fit_positions, residual_of
+from .refine import EXPLAINED_BY_NOISE, NUISANCES, Fit, explains_as_well, fit_positions, free_directions, residual_of
 
 # %% ../nbs/41_columns.ipynb #a93f972b
 class ColumnError(MicroscopyGPTError): "A plane that cannot be solved: no plausible number of atoms fits into the cell."
@@ -333,17 +333,25 @@ class Columns:
     fit: Fit
     operations: list # of `PlaneOperation`
     units: int # formula units in the cell
+    floor: float = .012 # residual below which all planes of the image explain it equally well
 
     @property
     def covering(self): return covering(self.numbers, self.cell)
+    @property
+    def parameters(self)->int: # fitted to the image
+        free = free_directions(self.operations, len(self.numbers), self.cell)
+        return NUISANCES + (2*len(self.numbers) if free is None else free.shape[1] - 2)
 
 def symmetric_columns(fit:Fit, cell, numbers, observation, units)->Columns:
     "A fit with as much of its plane symmetry made exact as the image accepts."
-    allowed = max(WORSE*fit.residual, fit.residual + WORSE_AT_LEAST)
+    always = max(WORSE*fit.residual, fit.residual + WORSE_AT_LEAST)
+    observed, noise = observation.n_measured(cell), observation.noise_residual(cell)
     for tolerance in PLANE_TOLERANCES:
         frac, operations = symmetrize_plane(cell, fit.frac % 1, numbers, tolerance)
         residual = residual_of(frac, numbers, cell, observation, fit.variance, fit.power)
-        if residual <= allowed: return Columns(cell, frac, numbers, residual, fit, operations, units)
+        plane = Columns(cell, frac, numbers, residual, fit, operations, units)
+        as_well = explains_as_well(fit.residual, 2*len(numbers) + NUISANCES, plane.parameters, observed, noise)
+        if residual <= max(always, as_well): return plane
     identity = [PlaneOperation(np.eye(2, dtype=int), np.zeros(2), np.arange(len(numbers)))]
     return Columns(cell, fit.frac % 1, numbers, fit.residual, fit, identity, units)
 
@@ -362,4 +370,16 @@ def size_cost(numbers, cell)->float:
 def plane_cost(plane:Columns)->float:
     "What speaks against a plane before heights are known: residual, many atoms, little symmetry, an unusual covering."
     symmetry = SYMMETRY_WORTH*np.log(len(plane.operations))
-    return np.log(max(plane.residual, NOISE_RESIDUAL)) - symmetry + size_cost(plane.numbers, plane.cell)
+    return np.log(max(plane.residual, plane.floor)) - symmetry + size_cost(plane.numbers, plane.cell)
+
+def unexplained_level(plane:Columns, observation:Observation)->float:
+    "What a plane leaves unexplained, counted by what it was not fitted to; 1 where it has more parameters than the image has data."
+    observed = 2*observation.n_measured(plane.cell)
+    if observed <= plane.parameters: return 1.
+    if plane.residual < EXPLAINED_BY_NOISE*observation.noise_residual(plane.cell): return plane.residual
+    return float(plane.residual*np.sqrt(observed/(observed - plane.parameters)))
+
+def residual_floor(planes:list, # of `Columns`
+                   observation:Observation)->float:
+    "What the image itself leaves unexplained: the least level of the planes."
+    return max(NOISE_RESIDUAL, min(unexplained_level(p, observation) for p in planes))

@@ -6,8 +6,8 @@
 __all__ = ['SHIFTS', 'SYMMETRIC', 'MOST_OPERATIONS', 'JOINED', 'MERGED', 'ORBIT_GRID', 'MOST_PARTITIONS', 'ORBIT_STARTS',
            'ORBIT_SWEEPS', 'FEW_ORBITS', 'GROUPS_TRIED', 'PROMISING', 'WEAK_SUPERLATTICE', 'UNITS_TRIED', 'TOO_COSTLY',
            'LARGEST_GROUP', 'ImageOperation', 'turned', 'moved', 'image_operations', 'ImageGroup', 'image_groups',
-           'Orbits', 'partitions', 'search_orbits', 'with_images', 'symmetric_planes', 'cells_to_solve', 'different',
-           'solve_columns']
+           'Orbits', 'partitions', 'search_orbits', 'with_images', 'symmetric_planes', 'cells_to_solve', 'close_ones',
+           'different', 'planes_of', 'solve_columns']
 
 # %% ../nbs/41a_planes.ipynb #0b14cbf6
 import itertools
@@ -17,7 +17,7 @@ from scipy.fft import fft2
 from .columns import (CLOSE, FREE_SPRING, MAX_ATOMS, NOISE_RESIDUAL, SAME_PLACE, SAME_RESIDUAL,
                                    SYMMETRY_WORTH, ColumnError, Columns, PlaneOperation,
                                    composition, assigned, group_table, nearest_vectors, plane_cost, plausible_units,
-                                   signed_subgroup, size_cost, solve_cell, symmetric_columns)
+                                   residual_floor, signed_subgroup, size_cost, solve_cell, symmetric_columns)
 from .crystal import equivalent_bases, reduce_cell
 from .lattice import Observation
 from .refine import fit_positions
@@ -285,6 +285,14 @@ UNITS_TRIED = 8 # numbers of formula units, the least costly ones
 TOO_COSTLY = 2.2 # planes that cost so much more than the best are not followed
 LARGEST_GROUP = 12 # operations of a plane group with one lattice point in its cell
 
+def close_ones(planes:list, # of `Columns`
+               observation:Observation)->list: # of `Columns`, each with the residual floor of all
+    "The planes that explain the image nearly as well as the best."
+    floor = residual_floor(planes, observation)
+    for plane in planes: plane.floor = floor
+    least = min(plane.residual for plane in planes) if floor == 1 else floor
+    return [p for p in planes if p.residual <= CLOSE[0]*least + CLOSE[1]]
+
 def different(planes:list # of `Columns`, the best first
              )->list: # of `Columns`
     "Planes without those that a better one already is."
@@ -293,6 +301,18 @@ def different(planes:list # of `Columns`, the best first
         alike = (p for p in kept if len(p.numbers) == len(plane.numbers) and np.allclose(p.cell, plane.cell))
         if not any(assigned(plane.frac, p.frac, p.numbers, p.cell)[2].max() < SAME_PLACE for p in alike): kept.append(plane)
     return kept
+
+def planes_of(observation:Observation, cell:np.ndarray, # (2, 2) Å, reduced
+              numbers:np.ndarray, # (n,) element by element
+              units:int, # formula units in the cell
+              groups:list, # of `ImageGroup`
+              best:float=np.inf, # cost of the best plane so far
+              seed:int=0)->list: # of `Columns`
+    "The planes of one composition in one cell, solved freely and by the symmetries of the image."
+    fits = solve_cell(cell, numbers, observation, seed)
+    found = [symmetric_columns(fit, cell, numbers, observation, units) for fit in fits]
+    best = min([best, *map(plane_cost, found)])
+    return found + symmetric_planes(observation, cell, numbers, units, groups, best, seed)
 
 def solve_columns(observation:Observation, formula:str,
                   max_atoms:int=MAX_ATOMS, seed:int=0,
@@ -312,13 +332,9 @@ def solve_columns(observation:Observation, formula:str,
         if best_case + cost(tried[i]) > best + TOO_COSTLY: break
         (cell, left_out), numbers = cells[which], composition(formula, n)
         if which not in groups: groups[which] = image_groups(observation, cell)
-        fits = solve_cell(cell, numbers, observation, seed)
-        found = [symmetric_columns(fit, cell, numbers, observation, n) for fit in fits]
-        best = min([best, *map(plane_cost, found)])
-        found += symmetric_planes(observation, cell, numbers, n, groups[which], best, seed)
+        found = planes_of(observation, cell, numbers, n, groups[which], best, seed)
         for plane in found: plane.residual = float(np.hypot(plane.residual*np.sqrt(1 - left_out**2), left_out))
         planes += found
-    least = min(plane.residual for plane in planes)
-    planes = [p for p in planes if p.residual <= CLOSE[0]*least + CLOSE[1]]
+    planes = close_ones(planes, observation)
     cheapest = min(map(plane_cost, planes))
     return different(sorted((p for p in planes if plane_cost(p) < cheapest + TOO_COSTLY), key=plane_cost))

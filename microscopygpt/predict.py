@@ -28,12 +28,14 @@ from .lattice import Imaging, Observation, observe
 from .look import CELL, DIFFERENCE, INK, SEQUENCE, styled
 from .micrograph import Micrograph, read_micrograph
 from .model import load_model
+from .place import place
 from .planes import solve_columns
 from .potentials import PACKAGES, POTENTIALS, PotentialError, load_potential
 from .propose import local_crystals, merge_answers, propose_templates, prove_columns, with_heights
 from .rank import EXPLAINED, PLAUSIBLE, contender, rank
 from .refine import Proposal, prove, resimulate, symmetrize
 from .settle import restless, settle
+from .straighten import observe_scan
 from .surrogate import find_heights
 from .refine import relax as relax_atoms
 
@@ -217,6 +219,12 @@ def add_columns(self:Search, start, end):
 
 # %% ../nbs/45_predict.ipynb #6581603c
 @patch
+def place(self:Search, contenders:list):
+    "Give contenders the lattice that measurement and physics agree on, where there is a potential."
+    if self.observation.imaging.distortion is None:
+        self.compute(lambda some, potential, tick: place(some, self.observation, potential, tick) or [], contenders)
+
+@patch
 def ask(self:Search, vlm, temperature, start, end)->list:
     "Proofs of what the model says."
     bold = temperature != 1
@@ -239,12 +247,9 @@ def run(self:Search, propose, vlm, crystals, k)->list: # of `Candidate`
         self.add_known(self.prove(relatives, .15, .2))
     if "columns" in propose: self.add_columns(.2, .6)
     if vlm: self.add_known(self.ask(vlm, 1., .6, .8))
-    ranked = lambda: rank(self.possible(), self.asked, k, self.potential.name if self.potential else "")
-    candidates = ranked()
-    if vlm and len(candidates) < k:
-        self.add_known(self.ask(vlm, BOLDER, .8, .97))
-        candidates = ranked()
-    return candidates
+    if vlm and len(rank(self.possible(), self.asked, k)) < k: self.add_known(self.ask(vlm, BOLDER, .8, .9))
+    self.tell(.9, "finding the lattice at rest")
+    return rank(self.possible(), self.asked, k, self.potential.name if self.potential else "", self.place)
 
 # %% ../nbs/45_predict.ipynb #9a11c0de
 def predict(image, # path, array or `Micrograph`
@@ -275,7 +280,7 @@ def predict(image, # path, array or `Micrograph`
     prompt = prompt or make_prompt(formula, dialect=getattr(vlm, "dialect", "paper"))
     tell(.02, "measuring the lattice")
     micrograph = read_micrograph(image, pixel_size)
-    observation = observe(micrograph, imaging, prompt_bravais(prompt))
+    observation = observe_scan(micrograph, imaging, prompt_bravais(prompt))
     search = Search(observation, formula, prompt, answers, seed, tell)
     search.use(heights)
     crystals = (local_crystals() if isinstance(templates, str) else templates) if "templates" in active else []

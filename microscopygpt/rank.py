@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['PRINT_REACH', 'PRINT_STEP', 'PRINT_WIDTH', 'ALIKE', 'EVIDENCE', 'LEAST_RESIDUAL', 'NO_VOTE', 'EXPLAINS_AS_WELL',
-           'HIGHEST_ENERGY', 'LARGEST_FORCE', 'SPACIOUS', 'IN_DATABASE', 'BY_HAND', 'JUDGES', 'LOWEST_TAUGHT',
-           'CERTAIN', 'FIRST_CONFIDENCE', 'EXPLAINED', 'PLAUSIBLE', 'WELL_EXPLAINED', 'RankError', 'Contender',
-           'contender', 'fingerprint', 'alike', 'primitive', 'merge_contenders', 'Context', 'context_of', 'evidence',
-           'Judge', 'scores', 'confidences', 'fit_judge', 'fit_in_words', 'describe', 'Candidate', 'rank']
+           'HIGHEST_ENERGY', 'LARGEST_FORCE', 'LEAST_ODDS', 'SPACIOUS', 'IN_DATABASE', 'STRAIN', 'BY_HAND', 'JUDGES',
+           'LOWEST_TAUGHT', 'CERTAIN', 'FIRST_CONFIDENCE', 'EXPLAINED', 'PLAUSIBLE', 'WELL_EXPLAINED', 'PLACED',
+           'RankError', 'Contender', 'contender', 'fingerprint', 'alike', 'primitive', 'merge_contenders', 'Context',
+           'context_of', 'evidence', 'Judge', 'scores', 'confidences', 'fit_judge', 'fit_in_words', 'describe',
+           'Candidate', 'rank']
 
 # %% ../nbs/44_rank.ipynb #28c19e6e
 import itertools
@@ -19,6 +20,7 @@ from .columns import COVERING, COVERING_SPREAD, covering
 from .crystal import canonical, from_slab, MicroscopyGPTError, reduced_formula, space_group, standardize, to_slab
 from .heights import Relaxed
 from .refine import Proof
+from .rest import Inferred
 
 # %% ../nbs/44_rank.ipynb #30368c8e
 class RankError(MicroscopyGPTError): "Contenders from which no judge can be made."
@@ -31,6 +33,7 @@ class Contender:
     votes: int = 0 # answers of the model, at temperature 1, that describe it
     origins: tuple = () # who proposed it: "columns", "model", names of templates
     density: float = 0. # atoms in each measured cell
+    inferred: "Inferred|None" = None # its lattice by measurement and physics, where both are known
 
 def contender(proof:Proof, measured_area:float, # Å²
               relaxed:"Relaxed|None"=None)->Contender:
@@ -91,12 +94,13 @@ def merge_contenders(contenders:list # of `Contender`
 EVIDENCE = ("log residual", "log residual over the least", "atoms moved", "cell stretched", "cell sheared", "crowded",
             "atoms relocated", "log symmetry", "log vote share", "solved from the columns", "in a database",
             "energy", "forces in the plane", "heights moved", "unusual covering", "log atoms over the fewest",
-            "log cells in the crystal's cell")
+            "log cells in the crystal's cell", "log odds of the strain")
 LEAST_RESIDUAL = .012 # what noise leaves of a perfect answer
 NO_VOTE = .5 # counts as half a vote: that the model never said a thing is no proof against it
 EXPLAINS_AS_WELL = 1.6, .02 # a contender with up to 1.6 times the least residual + .02
 HIGHEST_ENERGY = .5 # eV/atom, beyond it is simply wrong
 LARGEST_FORCE = 2. # eV/Å
+LEAST_ODDS = -8. # log odds of a strain, beyond which it is simply wrong
 SPACIOUS = .8 # shortest distance over the sum of covalent radii below which atoms are crowded
 
 # %% ../nbs/44_rank.ipynb #e301b61d
@@ -117,7 +121,7 @@ def context_of(contenders:list, asked:int)->Context:
     return Context(asked, least, min(c.density for c in well), lowest)
 
 # %% ../nbs/44_rank.ipynb #0db629a3
-def evidence(one:Contender, context:Context)->np.ndarray: # (17,), see `EVIDENCE`
+def evidence(one:Contender, context:Context)->np.ndarray: # (18,), see `EVIDENCE`
     "What counts for or against a contender."
     proof, relaxed, placed = one.proof, one.relaxed, one.proof.placed
     fitted = max(proof.residual, LEAST_RESIDUAL)
@@ -131,22 +135,24 @@ def evidence(one:Contender, context:Context)->np.ndarray: # (17,), see `EVIDENCE
         float("columns" in one.origins), float(bool(known)),
         min(above, HIGHEST_ENERGY)/.1, min(relaxed.plane_force, LARGEST_FORCE) if relaxed else 0.,
         min(relaxed.moved, 1.) if relaxed and "columns" not in one.origins else 0.,
-        room, np.log(one.density/context.fewest), np.log(len(placed.z)/one.density)])
+        room, np.log(one.density/context.fewest), np.log(len(placed.z)/one.density),
+        max(one.inferred.log_odds, LEAST_ODDS) if one.inferred else 0.])
 
 # %% ../nbs/44_rank.ipynb #5d2139cf
 IN_DATABASE = 1.5 # worth as much as four of 32 votes; set by hand, the regressions saw no database
 
 class Judge(NamedTuple):
     "Weights of the evidence, and what they make of a score."
-    weights: np.ndarray # (17,)
+    weights: np.ndarray # (18,)
     offset: float
     confidence: tuple # of what a score makes: see `confidences`
 
+STRAIN = .25 # weight of the log odds of a strain, by hand: contenders that are worst by it are rarely right
 BY_HAND = -.1 # weight of what the fitted micrographs cannot teach: moved, stretched, sheared, forces in the plane
 JUDGES = {"energy": Judge(np.array([-.079, -1.661, BY_HAND, BY_HAND, BY_HAND, -.734, -.359, .514, 1.012, -.018, IN_DATABASE, -.712,
-                                    BY_HAND, BY_HAND, -.043, -2.755, -.552]), 1.723, (.389, 2.116, 1.238)),
+                                    BY_HAND, BY_HAND, -.043, -2.755, -.552, STRAIN]), 1.723, (.389, 2.116, 1.238)),
           "image": Judge(np.array([-.06, -.83, BY_HAND, BY_HAND, BY_HAND, -.644, -.201, .922, .807, -.88, IN_DATABASE, 0, 0, 0,
-                                   -.175, -1.816, .289]), .094, (1.345, 1.356, 1.383))}
+                                   -.175, -1.816, .289, 0]), .094, (1.345, 1.356, 1.383))}
 
 # %% ../nbs/44_rank.ipynb #f87aa62f
 def scores(contenders:list, asked:int, judge:Judge)->np.ndarray: # log odds
@@ -237,7 +243,8 @@ class Candidate:
     origins: tuple = () # who proposed it
     energy: "float|None" = None # eV/atom, where heights were computed
     margin: "float|None" = None # eV/atom above the lowest of its size
-    evidence: np.ndarray = field(repr=False, default=None) # (17,), see `EVIDENCE`
+    evidence: np.ndarray = field(repr=False, default=None) # (18,), see `EVIDENCE`
+    inferred: "Inferred|None" = field(repr=False, default=None) # its lattice by measurement and physics
 
     @property
     def formula(self): return reduced_formula(self.atoms)
@@ -245,10 +252,13 @@ class Candidate:
     def space_group(self): return space_group(self.atoms)
 
 # %% ../nbs/44_rank.ipynb #06316c09
+PLACED = 8 # contenders that get their lattice at rest, the best by all other evidence
+
 def rank(contenders:list, # of `Contender`
          asked:int, # how many answers the model gave
          k:int=5,
-         potential:str="" # which computed the energies
+         potential:str="", # which computed the energies
+         place=None # called with the most promising contenders: gives them their lattice at rest
         )->list: # of `Candidate`, best first
     "Merge contenders, score them by their evidence, and keep the k best."
     merged = merge_contenders(contenders)
@@ -256,13 +266,20 @@ def rank(contenders:list, # of `Contender`
     alone = [c for c, _ in merged]
     judge = JUDGES["energy" if any(c.relaxed for c in alone) else "image"]
     score, context = scores(alone, asked, judge), context_of(alone, asked)
+    if place:
+        first = np.argsort(-score, kind="stable")[:max(k, PLACED)]
+        place([alone[i] for i in first])
+        placed = scores(alone, asked, judge)
+        rest = np.setdiff1d(np.arange(len(score)), first)
+        score[first], score[rest] = placed[first], np.minimum(score[rest], placed[first].min())
     sure = confidences(score, judge)
     ranked = []
     for i in np.argsort(-score, kind="stable")[:k]:
         c, atoms = merged[i]
+        if c.inferred: atoms = primitive(c.proof)
         energy = c.relaxed.energy if c.relaxed else None
         margin = energy - context.lowest[c.density] if c.relaxed else None
         why = describe(c, asked, context, potential)
         ranked.append(Candidate(atoms, float(score[i]), c.proof.residual, float(sure[i]), why, c.proof, c.votes, c.origins,
-                                energy, margin, evidence(c, context)))
+                                energy, margin, evidence(c, context), c.inferred))
     return ranked

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['SHIFT_GRID', 'Z_UNIT', 'PROBE_VARIANCE_SIGMA', 'PROBE_VARIANCE_LIMITS', 'CONTRAST_SIGMA', 'CONTRAST_LIMITS', 'REACH',
            'DAMPING', 'STEP_LENGTHS', 'FIRST_SIGMA', 'LAST_SIGMA', 'SETTLING_STEPS', 'SETTLED', 'SITE_GRID',
-           'TOLERANCES', 'ACCEPTED_RATIO', 'ACCEPTED_RISE', 'SHEAR_COST', 'MOVED_COST', 'POOR_FIT', 'RELOCATION_PAYS',
-           'SAME_SIZE', 'supercells', 'Placement', 'strains', 'placements', 'structure_factors', 'correlation_map',
-           'best_shifts', 'atom_waves', 'fitted_gain', 'residual_of', 'PlaneModel', 'jacobian', 'without_gain',
-           'free_directions', 'Fit', 'fit_positions', 'relocate', 'n_operations', 'symmetrize', 'most_symmetric',
+           'TOLERANCES', 'ACCEPTED_RATIO', 'ACCEPTED_RISE', 'CHANCE', 'NUISANCES', 'EXPLAINED_BY_NOISE',
+           'MOST_UNEXPLAINED', 'SHEAR_COST', 'MOVED_COST', 'POOR_FIT', 'RELOCATION_PAYS', 'SAME_SIZE', 'supercells',
+           'Placement', 'strains', 'placements', 'structure_factors', 'correlation_map', 'best_shifts', 'atom_waves',
+           'fitted_gain', 'residual_of', 'PlaneModel', 'jacobian', 'without_gain', 'free_directions', 'Fit',
+           'fit_positions', 'relocate', 'n_operations', 'symmetrize', 'explains_as_well', 'n_orbits', 'most_symmetric',
            'crowding', 'Proposal', 'Proof', 'prove', 'resimulate', 'RelaxError', 'relax']
 
 # %% ../nbs/08_refine.ipynb #4ee3cd40
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 import numpy as np, spglib
 from scipy.linalg import block_diag
+from scipy.stats import f as f_distribution
 from ase.data import covalent_radii
 from .crystal import Atoms, MicroscopyGPTError, Slab, _unimodular
 from .crystal import cell_from_lengths, from_slab, from_spglib, reduce_cell, standardize
@@ -411,6 +413,22 @@ def symmetrize(slab:Slab, # with any cell
 TOLERANCES = .5, .35, .2, .1 # Å: as far off as a light atom beside heavy ones may be; below .1 Å noise would choose
 ACCEPTED_RATIO = 1.2 # symmetrising may raise a residual by a fifth,
 ACCEPTED_RISE = .012 # or by this: two thirds of what noise leaves of a true crystal (.018, median of 103)
+CHANCE = 1e-3 # probability at which a symmetric crystal is turned down although the image has that symmetry
+NUISANCES = 3 # gain, probe and contrast are fitted with every crystal
+EXPLAINED_BY_NOISE = 2. # times what white noise leaves: a fit below has found all there is
+MOST_UNEXPLAINED = .3 # residual: beyond it nothing is explained
+
+def explains_as_well(residual:float, # of a fit with so many
+                     free:int, # parameters
+                     kept:int, # parameters of a model that is a part of it
+                     observed:int, # complex coefficients
+                     noise:float # residual that white noise alone would leave
+                    )->float:
+    "The residual up to which the smaller model explains an image as well as the larger one: an F-test."
+    left, gone = max(2*observed - free, 1), free - kept
+    if gone <= 0 or residual < EXPLAINED_BY_NOISE*noise: return residual # nothing is left to blame on the instrument
+    ratio = 1 + gone/left*f_distribution.isf(CHANCE, gone, left)
+    return float(min(residual*np.sqrt(ratio), max(MOST_UNEXPLAINED, residual)))
 
 # %% ../nbs/08_refine.ipynb #beeefe67
 def _symmetric_residual(exact, placed, fit, observation):
@@ -422,15 +440,24 @@ def _symmetric_residual(exact, placed, fit, observation):
     return residual_of(placed.frac + d, placed.numbers, placed.cell, observation, fit.variance, fit.power)
 
 # %% ../nbs/08_refine.ipynb #886dc7ac
+def n_orbits(slab:Slab, symprec:float=.05 # Å
+            )->int:
+    "How many atoms of a slab symmetry does not take to each other."
+    found = from_spglib(spglib.get_symmetry, _spglib_cell(slab), symprec=symprec)
+    return len(slab.z) if found is None else len(set(found["equivalent_atoms"].tolist()))
+
 def most_symmetric(placed:Slab, # fitted, where it lies in the image
                    fit:Fit, observation:Observation,
                    tolerances=TOLERANCES, # Å, tried in turn
                    most_rise:float=np.inf # Å, how far a height may be moved: little, where heights were computed
                   )->tuple: # (slab, residual)
     "The slab with the most symmetry that the image accepts."
-    accepted = max(ACCEPTED_RATIO*fit.residual, fit.residual + ACCEPTED_RISE)
+    always = max(ACCEPTED_RATIO*fit.residual, fit.residual + ACCEPTED_RISE)
+    observed, noise = observation.n_measured(placed.cell), observation.noise_residual(placed.cell)
     for tolerance in tolerances:
         exact = symmetrize(placed, tolerance)
+        free, kept = 2*len(placed.z) + NUISANCES, 2*n_orbits(exact) + NUISANCES
+        accepted = max(always, explains_as_well(fit.residual, free, kept, observed, noise))
         rise = exact.z - placed.z
         if np.ptp(rise)/2 > most_rise: continue
         residual = _symmetric_residual(exact, placed, fit, observation)

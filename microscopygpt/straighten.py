@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['USUAL_ASTIGMATISM', 'AMPLITUDE_SCATTER', 'LARGEST_RATIO', 'LARGEST_STRAIN', 'AGREED', 'turns_of', 'elongations',
-           'find_astigmatism', 'Shape', 'marks', 'shapes_of', 'straightened']
+           'find_astigmatism', 'Shape', 'marks', 'shapes_of', 'observe_scan', 'straightened']
 
 # %% ../nbs/41b_straighten.ipynb #41b00003
 from dataclasses import replace
 from typing import NamedTuple
 import numpy as np
-from .crystal import BRAVAIS, equivalent_bases
-from .lattice import Observation, lattices_near
+from .crystal import equivalent_bases
+from .lattice import Imaging, Observation, lattices_near, observe
+from .micrograph import Micrograph
 from .planes import image_groups
+from .unwarp import unwarped
 
 # %% ../nbs/41b_straighten.ipynb #41b00006
 USUAL_ASTIGMATISM = .1 # Å², standard deviation of either elongation: axes of .4 and .6 Å on real instruments
@@ -78,8 +80,20 @@ def shapes_of(observation:Observation, most:float=LARGEST_STRAIN # strain
     return sorted(found, key=lambda s: (min(s.bravais, 2), s.strain))
 
 # %% ../nbs/41b_straighten.ipynb #41b0000b
+def observe_scan(micrograph:Micrograph, # with its pixel size
+                 imaging:Imaging=Imaging(),
+                 bravais:"int|None"=None # index into `BRAVAIS`, when the crystal's lattice is known
+                )->Observation:
+    "Observe a micrograph as a raw scan: smooth distortion is taken out, and the lattice is one that the columns speak for."
+    observation = observe(micrograph, imaging, bravais)
+    if imaging.distortion is not None: return observation
+    view, lattice, undone = unwarped(observation.view, observation.lattice)
+    if undone: observation = replace(observation, view=view, lattice=lattice, measured=lattice, undone=undone, _kept={})
+    return straightened(observation)
+
 def straightened(observation:Observation, most:float=LARGEST_STRAIN # strain
                 )->Observation:
     "The observation on the most symmetric lattice that its columns speak for."
     chosen = next((s for s in shapes_of(observation, most) if s.misfit < AGREED), None)
-    return observation if chosen is None else observation.onto(chosen.cell, chosen.astigmatism)
+    if chosen is None: return observation
+    return replace(observation.onto(chosen.cell, chosen.astigmatism), bravais=chosen.bravais)
