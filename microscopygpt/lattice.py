@@ -6,7 +6,7 @@
 __all__ = ['Z_POWER', 'PROBE2', 'ENOUGH_PERIODS', 'LARGEST_VIEW', 'LatticeError', 'harmonics', 'fourier_coefficients', 'fold',
            'Alternative', 'Lattice2D', 'measure_lattice', 'plot_lattice', 'idealize', 'lattices_near',
            'most_symmetric_cell', 'ImagingError', 'Imaging', 'spot_radii', 'pixel_size_from_lattice', 'Observation',
-           'observe']
+           'figures', 'observe']
 
 # %% ../nbs/03_lattice.ipynb #2ff85405
 from dataclasses import dataclass, field, replace
@@ -679,12 +679,15 @@ class Observation:
 # %% ../nbs/03_lattice.ipynb #4dfbe12b
 _kin = {0: (0,), 1: (1,), 2: (2, 3), 3: (2, 3)} # how a crystal's lattice may appear in projection
 
-def _figures(cell): return "a = {:.3f} Å, b = {:.3f} Å, γ = {:.2f}°".format(*cell_lengths(cell))
+def figures(cell:np.ndarray # (2, 2) Å
+           )->str:
+    "A cell in words."
+    return "a = {:.3f} Å, b = {:.3f} Å, γ = {:.2f}°".format(*cell_lengths(cell))
 
 def _onto(lattice, ideal, strain):
     "The lattice brought onto an ideal cell of the same basis, with a remark on what was done."
     undo = np.linalg.solve(lattice.cell, ideal)
-    note = f"The image was corrected by {strain:.1%}: {_figures(lattice.cell)} was measured and taken as {BRAVAIS[bravais_2d(ideal)]}, {_figures(ideal)}."
+    note = f"The image was corrected by {strain:.1%}: {figures(lattice.cell)} was measured and taken as {BRAVAIS[bravais_2d(ideal)]}, {figures(ideal)}."
     return replace(lattice, cell=ideal, alternatives=[a._replace(cell=a.cell@undo) for a in lattice.alternatives], warnings=lattice.warnings + [note]*(strain > .001))
 
 def _corrected(lattice, distortion, bravais, least=.02):
@@ -693,7 +696,7 @@ def _corrected(lattice, distortion, bravais, least=.02):
     if bravais is not None:
         ideal, strain = idealize(lattice.cell, *_kin[bravais])
         if strain <= max(distortion, least): return _onto(lattice, ideal, strain)
-        note = f"The lattice was named {BRAVAIS[bravais]}, but {_figures(lattice.cell)} was measured, {strain:.1%} away from it: check the name, or allow more distortion."
+        note = f"The lattice was named {BRAVAIS[bravais]}, but {figures(lattice.cell)} was measured, {strain:.1%} away from it: check the name, or allow more distortion."
         lattice = replace(lattice, warnings=[*lattice.warnings, note])
     ideal, strain = most_symmetric_cell(lattice.cell, distortion) if distortion else (lattice.cell, 0.)
     return lattice if ideal is lattice.cell else _onto(lattice, ideal, strain)

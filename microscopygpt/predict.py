@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['PROPOSERS', 'PLANES', 'PLANE_GAP', 'SHOWN_PER_PLANE', 'ROUNDS', 'FINISH', 'GUESSED_PER_PLANE', 'RESTLESS_PLANES',
            'RESTLESS_BUDGET', 'SETTLED_PER_PLANE', 'KNOWN_PLAN', 'WORTH_HEIGHTS', 'TEMPLATES_TRIED', 'ANSWERS_TRIED',
-           'ON_TOP', 'BOLDER', 'USUAL_DISTANCE', 'USUAL_CONTRAST', 'UNNAMED', 'LOWEST', 'Prediction', 'PredictError',
-           'asked_formula', 'active_proposers', 'remembered', 'rising', 'Search', 'lowest_of_each_size', 'predict',
-           'warnings_for', 'guess', 'written', 'proposers_of', 'heights_of']
+           'ON_TOP', 'BOLDER', 'RESCALED', 'SAME_SCORE', 'USUAL_DISTANCE', 'USUAL_CONTRAST', 'SCALE_ERROR', 'NOTED',
+           'UNNAMED', 'LOWEST', 'Prediction', 'PredictError', 'asked_formula', 'active_proposers', 'remembered',
+           'rising', 'Search', 'lowest_of_each_size', 'unscaled_observation', 'on_its_scale', 'without_its_scale',
+           'scale_of', 'rescaled', 'predict', 'corrections', 'warnings_for', 'guess', 'written', 'proposers_of',
+           'heights_of']
 
 # %% ../nbs/45_predict.ipynb #b33550ad
 import base64, inspect, io, itertools, json, platform
@@ -19,12 +21,13 @@ from pymatgen.core import Element
 from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
 from .chat import make_prompt, prompt_bravais, prompt_formula
+from .calibrate import find_pixel_size
 from .columns import ColumnError, composition, plane_cost
 from .compact import ModelError
 from .crystal import (MicroscopyGPTError, cell_lengths, draw_atoms, from_slab, package_versions, reduced_formula, standardize, to_slab,
                                    write_crystal)
 from .heights import FLAT_PLAN, flat, height_starts, relax_heights
-from .lattice import Imaging, Observation, observe
+from .lattice import Imaging, LatticeError, Observation, figures, observe
 from .look import CELL, DIFFERENCE, INK, SEQUENCE, styled
 from .micrograph import Micrograph, read_micrograph
 from .model import load_model
@@ -118,9 +121,18 @@ class Search:
     def __init__(self, observation:Observation, formula:str, prompt:str, answers:int, seed:int, tell):
         self.observation, self.formula, self.prompt = observation, formula, prompt
         self.answers, self.seed, self.tell = answers, seed, tell
-        self.area = abs(np.linalg.det(observation.lattice.cell))
         self.potential, self.contenders, self.notes, self.asked = None, [], [], 0
         self.effort = 0. # of the potential, before the search began
+
+    @property
+    def area(self): return abs(np.linalg.det(self.observation.lattice.cell)) # Å², of the measured cell
+
+    def on(self, observation:Observation)->"Search":
+        "The same question on another lattice, nothing proposed yet."
+        other = Search(observation, self.formula, self.prompt, self.answers, self.seed, self.tell)
+        other.potential, other.notes = self.potential, list(self.notes)
+        if self.potential is not None: other.effort = self.potential.effort
+        return other
 
     def use(self, heights):
         "Load the potential that computes heights; where that fails the answer comes without it and says so."
@@ -252,6 +264,66 @@ def run(self:Search, propose, vlm, crystals, k)->list: # of `Candidate`
     return rank(self.possible(), self.asked, k, self.potential.name if self.potential else "", self.place)
 
 # %% ../nbs/45_predict.ipynb #9a11c0de
+RESCALED = .03 # log of the scale: an answer that is farther off is sought once more on its own scale
+SAME_SCORE = 1. # log odds, by which the answer on the other scale may be worse and is taken all the same
+
+def unscaled_observation(question:Search, micrograph:Micrograph, imaging:Imaging)->Observation:
+    "An observation on the scale at which the crystal is at rest."
+    if question.potential is None:
+        raise PredictError(f"{micrograph.source or 'The image'} has no pixel size, and no potential could say at which scale "
+                           f"{question.formula} is at rest: give the pixel size in Å/px, or heights='chgnet'.")
+    question.tell(.03, "finding the scale")
+    tick = lambda: question.tell(None, "finding the scale")
+    pixel_size = find_pixel_size(micrograph, question.formula, question.potential, imaging, question.seed, tick)
+    return replace(observe_scan(replace(micrograph, pixel_size=pixel_size), imaging), scaled=False)
+
+def on_its_scale(question:Search, micrograph:Micrograph, imaging:Imaging, run)->tuple: # (`Search`, candidates)
+    "Search on the scale of the file, and once more on that of the best answer where the two disagree."
+    doubted = imaging.distortion is None
+    try:
+        if micrograph.pixel_size is None: observation = unscaled_observation(question, micrograph, imaging)
+        else: observation = observe_scan(micrograph, imaging, prompt_bravais(question.prompt))
+        search = question.on(observation)
+        candidates = run(search)
+    except LatticeError:
+        if not doubted or micrograph.pixel_size is None or question.potential is None: raise
+        search, candidates = question, []
+    hopeless = not candidates or candidates[0].residual > EXPLAINED
+    if hopeless and doubted and micrograph.pixel_size is not None and question.potential is not None:
+        try: search, candidates = without_its_scale(question, micrograph, imaging, run, search, candidates)
+        except MicroscopyGPTError:
+            if search.observation is None: raise
+    observation = search.observation
+    if doubted and candidates and candidates[0].inferred:
+        best = candidates[0]
+        shift = scale_of(best.inferred.cell, best.proof.placed.cell)
+        if abs(shift) > RESCALED:
+            again = question.on(rescaled(observation, shift))
+            found = run(again)
+            if found and found[0].score > best.score - SAME_SCORE: search, candidates = again, found
+    return search, candidates
+
+def without_its_scale(question, micrograph, imaging, run, search, candidates)->tuple: # (`Search`, candidates)
+    "The better of an answer on the file's scale and one that does not believe it."
+    observation = unscaled_observation(question, micrograph, imaging)
+    other = question.on(observation)
+    found = run(other)
+    if not found or candidates and found[0].residual > candidates[0].residual: return search, candidates
+    right, told = observation.source_pixel_size, micrograph.pixel_size
+    other.notes.append(f"The file says {told:.4g} Å/px, at which nothing explains the image; {right:.4g} Å/px does, and was taken.")
+    return other, found
+
+def scale_of(cell:np.ndarray, other:np.ndarray # (2, 2) Å, on the same basis
+            )->float:
+    "Log of the ratio of their lengths."
+    return float(.5*np.log(abs(np.linalg.det(cell)/np.linalg.det(other))))
+
+def rescaled(observation:Observation, shift:float # log of the factor by which lengths grow
+            )->Observation:
+    "The observation with longer lengths."
+    return observation.onto(observation.lattice.cell*np.exp(shift))
+
+#| export
 def predict(image, # path, array or `Micrograph`
             formula:"str|None"=None, # e.g. "MoS2"; may come from the prompt
             pixel_size:"float|None"=None, # Å per pixel; needed unless the file tells
@@ -280,22 +352,42 @@ def predict(image, # path, array or `Micrograph`
     prompt = prompt or make_prompt(formula, dialect=getattr(vlm, "dialect", "paper"))
     tell(.02, "measuring the lattice")
     micrograph = read_micrograph(image, pixel_size)
-    observation = observe_scan(micrograph, imaging, prompt_bravais(prompt))
-    search = Search(observation, formula, prompt, answers, seed, tell)
-    search.use(heights)
     crystals = (local_crystals() if isinstance(templates, str) else templates) if "templates" in active else []
-    if "templates" in active and not crystals and propose != PROPOSERS: search.notes.append("There is no database on this machine and no list was given: templates proposed nothing.")
-    candidates = search.run(active, vlm, crystals, k)
+    question = Search(None, formula, prompt, answers, seed, tell)
+    question.use(heights)
+    if "templates" in active and not crystals and propose != PROPOSERS: question.notes.append("There is no database on this machine and no list was given: templates proposed nothing.")
+    search, candidates = on_its_scale(question, micrograph, imaging, lambda search: search.run(active, vlm, crystals, k))
+    observation = search.observation
     if relax:
         tell(1., "relaxing")
         candidates = [replace(c, atoms=relax_atoms(c.atoms, relax), why=c.why + f"; relaxed with {relax}") for c in candidates]
     tell(1., "done")
-    notes = warnings_for(micrograph, observation, candidates) + list(dict.fromkeys(search.notes))
+    notes = warnings_for(micrograph, observation, candidates) + corrections(micrograph, observation, candidates) + list(dict.fromkeys(search.notes))
     return Prediction(micrograph, observation, formula, prompt, candidates, getattr(vlm, "name", "no model"), seed, notes, asked)
 
 # %% ../nbs/45_predict.ipynb #9a11c0df
 USUAL_DISTANCE = .7, 1.2 # shortest distance over the sum of covalent radii; 1 % of the databases lie outside
 USUAL_CONTRAST = .8, 2.2 # exponents that have been seen
+SCALE_ERROR = .03 # of a scale from rest: three of four crystals
+NOTED = .005 # strain in shape that is worth a word
+
+def corrections(micrograph:Micrograph, observation:Observation, candidates:list)->list: # of str
+    "How far the answer's lattice is from the one in the image, in words."
+    if not candidates or candidates[0].inferred is None: return []
+    inferred = candidates[0].inferred
+    size, trusted = observation.source_pixel_size, inferred.trust["exact"]
+    scale, said = np.exp(inferred.strain.scale), []
+    if not observation.scaled:
+        said.append(f"The image tells no pixel size. The crystal at rest fits {size*scale:.4g} Å/px, which is inferred, "
+                    f"give or take {SCALE_ERROR:.0%}.")
+    elif trusted < .5 and abs(inferred.strain.scale) > RESCALED:
+        said.append(f"The file says {size:.4g} Å/px; this crystal at rest fits {size*scale:.4g}: "
+                    f"the scale seems {abs(scale - 1):.0%} too {'small' if scale > 1 else 'large'}.")
+    if trusted < .5 and inferred.strain.shape > NOTED:
+        said.append(f"The scan is sheared or stretched by {inferred.strain.shape:.1%}: "
+                    f"{figures(observation.in_view(observation.lattice.cell))} was measured.")
+    if observation.undone: said.append(f"Smooth drift of {observation.undone:.2f} Å was taken out of the image.")
+    return said
 
 def warnings_for(micrograph, observation, candidates)->list: # of str
     "What the user should know before trusting the answer."
