@@ -428,7 +428,7 @@ def explains_as_well(residual:float, # of a fit with so many
     left, gone = max(2*observed - free, 1), free - kept
     if gone <= 0 or residual < EXPLAINED_BY_NOISE*noise: return residual # nothing is left to blame on the instrument
     ratio = 1 + gone/left*f_distribution.isf(CHANCE, gone, left)
-    return float(min(residual*np.sqrt(ratio), max(MOST_UNEXPLAINED, residual)))
+    return float(min(residual*np.sqrt(ratio), max(MOST_UNEXPLAINED, ACCEPTED_RATIO*residual)))
 
 # %% ../nbs/08_refine.ipynb #beeefe67
 def _symmetric_residual(exact, placed, fit, observation):
