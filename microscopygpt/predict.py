@@ -231,10 +231,10 @@ def add_columns(self:Search, start, end):
 
 # %% ../nbs/45_predict.ipynb #6581603c
 @patch
-def place(self:Search, contenders:list):
+def place(self:Search, contenders:list, scores):
     "Give contenders the lattice that measurement and physics agree on, where there is a potential."
     if self.observation.imaging.distortion is None:
-        self.compute(lambda some, potential, tick: place(some, self.observation, potential, tick) or [], contenders)
+        self.compute(lambda some, potential, tick: place(some, self.observation, potential, tick, scores) or [], contenders)
 
 @patch
 def ask(self:Search, vlm, temperature, start, end)->list:

@@ -268,7 +268,7 @@ def rank(contenders:list, # of `Contender`
     score, context = scores(alone, asked, judge), context_of(alone, asked)
     if place:
         first = np.argsort(-score, kind="stable")[:max(k, PLACED)]
-        place([alone[i] for i in first])
+        place([alone[i] for i in first], score[first])
         placed = scores(alone, asked, judge)
         rest = np.setdiff1d(np.arange(len(score)), first)
         score[first], score[rest] = placed[first], np.minimum(score[rest], placed[first].min())

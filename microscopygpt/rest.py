@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['STILL', 'REST_PLAN', 'REST_SCALE', 'REST_SHAPE', 'SYMMETRIC_SHAPE', 'PSEUDOSYMMETRIC', 'REST_TAIL', 'RAW_SCALE',
-           'RAW_SHAPE', 'RAW_TAIL', 'KINDS', 'CellRelaxation', 'FreeRelaxation', 'at_rest', 'Strain', 'strain_between',
-           'Inferred', 'of_shape', 'Shapes', 'densities', 'infer_cell']
+           'RAW_SHAPE', 'RAW_TAIL', 'KINDS', 'CLEAN_KINDS', 'CellRelaxation', 'FreeRelaxation', 'at_rest', 'Strain',
+           'strain_between', 'Inferred', 'of_shape', 'Shapes', 'densities', 'Misfit', 'misfit_of', 'trust_in',
+           'infer_cell']
 
 # %% ../nbs/42c_rest.ipynb #42c00003
 from typing import NamedTuple
@@ -86,7 +87,8 @@ SYMMETRIC_SHAPE = .001 # the same for a shape that symmetry fixes: what noise le
 PSEUDOSYMMETRIC = .1 # how often columns speak for a lattice that the crystal only nearly has
 REST_TAIL = 1.5 # degrees of freedom of Student's distribution: one crystal in ten is off by more than 5 %
 RAW_SCALE, RAW_SHAPE, RAW_TAIL = .05, .04, 3. # the same for a raw instrument
-KINDS = dict(exact=.5, unscaled=.06, raw=.44) # how often an instrument is of each kind
+KINDS = dict(exact=.3, unscaled=.06, raw=.64) # how often an instrument is of each kind
+CLEAN_KINDS = dict(exact=.85, unscaled=.06, raw=.09) # the same where an image shows no more than white noise beside its crystal
 
 class Inferred(NamedTuple):
     "A crystal's lattice, from measurement and physics together."
@@ -122,23 +124,42 @@ def densities(scale:float, shapes:Shapes, scaled:bool=True)->dict: # kind -> den
         raw = of_shape(shapes.to_symmetric, RAW_SHAPE, RAW_TAIL, shapes.fixed)*rest
     return dict(exact=rest_scale*straight, unscaled=raw_scale*straight, raw=raw_scale*raw)
 
-def infer_cell(measured:np.ndarray, # (2, 2) Å, in the view
-               rest:np.ndarray, # (2, 2) Å, on the same basis
-               scaled:bool=True, # whether the image came with a pixel size
-               symmetric:"np.ndarray|None"=None, # (2, 2) Å, the lattice that the columns speak for, on the same basis
-               fixed:int=0 # components of its shape that symmetry fixes
-              )->Inferred:
-    "The cell that measurement and physics agree on: each counts as far as it can be trusted."
+class Misfit(NamedTuple):
+    "One crystal's measured cell against that at rest."
+    measured: np.ndarray # (2, 2) Å, in the view
+    strain: Strain # from it to the cell at rest
+    likely: dict # kind of instrument -> density of this strain
+    agreed: dict # the same, had the cell at rest been the measured one
+
+def misfit_of(measured:np.ndarray, # (2, 2) Å, in the view
+              rest:np.ndarray, # (2, 2) Å, on the same basis
+              scaled:bool=True, # whether the image came with a pixel size
+              symmetric:"np.ndarray|None"=None, # (2, 2) Å, the lattice that the columns speak for, on the same basis
+              fixed:int=0 # components of its shape that symmetry fixes
+             )->Misfit:
+    "How a cell at rest lies to the measured one, and how likely that is."
     strain = strain_between(measured, rest)
-    shapes = Shapes(strain.shape)
+    shapes, perfect = Shapes(strain.shape), Shapes(0.)
     if symmetric is not None:
         to_symmetric, onwards = strain_between(measured, symmetric).shape, strain_between(symmetric, rest).shape
-        shapes = Shapes(strain.shape, to_symmetric, onwards, fixed)
-    weighed = {kind: KINDS[kind]*d for kind, d in densities(strain.scale, shapes, scaled).items()}
-    total = sum(weighed.values())
-    trust = {kind: float(w/total) for kind, w in weighed.items()}
-    size = 1. if not scaled else trust["unscaled"] + trust["raw"]
+        shapes, perfect = Shapes(strain.shape, to_symmetric, onwards, fixed), Shapes(to_symmetric, to_symmetric, 0., fixed)
+    return Misfit(measured, strain, densities(strain.scale, shapes, scaled), densities(0., perfect, scaled))
+
+def trust_in(misfits:list, # of `Misfit`, of the crystals that may be in the image
+             weights, # (n,) how probable each is by all else
+             kinds:dict=KINDS)->dict: # kind -> probability
+    "Of which kind the instrument is, by all crystals together."
+    found = {kind: share*sum(w*m.likely[kind] for m, w in zip(misfits, weights)) for kind, share in kinds.items()}
+    total = sum(found.values())
+    return {kind: float(value/total) for kind, value in found.items()}
+
+def infer_cell(misfit:Misfit, trust:dict, # kind of instrument -> probability
+               scaled:bool=True, # whether the image came with a pixel size
+               kinds:dict=KINDS)->Inferred:
+    "The cell that measurement and physics agree on: each counts as far as it can be trusted."
+    strain = misfit.strain
+    size = trust["unscaled"] + trust["raw"] if scaled else 1.
     scale, shape = strain.scale*np.eye(2), strain.log_stretch - strain.scale*np.eye(2)
-    cell = measured@expm(size*scale + trust["raw"]*shape)
-    best = sum(KINDS[kind]*d for kind, d in densities(0., shapes._replace(to_rest=0., symmetric_to_rest=0., to_symmetric=shapes.to_symmetric and 0.), scaled).items())
-    return Inferred(cell, strain, trust, float(np.log(total/best)))
+    cell = misfit.measured@expm(size*scale + trust["raw"]*shape)
+    likely, agreed = (sum(share*values[kind] for kind, share in kinds.items()) for values in (misfit.likely, misfit.agreed))
+    return Inferred(cell, strain, trust, float(np.log(likely/agreed)))

@@ -50,7 +50,7 @@ def find_astigmatism(observation:Observation, cell:np.ndarray # (2, 2) Å, its s
 
 # %% ../nbs/41b_straighten.ipynb #41b00008
 LARGEST_STRAIN = .16 # of a single scan
-AGREED = .25 # misfit up to which the columns speak for a lattice
+AGREED = {0: .25, 1: .25, 2: .1, 3: .1} # misfit up to which the columns speak for a lattice; a mirror line alone says less
 
 class Shape(NamedTuple):
     "A symmetric lattice that a distorted image may have."
@@ -98,6 +98,6 @@ def observe_scan(micrograph:Micrograph, # with its pixel size
 def straightened(observation:Observation, most:float=LARGEST_STRAIN # strain
                 )->Observation:
     "The observation on the most symmetric lattice that its columns speak for."
-    chosen = next((s for s in shapes_of(observation, most) if s.misfit < AGREED), None)
+    chosen = next((s for s in shapes_of(observation, most) if s.misfit < AGREED[s.bravais]), None)
     if chosen is None: return observation
     return replace(observation.onto(chosen.cell, chosen.astigmatism), bravais=chosen.bravais)
