@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['PROPOSERS', 'PLANES', 'PLANE_GAP', 'SHOWN_PER_PLANE', 'ROUNDS', 'FINISH', 'GUESSED_PER_PLANE', 'RESTLESS_PLANES',
            'RESTLESS_BUDGET', 'SETTLED_PER_PLANE', 'KNOWN_PLAN', 'WORTH_HEIGHTS', 'TEMPLATES_TRIED', 'ANSWERS_TRIED',
-           'ON_TOP', 'BOLDER', 'RESCALED', 'SAME_SCORE', 'USUAL_DISTANCE', 'USUAL_CONTRAST', 'SCALE_ERROR', 'NOTED',
-           'UNNAMED', 'LOWEST', 'Prediction', 'PredictError', 'asked_formula', 'active_proposers', 'remembered',
-           'rising', 'Search', 'lowest_of_each_size', 'unscaled_observation', 'on_its_scale', 'without_its_scale',
-           'scale_of', 'rescaled', 'predict', 'corrections', 'warnings_for', 'guess', 'written', 'proposers_of',
-           'heights_of']
+           'ON_TOP', 'BOLDER', 'COMPOSITIONS', 'RESCALED', 'SAME_SCORE', 'USUAL_DISTANCE', 'USUAL_CONTRAST',
+           'SCALE_ERROR', 'NOTED', 'UNNAMED', 'LOWEST', 'Prediction', 'PredictError', 'asked_formula',
+           'active_proposers', 'remembered', 'rising', 'Search', 'lowest_of_each_size', 'predict_composition',
+           'unscaled_observation', 'on_its_scale', 'without_its_scale', 'scale_of', 'rescaled', 'predict',
+           'corrections', 'warnings_for', 'guess', 'written', 'proposers_of', 'heights_of']
 
 # %% ../nbs/45_predict.ipynb #b33550ad
 import base64, inspect, io, itertools, json, platform
@@ -21,9 +21,10 @@ from pymatgen.core import Element
 from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
 from .chat import make_prompt, prompt_bravais, prompt_formula
-from .calibrate import find_pixel_size
+from .calibrate import find_pixel_size, observe_unscaled
 from .columns import ColumnError, composition, plane_cost
 from .compact import ModelError
+from .composition import compose, read_elements
 from .crystal import (MicroscopyGPTError, cell_lengths, draw_atoms, from_slab, package_versions, reduced_formula, standardize, to_slab,
                                    write_crystal)
 from .heights import FLAT_PLAN, flat, height_starts, relax_heights
@@ -264,6 +265,29 @@ def run(self:Search, propose, vlm, crystals, k)->list: # of `Candidate`
     return rank(self.possible(), self.asked, k, self.potential.name if self.potential else "", self.place)
 
 # %% ../nbs/45_predict.ipynb #9a11c0de
+COMPOSITIONS = 2 # formulas that are asked about in full
+
+def predict_composition(image, elements, formula, pixel_size, given:dict)->"Prediction":
+    "The answer for the stoichiometry of some elements that the image speaks for."
+    if formula or given["prompt"]: raise PredictError("Give a formula or the elements, not both.")
+    elements, imaging = read_elements(elements), given["imaging"] or Imaging()
+    micrograph, tell = read_micrograph(image, pixel_size), rising(given["progress"])
+    tell(.01, "measuring the lattice")
+    observation = observe_unscaled(micrograph, imaging) if micrograph.pixel_size is None else observe_scan(micrograph, imaging)
+    found = compose(observation, elements, given["seed"], lambda done, what: tell(.01 + .2*done, what))
+    model = load_model(given["model"]) if given["model"] is not None else None
+    answers = []
+    for i, one in enumerate(found[:COMPOSITIONS]):
+        part = (.21 + .79*i/COMPOSITIONS, .79/COMPOSITIONS)
+        given.update(model=model, progress=lambda done, what, part=part: tell(part[0] + part[1]*(done or 0), f"{one.formula}: {what}"))
+        answers.append(predict(micrograph, one.formula, pixel_size, **given))
+    best = max(answers, key=lambda a: a.best.confidence if a.candidates else 0.)
+    others = ", ".join(f"{a.formula} ({a.best.confidence if a.candidates else 0:.2f})" for a in answers if a is not best)
+    note = f"The ratio of {', '.join(elements)} was solved from the columns: {best.formula} is the most probable"
+    best.warnings.insert(0, note + (f", then {others}." if others else "."))
+    return best
+
+#| export
 RESCALED = .03 # log of the scale: an answer that is farther off is sought once more on its own scale
 SAME_SCORE = 1. # log odds, by which the answer on the other scale may be worse and is taken all the same
 
@@ -328,6 +352,7 @@ def predict(image, # path, array or `Micrograph`
             formula:"str|None"=None, # e.g. "MoS2"; may come from the prompt
             pixel_size:"float|None"=None, # Å per pixel; needed unless the file tells
             *,
+            elements=None, # in place of a formula: "Mo,S", whose ratio the image then tells
             prompt:"str|None"=None, # the paper's prompt, when you want to edit it
             k:int=5, # candidates; fewer when no proposer has more
             propose=PROPOSERS, # one name or several
@@ -340,6 +365,10 @@ def predict(image, # path, array or `Micrograph`
             seed:int=0, answers:int=32 # how often the model is asked
            )->Prediction:
     "Read the crystal structure from a micrograph: propose, compute what is not seen, prove, rank."
+    if elements is not None:
+        given = dict(prompt=prompt, k=k, propose=propose, model=model, templates=templates, heights=heights, relax=relax,
+                     imaging=imaging, progress=progress, seed=seed, answers=answers)
+        return predict_composition(image, elements, formula, pixel_size, given)
     formula, active = asked_formula(formula, prompt), active_proposers(propose, model, templates)
     if k < 1: raise PredictError(f"k is {k}: ask for at least one candidate.")
     if isinstance(heights, str) and heights not in POTENTIALS:
