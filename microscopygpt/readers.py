@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['UNITS', 'NO_UNIT', 'MIN_PIXELS', 'PIXEL_SIZES', 'SQUARE', 'MAX_ASPECT', 'MAX_FRAMES', 'CORRELATION_SIDE',
            'SAME_FIELD', 'BY_CHANCE', 'MAX_PIXELS', 'ENERGIES', 'FORMATS', 'MAX_PAGES', 'MRC_TYPES', 'IMOD_STAMP',
-           'MAX_TAGS', 'DM_TYPES', 'MAX_BYTES', 'MicrographError', 'Instrument', 'Picture', 'unit_name', 'length_of',
-           'is_reciprocal', 'agreed_sizes', 'scale_of', 'frame_shift', 'average_frames', 'one_frame', 'one_picture',
-           'luminance', 'array_picture', 'pil_picture', 'reader_of', 'sidecar', 'load_picture']
+           'MAX_TAGS', 'DM_TYPES', 'MAX_BYTES', 'BESIDE', 'MicrographError', 'Instrument', 'Picture', 'unit_name',
+           'length_of', 'is_reciprocal', 'agreed_sizes', 'scale_of', 'frame_shift', 'average_frames', 'one_frame',
+           'one_picture', 'luminance', 'array_picture', 'pil_picture', 'reader_of', 'sidecar', 'load_picture']
 
 # %% ../nbs/13_readers.ipynb #f5542669
 import json
@@ -628,6 +628,8 @@ def reader_of(head:bytes, # the first 212 bytes
     return next((reader for start, reader in _STARTS.items() if head.startswith(start)), None) or _SUFFIXES.get(suffix.lower(), _read_pil)
 
 # %% ../nbs/13_readers.ipynb #5edf03fd
+BESIDE = "the pixel size is taken from"
+
 def sidecar(path:Path, # of the picture
             shape:tuple, # (rows, columns)
             warnings:list
@@ -642,7 +644,7 @@ def sidecar(path:Path, # of the picture
     size = _plain_number(_nested(said, "pixel_size", "pixelsize", "pixel_size_x"))
     steps = [f/n for f, n in zip(fov, shape)] if all(fov) else [size, size] if size else None
     found = scale_of(steps, (unit, unit), [])[0] if steps else None
-    if found: warnings.append(f"the pixel size is taken from {beside.name}")
+    if found: warnings.append(f"{BESIDE} {beside.name}")
     volts = re.match(r"[\d.]+", str(_nested(said, "voltage", "acceleration_voltage", "high_tension") or ""))
     return found, Instrument(_kilovolts(volts[0] if volts else None))
 
@@ -667,6 +669,7 @@ def load_picture(path:Path, warnings:list, frame:"int|None"=None)->Picture:
     try:
         with open(path, "rb") as f: head = f.read(212)
         if not head: raise MicrographError(f"{path}: is empty; copy the file again")
+        if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")): raise MicrographError(f"{path}: is a web page, not an image; download the file itself")
         with _quiet("tifffile", "rsciio"): found = reader_of(head, path.suffix)(path, warnings, frame)
         found = found._replace(data=array_picture(found.data, path, warnings))
     except MicrographError: raise
