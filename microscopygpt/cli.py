@@ -6,7 +6,7 @@
 __all__ = ['pausing_collection', 'UsageError', 'Parser', 'formula_text', 'miller_index', 'point', 'values', 'number_or_values',
            'replacement', 'proposer_names', 'pixel_size', 'at_least_one', 'output_folder', 'output_file', 'as_options',
            'complaint', 'telling_doubts', 'candidate_line', 'run_predict', 'run_simulate', 'run_dataset', 'run_train',
-           'run_evaluate', 'run_score', 'run_benchmark', 'explorer_notebook', 'run_lab', 'parser', 'main']
+           'run_evaluate', 'run_score', 'run_benchmark', 'explorer_notebook', 'run_lab', 'parser', 'at_home', 'main']
 
 # %% ../nbs/12_cli.ipynb #cd8c1ab2
 import argparse, gc, os, re, sys, tempfile, warnings
@@ -474,6 +474,13 @@ def parser()->Parser:
     return p
 
 # %% ../nbs/12_cli.ipynb #ed116b82
+def at_home(args:argparse.Namespace)->argparse.Namespace:
+    "The arguments with ~ expanded, which a shell leaves alone after = and in quotes."
+    def expand(value):
+        if isinstance(value, str) and value.startswith(("~/", "~\\")): return os.path.expanduser(value)
+        return [expand(v) for v in value] if isinstance(value, list) else value
+    return argparse.Namespace(**{name: expand(value) for name, value in vars(args).items()})
+
 def main(argv:list=None # arguments without the program's name; default: those of the process
         )->int: # 0, 2 or 3
     "Run one command and return its exit code."
@@ -481,7 +488,7 @@ def main(argv:list=None # arguments without the program's name; default: those o
     try:
         with warnings.catch_warnings():
             if not sys.warnoptions: warnings.simplefilter("ignore")
-            args = parser().parse_args(argv)
+            args = at_home(parser().parse_args(argv))
             return args.run(args)
     except SystemExit as e: return e.code or 0
     except KeyboardInterrupt: return 130

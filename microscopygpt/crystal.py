@@ -178,7 +178,7 @@ def typed_formula(text:str # what somebody typed
     "The formula that somebody means; raises `FormulaError` where the case of its letters leaves a doubt."
     reduced, plain = reduced_formula(text), plain_formula(text)
     if len(plain) < 50 and " " not in plain and (other := wrong_case(plain)):
-        raise FormulaError(f"{plain!r} names {', '.join(Composition(plain).get_el_amt_dict())}: do you mean {other}? If not, write the symbols with spaces between them.")
+        raise FormulaError(f"{plain!r} names {', '.join(dict.fromkeys(re.findall('[A-Z][a-z]?', plain)))}: do you mean {other}? If not, write the symbols with spaces between them.")
     return reduced
 
 # %% ../nbs/00_crystal.ipynb #3a08688c
@@ -565,7 +565,8 @@ def file_text(path:"str|Path")->str:
 def read_structures(path:"str|Path" # .cif, .vasp/POSCAR*, .extxyz
                    )->list: # of (`Atoms`, notes)
     "Every structure in a file, with what was guessed or left out."
-    path, kind = Path(path), _ase_format(path)
+    path = Path(path).expanduser()
+    kind = _ase_format(path)
     if not path.is_file(): raise CrystalError(f"{path}: no such file.")
     parse = dict(cif=cif_structures, vasp=lambda text: [poscar_structure(text)], extxyz=_xyz_structures)[kind]
     try:
@@ -592,7 +593,8 @@ def write_crystal(atoms:Atoms,
                   path:"str|Path" # .cif, .vasp/POSCAR*, .extxyz
                  )->Path:
     "Write a structure file, axes and atoms as they are: c stays the direction of the vacuum."
-    path, kind = Path(path), _ase_format(path)
+    path = Path(path).expanduser()
+    kind = _ase_format(path)
     _arrays(atoms)
     try:
         if kind == "cif":

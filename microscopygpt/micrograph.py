@@ -340,7 +340,7 @@ def write_micrograph(
     bits=32, # 32: the values as they are; 16: from darkest to brightest; TIFF only, PNG has 16
 ) -> Path:
     "Write a micrograph"
-    path, m = Path(path), micrograph
+    path, m = Path(path).expanduser(), micrograph
     kind = path.suffix.lower()
     if kind not in (".tif", ".tiff", ".png", ".npy"): raise MicrographError(f"{path}: cannot write {kind or 'a file without suffix'}; use .tif, .png or .npy")
     if bits not in (16, 32): raise MicrographError(f"bits must be 16 or 32, not {bits!r}")

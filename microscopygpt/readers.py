@@ -450,6 +450,13 @@ def _hdf5_axes(data):
     if size and not any(unit for _, unit in steps): steps[-2:] = [(size, str(_attribute(data, "pixel_size_units", "") or _attribute(data, "units", "")))]*2
     return zip(*steps) if steps else ((), ())
 
+def _columns_first(data):
+    "Whether the axes of a picture say that x comes before y."
+    first = 0 if "dim0" in data.parent else 1
+    axes = [data.parent.get(f"dim{i + first}") or (dimension[0] if len(dimension) else None) for i, dimension in enumerate(data.dims)]
+    names = [str(_attribute(axis, "name") or axis.name.split("/")[-1]).lower() for axis in axes if axis is not None]
+    return names == ["x", "y"]
+
 def _hdf5_pictures(file):
     "The pictures in an HDF5 file: (how far from wanted, name, array, steps, units, instrument)."
     found = []
@@ -492,7 +499,8 @@ def _read_hdf5(path, warnings, frame=None):
         if not pictures: raise MicrographError(f"{path}: is an HDF5 file, but holds no picture in the manner of Velox or Berkeley; export the picture itself")
         _, name, data, steps, units, instrument = min(pictures, key=lambda p: p[0])
         if len(pictures) > 1: warnings.append(f"{len(pictures)} pictures in one file: only {name[-60:]!r} is read")
-        return one_picture(path, data, steps, units, warnings, (0, 1) if velox else None, frame, instrument)
+        axes = (0, 1) if velox else (1, 0) if data.ndim == 2 and _columns_first(data) else None
+        return one_picture(path, data, steps, units, warnings, axes, frame, instrument)
 
 # %% ../nbs/13_readers.ipynb #3b417d19
 MAX_TAGS = 50_000

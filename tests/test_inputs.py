@@ -217,6 +217,10 @@ def test_other_hdf5(tmp_path):
         group = f.create_group("Experiments/HAADF")
         group["data"] = GRAY
         for i in (0, 1): group.create_group(f"axis-{i}").attrs.update(scale=.01, units="nm")
+    def columns_first(f):
+        emd(GRAY.T, [(np.arange(256)*.01, "nm")]*2, 1, 1)(f)
+        for i, n in enumerate("xy", 1): f[f"data/x/dim{i}"].attrs["name"] = n
+    assert np.array_equal(read_micrograph(hdf5(tmp_path/"e.emd", columns_first)).data, GRAY)
     for fill in (nsid, hyperspy): assert read_micrograph(hdf5(tmp_path/"a.hf5", fill)).pixel_size == pytest.approx(.1)
     assert np.array_equal(read_micrograph(hdf5(tmp_path/"b.h5", lambda f: f.create_dataset("image_data", data=GRAY))).data, GRAY)
     scan = emd(np.zeros((6, 6, 96, 96), "u2"), [(np.arange(n)*.01, u) for n, u in ((6, "[mrad]"), (6, "[mrad]"), (96, "[n_m]"), (96, "[n_m]"))], 1, 1)
