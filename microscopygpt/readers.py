@@ -224,6 +224,7 @@ def _read_npy(path, warnings, frame=None):
     return Picture(array_picture(data, path, warnings, frame))
 
 def _read_npz(path, warnings, frame=None):
+    if path.suffix.lower() != ".npz": raise UnidentifiedImageError(path.name) # documents of an office are zip files, too
     with np.load(path, allow_pickle=False) as file:
         shapes = {name: file[name] for name in file.files[:50]}
     pictures = {name: a for name, a in shapes.items() if a.ndim in (2, 3) and min(a.shape[-2:]) >= 3}
