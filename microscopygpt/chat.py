@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from pymatgen.core import Element
 from .crystal import (Atoms, BRAVAIS, MicroscopyGPTError, Slab, cell_from_lengths, cell_lengths,
-                                   element_order, from_slab, parse_formula, reduced_formula, standardize)
+                                   element_order, from_slab, parse_formula, reduced_formula, standardize, typed_formula)
 
 # %% ../nbs/04_chat.ipynb #6106eb74
 class ChatError(MicroscopyGPTError): "Text from which no crystal structure can be read."
@@ -61,7 +61,7 @@ def prompt_formula(prompt:str # a prompt that names the formula
                   )->str: # reduced formula
     "The formula that a prompt names; raises `FormulaError` when it names none."
     found = re.search(r"\b[Ff]ormula(?: is)?(?: ?:)? ([^ ,;]+)", " ".join((prompt or "").split()))
-    return reduced_formula(found.group(1).rstrip(".") if found else "")
+    return typed_formula(found.group(1).rstrip(".") if found else "")
 
 def prompt_bravais(prompt:str # a prompt that may name the Bravais lattice
                   )->"int|None": # index into `BRAVAIS`

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['pausing_collection', 'UsageError', 'Parser', 'formula_text', 'miller_index', 'point', 'values', 'number_or_values',
-           'replacement', 'proposer_names', 'at_least_one', 'output_folder', 'output_file', 'complaint',
-           'candidate_line', 'run_predict', 'run_simulate', 'run_dataset', 'run_train', 'run_evaluate', 'run_score',
-           'run_benchmark', 'explorer_notebook', 'run_lab', 'parser', 'main']
+           'replacement', 'proposer_names', 'pixel_size', 'at_least_one', 'output_folder', 'output_file', 'as_options',
+           'complaint', 'telling_doubts', 'candidate_line', 'run_predict', 'run_simulate', 'run_dataset', 'run_train',
+           'run_evaluate', 'run_score', 'run_benchmark', 'explorer_notebook', 'run_lab', 'parser', 'at_home', 'main']
 
 # %% ../nbs/12_cli.ipynb #cd8c1ab2
 import argparse, gc, os, re, sys, tempfile, warnings
@@ -84,6 +84,14 @@ def proposer_names(text:str # NAME,..., such as columns,model
     if unknown: raise argparse.ArgumentTypeError(f"{unknown[0]!r} proposes nothing: name one or more of {', '.join(_PROPOSERS)}, with commas between them")
     return tuple(name for name in _PROPOSERS if name in names)
 
+def pixel_size(text:str # Å per pixel, or two numbers for y and x
+              )->"float|tuple":
+    "Read a pixel size."
+    try: sizes = tuple(float(part) for part in text.replace(",", " ").split())
+    except ValueError: sizes = ()
+    if len(sizes) not in (1, 2): raise argparse.ArgumentTypeError(f"{text!r} is not a pixel size: give Å per pixel, such as 0.1, or two for pixels that are not square, Y,X")
+    return sizes[0] if len(sizes) == 1 else sizes
+
 def at_least_one(text:str # a whole number
                 )->int:
     "Read a count."
@@ -110,7 +118,15 @@ def output_file(path:"str|Path", # file to write
     return output_folder(path.parent)/path.name
 
 # %% ../nbs/12_cli.ipynb #7227d4e3
-_extras = dict(unsloth="gpu", bitsandbytes="gpu", trl="gpu", jupyterlab="app", ipywidgets="app", nglview="app", anywidget="app", voila="app", ncempy="io")
+_extras = dict(unsloth="gpu", bitsandbytes="gpu", trl="gpu", jupyterlab="app", ipywidgets="app", nglview="app", anywidget="app", voila="app", rsciio="io", h5py="io")
+_OPTIONS = {"read_micrograph(..., pixel_size=0.1)": "--pixel-size 0.1", "pixel_size in Å/px": "--pixel-size in Å", "pixel_size=(y, x)": "--pixel-size Y,X",
+            "frame=0": "--frame 0", "(invert=True)": "(--invert)", "distortion=": "--distortion ", "heights=None": "--heights none", "propose=": "--propose ", "skip_bad=True": "fewer files"}
+
+def as_options(text:str # a message of the library
+              )->str:
+    "The message with command-line options where it names Python arguments."
+    for code, option in _OPTIONS.items(): text = text.replace(code, option)
+    return " ".join(text.split())
 
 def complaint(error:Exception)->str: # one line, or "" when the error is not one a user can mend
     "What was wrong and what to do, on one line."
@@ -122,7 +138,17 @@ def complaint(error:Exception)->str: # one line, or "" when the error is not one
     if isinstance(error, (UsageError, OSError)): return " ".join(str(error).split())
     if not isinstance(error, ValueError): return ""
     from microscopygpt.crystal import MicroscopyGPTError
-    return " ".join(str(error).split()) if isinstance(error, MicroscopyGPTError) else ""
+    return as_options(str(error)) if isinstance(error, MicroscopyGPTError) else ""
+
+# %% ../nbs/12_cli.ipynb #62fe29b1
+@contextmanager
+def telling_doubts():
+    "Print what structure files left in doubt, as notes."
+    from microscopygpt.crystal import CrystalWarning
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CrystalWarning)
+        yield
+    for note in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, CrystalWarning)): print(f"Note: {note}")
 
 # %% ../nbs/12_cli.ipynb #d6ab1785
 def candidate_line(rank:int, # 1 is the best
@@ -141,19 +167,40 @@ def _potential(args):
     "What `--heights` names."
     return None if args.heights == "none" else args.heights
 
+def _image(args):
+    "The image, read here where `--frame` or `--invert` say how."
+    if args.frame is None and not args.invert: return args.image[0]
+    from microscopygpt.micrograph import read_micrograph
+    return read_micrograph(args.image[0], args.pixel_size, args.frame, args.invert)
+
+def _predict_many(args, out, options):
+    "Answer many questions; the worst outcome decides the exit code."
+    from microscopygpt.batch import Question, predict_many, read_questions
+    questions = [Question(image, args.formula, args.pixel_size) for image in args.image]
+    if args.table: questions += read_questions(args.table, args.formula, args.pixel_size)
+    lines = predict_many(questions, out, frame=args.frame, invert=args.invert, **options)
+    for line in lines:
+        figures = f"a {line['a']:.3f} Å  b {line['b']:.3f} Å  gamma {line['gamma']:.1f}°  residual {line['residual']:.3f}  confidence {line['confidence']:.2f}" if "a" in line else as_options(line["message"])
+        print(f"{line['image']}  {line['formula']}  {line['outcome']}  {figures}")
+    print(f"Written to {out}: index.html to leaf through, results.csv, and a folder for each image")
+    outcomes = {line["outcome"] for line in lines}
+    return 2 if "failed" in outcomes else 3 if outcomes != {"explained"} else 0
+
 def run_predict(args:argparse.Namespace # see `microscopygpt predict --help`
                )->int: # exit code: 0, or 3 when no candidate explains the image
     "Write ranked candidate structures for a micrograph."
+    if not args.image and not args.table: raise UsageError("No image: name one or more, or a --table of them. See `microscopygpt predict --help`.")
     out = output_folder(args.out)
     with pausing_collection():
         from microscopygpt.lattice import Imaging
         from microscopygpt.predict import predict
-    prediction = predict(args.image, args.formula, args.pixel_size, prompt=args.prompt, k=args.k, propose=args.propose,
-                         model=args.model, heights=_potential(args), relax=args.relax,
-                         imaging=Imaging(distortion=args.distortion), seed=args.seed)
-    prediction.write(out)
+    options = dict(prompt=args.prompt, k=args.k, propose=args.propose, model=args.model, heights=_potential(args), relax=args.relax,
+                   imaging=Imaging(distortion=args.distortion), seed=args.seed)
+    if args.table or len(args.image) > 1: return _predict_many(args, out, options)
+    prediction = predict(_image(args), args.formula, args.pixel_size, **options)
+    out = prediction.write(out)
     for rank, candidate in enumerate(prediction.candidates, 1): print(candidate_line(rank, candidate))
-    for note in prediction.warnings: print(f"Note: {note}")
+    for note in prediction.warnings: print(f"Note: {as_options(note)}")
     print(f"Written to {out}")
     if prediction.explained: return 0
     print("microscopygpt: no candidate explains the image. The best are written all the same: check the formula and the pixel size.", file=sys.stderr)
@@ -206,7 +253,7 @@ def run_simulate(args:argparse.Namespace # see `microscopygpt simulate --help`
     from microscopygpt.micrograph import Micrograph, write_micrograph
     from microscopygpt.stem import add_noise, simulate
     probe, noise = _probe(args.probe), _noise_table(args.noise)
-    atoms = _specimen(args)
+    with telling_doubts(): atoms = _specimen(args)
     shift = args.shift or (_middle(atoms, args) if args.grain_boundary else (0., 0.))
     clean = simulate(atoms, args.pixel_size, args.size, args.rotation, shift, args.mirror, probe, args.z_power, args.thermal)
     image = add_noise(clean, noise, pixel_size=args.pixel_size, seed=args.seed)
@@ -221,7 +268,9 @@ def run_dataset(args:argparse.Namespace # see `microscopygpt dataset --help`
     "Write a micrograph-chat data set."
     out = output_folder(args.out)
     from microscopygpt.data import build_dataset
-    print(build_dataset(args.source, out, split=args.split, noise=args.noise, seed=args.seed, n=args.n, bravais=args.bravais))
+    with telling_doubts():
+        made = build_dataset(args.source, out, split=args.split, noise=args.noise, seed=args.seed, n=args.n, bravais=args.bravais)
+    print(made)
     return 0
 
 _LARGE = ("recipe", "epochs", "lr", "batch_size", "accumulate", "vision", "report_to", "workers") # options of the verb train that are for large models
@@ -319,9 +368,12 @@ def _out(p, what="folder for the results", metavar="DIR"): p.add_argument("--out
 
 # %% ../nbs/12_cli.ipynb #3fa0f900
 def _predict_options(p):
-    p.add_argument("image", metavar="IMAGE", help="the micrograph: TIFF, PNG, JPEG, npy, DM3, DM4, EMD or MRC")
+    p.add_argument("image", nargs="*", metavar="IMAGE", help="the micrograph: TIFF, PNG, JPEG, npy, DM3, DM4, EMD, MRC and more; of several, each gets a folder")
     p.add_argument("--formula", type=formula_text, help="chemical formula, such as MoS2")
-    p.add_argument("--pixel-size", type=float, metavar="A", help="Å per pixel; needed when the file does not say")
+    p.add_argument("--pixel-size", type=pixel_size, metavar="A", help="Å per pixel, or Y,X for pixels that are not square; needed when the file does not say")
+    p.add_argument("--table", metavar="CSV", help="many images at once: lines of image,formula,pixel_size; the same command goes on where it stopped")
+    p.add_argument("--frame", type=int, metavar="N", help="read this frame of a series alone, from 0 (default: all, aligned and averaged)")
+    p.add_argument("--invert", action="store_true", help="atoms are dark, as in bright field")
     p.add_argument("--prompt", help="the whole prompt, instead of the standard one made from the formula")
     p.add_argument("--k", type=at_least_one, default=5, help="how many candidates to keep (default: %(default)s)")
     p.add_argument("--distortion", type=float, default=0., metavar="SHARE", help="how far drift may have distorted the image, such as 0.03 for 3 %%; the lattice is then taken as symmetric as that allows (default: 0)")
@@ -422,6 +474,13 @@ def parser()->Parser:
     return p
 
 # %% ../nbs/12_cli.ipynb #ed116b82
+def at_home(args:argparse.Namespace)->argparse.Namespace:
+    "The arguments with ~ expanded, which a shell leaves alone after = and in quotes."
+    def expand(value):
+        if isinstance(value, str) and value.startswith(("~/", "~\\")): return os.path.expanduser(value)
+        return [expand(v) for v in value] if isinstance(value, list) else value
+    return argparse.Namespace(**{name: expand(value) for name, value in vars(args).items()})
+
 def main(argv:list=None # arguments without the program's name; default: those of the process
         )->int: # 0, 2 or 3
     "Run one command and return its exit code."
@@ -429,7 +488,7 @@ def main(argv:list=None # arguments without the program's name; default: those o
     try:
         with warnings.catch_warnings():
             if not sys.warnoptions: warnings.simplefilter("ignore")
-            args = parser().parse_args(argv)
+            args = at_home(parser().parse_args(argv))
             return args.run(args)
     except SystemExit as e: return e.code or 0
     except KeyboardInterrupt: return 130

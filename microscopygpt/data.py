@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'LARGEST_FILE', 'SPLITS', 'DataError', 'split_of', 'Crystal', 'to_crystal', 'data_folder', 'database_file',
-           'have_database', 'load_entries', 'entry_id', 'find_structure', 'load_folder', 'read_entries', 'load_file',
-           'load_crystals', 'split_crystals', 'save_crystals', 'read_crystals', 'example', 'ChatDataset',
+           'have_database', 'load_entries', 'entry_id', 'find_structure', 'read_table', 'load_folder', 'read_entries',
+           'load_file', 'load_crystals', 'split_crystals', 'save_crystals', 'read_crystals', 'example', 'ChatDataset',
            'DatasetFolder', 'build_dataset']
 
 # %% ../nbs/05_data.ipynb #e16ce1fc
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 from .chat import dialect_of, make_prompt, to_answer, to_messages
-from .crystal import (Atoms, BRAVAIS, CrystalError, MicroscopyGPTError, Slab, bravais_2d, canonical, cell_lengths, from_slab, read_crystal,
+from .crystal import (Atoms, BRAVAIS, CrystalError, CrystalWarning, MicroscopyGPTError, Slab, bravais_2d, canonical, cell_lengths, file_text, from_slab, read_crystal, read_structures,
                                    reduced_formula, space_group, standardize, to_slab)
 from .stem import random_view, render
 
@@ -111,25 +111,56 @@ def find_structure(name:"str|Path" # a structure file, or an identifier such as 
                     "give a CIF, POSCAR or extxyz, or an identifier such as JVASP-664.")
 
 # %% ../nbs/05_data.ipynb #60479768
+def read_table(path:"str|Path")->list: # of lists of str, empty rows left out
+    "The rows of a CSV, whatever its encoding and its separator: comma, semicolon or tab."
+    try: text = file_text(path)
+    except OSError as e: raise DataError(f"{path} cannot be read ({(e.strerror or str(e)).lower()}): check the path.") from e
+    if "\0" in text: raise DataError(f"{path} is no table of text: save it as CSV.")
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    separator = max(";\t,", key=first.count)
+    try: rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines(), delimiter=separator)]
+    except csv.Error as e: raise DataError(f"{path} is no table of text ({e}): save it as CSV.") from e
+    return [row for row in rows if any(row)]
+
+def _named_file(folder, name):
+    "The structure file that a table names, with or without its suffix."
+    path = folder/name
+    if path.is_file() or not name: return path
+    return next((p for suffix in (".cif", ".vasp", ".poscar", ".xyz", ".extxyz") if (p := folder/f"{name}{suffix}").is_file()), path)
+
 def _structure_files(folder):
     "The files that id_prop.csv names, or all whose names say that they are structures."
     table = folder/"id_prop.csv"
     if not table.is_file():
         return sorted(p for p in folder.iterdir() if p.is_file() and _is_structure(p.name))
-    with open(table, newline="", encoding="utf-8-sig") as f: names = [row[0].strip() for row in csv.reader(f) if row and row[0].strip()]
-    return [folder/name for name in names[bool(names) and names[0].lower() in ("id", "jid", "name", "file", "filename"):]]
+    rows = read_table(table)
+    if not rows: return []
+    def there(row, i): return i < len(row) and bool(row[i]) and _named_file(folder, row[i]).is_file()
+    column = max(range(max(map(len, rows))), key=lambda i: (sum(there(row, i) for row in rows), -i))
+    heading = not there(rows[0], column) and not _is_structure((rows[0][column:] or ["."])[0] or ".")
+    return [_named_file(folder, row[column]) for row in rows[heading:] if row[column:] and row[column]]
 
 # %% ../nbs/05_data.ipynb #f9768b8f
+def _numbered(path, structures):
+    "(identifier, structure) of each structure in a file."
+    names = [path.name] if len(structures) == 1 else [f"{path.name}#{i}" for i in range(len(structures))]
+    return list(zip(names, structures))
+
 def _read_structures(path):
-    "(identifier, structure) for every structure in a file."
-    if path.suffix.lower() not in _many or not path.is_file(): return [(path.name, read_crystal(path))]
+    "(identifier, structure) for every structure in a file; doubts are a `CrystalWarning`."
+    if path.suffix.lower() == ".db" and path.is_file(): return _numbered(path, _database_structures(path))
+    found = read_structures(path)
+    for note in dict.fromkeys(note for _, notes in found for note in notes): warnings.warn(f"{path.name}: {note}", CrystalWarning)
+    return _numbered(path, [atoms for atoms, _ in found])
+
+def _database_structures(path):
+    "Every structure in an ASE database."
     from ase.io import read
     try: frames = read(path, ":")
     except Exception as e: raise CrystalError(f"{path.name} cannot be read: {type(e).__name__}: {e}".splitlines()[0]) from e
     if not frames: raise CrystalError(f"{path.name} holds no structure.")
     if any(abs(a.cell.volume) < 1e-3 for a in frames): raise CrystalError(f"{path.name} holds a structure without a cell: a crystal needs lattice vectors.")
-    names = [path.name] if len(frames) == 1 else [f"{path.name}#{i}" for i in range(len(frames))]
-    return [(name, Atoms(lattice_mat=a.cell.array, coords=a.get_scaled_positions(), elements=a.get_chemical_symbols(), cartesian=False)) for name, a in zip(names, frames)]
+    return [Atoms(lattice_mat=a.cell.array, coords=a.get_scaled_positions(), elements=a.get_chemical_symbols(), cartesian=False) for a in frames]
 
 # %% ../nbs/05_data.ipynb #f393def7
 def _require_vacuum(atoms, name, least=5.):

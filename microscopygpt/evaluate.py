@@ -50,7 +50,7 @@ def write_answers(answers:list, # of `Atoms`, best first
     "Write ranked answers, and remove those of an earlier run."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("rank_*.cif"): old.unlink()
+    for old in folder.glob("rank_[0-9]*.cif"): old.unlink()
     for rank, atoms in enumerate(answers, 1): write_crystal(atoms, folder/f"rank_{rank}.cif")
 
 # %% ../nbs/10_evaluate.ipynb #18975f61

@@ -16,7 +16,7 @@ import ipywidgets as w, matplotlib.pyplot as plt, numpy as np
 from fastcore.basics import patch
 from jarvis.core.atoms import Atoms
 from pymatgen.core import Element
-from .crystal import BRAVAIS, CrystalError, MicroscopyGPTError, cell_lengths, read_crystal, reduced_formula, standardize, superpose, to_slab, write_crystal
+from .crystal import BRAVAIS, CrystalError, MicroscopyGPTError, cell_lengths, read_crystal, reduced_formula, standardize, superpose, to_slab, typed_formula, write_crystal
 from .chat import make_prompt, parse_answer
 from .data import SOURCES, have_database
 from .lattice import Imaging, observe, pixel_size_from_lattice, plot_lattice
@@ -344,7 +344,7 @@ def question(self:Explorer)->dict: # keywords of `predict`
     model = part["other"].value.strip() if part["model"].value == "other" else part["model"].value
     if "model" in propose and not model: raise PredictError("Another model: give its folder, or its name on the hub.")
     heights = None if part["heights"].value == "none" else part["heights"].value
-    return dict(formula=reduced_formula(part["formula"].value), prompt=self.prompt(), k=part["k"].value, seed=part["seed"].value,
+    return dict(formula=typed_formula(part["formula"].value), prompt=self.prompt(), k=part["k"].value, seed=part["seed"].value,
                 propose=propose, model=model or None, heights=heights, imaging=self.imaging())
 
 @patch

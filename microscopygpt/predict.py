@@ -9,10 +9,10 @@ __all__ = ['PROPOSERS', 'PLANES', 'PLANE_GAP', 'SHOWN_PER_PLANE', 'ROUNDS', 'FIN
            'SCALE_ERROR', 'NOTED', 'UNNAMED', 'LOWEST', 'Prediction', 'PredictError', 'asked_formula',
            'active_proposers', 'remembered', 'rising', 'Search', 'lowest_of_each_size', 'predict_composition',
            'unscaled_observation', 'on_its_scale', 'without_its_scale', 'scale_of', 'rescaled', 'predict',
-           'corrections', 'warnings_for', 'guess', 'written', 'proposers_of', 'heights_of']
+           'corrections', 'warnings_for', 'guess', 'written', 'proposers_of', 'heights_of', 'own_files', 'free_folder']
 
 # %% ../nbs/45_predict.ipynb #b33550ad
-import base64, inspect, io, itertools, json, platform
+import base64, hashlib, inspect, io, itertools, json, platform, tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np
@@ -25,7 +25,7 @@ from .calibrate import find_pixel_size, observe_unscaled
 from .columns import ColumnError, composition, plane_cost
 from .compact import ModelError
 from .composition import compose, read_elements
-from .crystal import (MicroscopyGPTError, cell_lengths, draw_atoms, from_slab, package_versions, reduced_formula, standardize, to_slab,
+from .crystal import (MicroscopyGPTError, cell_lengths, draw_atoms, from_slab, package_versions, reduced_formula, standardize, to_slab, typed_formula,
                                    write_crystal)
 from .heights import FLAT_PLAN, flat, height_starts, relax_heights
 from .lattice import Imaging, LatticeError, Observation, figures, observe
@@ -72,7 +72,7 @@ PROPOSERS = ("columns", "model", "templates")
 def asked_formula(formula, prompt)->str:
     "The formula, from the prompt where it is not given."
     if prompt is not None and formula is None: return prompt_formula(prompt)
-    formula = reduced_formula(formula or "")
+    formula = typed_formula(formula or "")
     if prompt is not None and prompt_formula(prompt) != formula:
         raise PredictError(f"The prompt asks for {prompt_formula(prompt)}, the formula is {formula}: give one of them.")
     return formula
@@ -588,15 +588,49 @@ def as_dict(self:Prediction)->dict:
                 warnings=self.warnings, candidates=[_plain(c, i) for i, c in enumerate(self.candidates, 1)],
                 versions=package_versions(*packages), python=platform.python_version())
 
+# %% ../nbs/45_predict.ipynb #08fee851
+def _digest(content): return hashlib.sha256(content).hexdigest()[:16]
+
+def own_files(folder:Path)->dict: # name -> digest, None where an early version left none
+    "The files in a folder that an earlier prediction wrote and nobody changed."
+    try: said = json.loads((folder/"prediction.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError): return {}
+    if not isinstance(said, dict) or "microscopygpt" not in (said.get("versions") or {}): return {}
+    listed = said.get("written") or {c["file"]: None for c in said["candidates"]} | {"report.png": None}
+    same = lambda name, digest: (folder/name).is_file() and digest in (None, _digest((folder/name).read_bytes()))
+    own = {name: digest for name, digest in listed.items() if Path(name).name == name and same(name, digest)}
+    return own | {"prediction.json": None}
+
+def free_folder(out:Path, names # of the files that will be written
+               )->Path: # `out`, or a folder in it
+    "A folder in which no file of somebody else has one of these names."
+    for i in itertools.count():
+        folder = out/f"microscopygpt_{i}" if i else out
+        own = own_files(folder)
+        if not any((folder/name).exists() and name not in own for name in names): return folder
+
+# %% ../nbs/45_predict.ipynb #6f2f48b9
+def _contents(prediction):
+    "Name and bytes of the files of a prediction, without prediction.json."
+    files = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for i, c in enumerate(prediction.candidates, 1): files[f"rank_{i}.cif"] = write_crystal(c.atoms, Path(folder)/f"rank_{i}.cif").read_bytes()
+    if prediction.candidates:
+        picture = io.BytesIO()
+        prediction.plot().savefig(picture, format="png", dpi=130)
+        files["report.png"] = picture.getvalue()
+    return files
+
 @patch
 def write(self:Prediction, out:"str|Path" # folder
-         )->Path:
-    "Write the candidates as CIF, all figures as JSON, and a picture."
-    out = Path(out)
+         )->Path: # where the files are: `out`, or a folder in it
+    "Write the candidates as CIF, all figures as JSON, and a picture; files of others stay as they are."
+    files = _contents(self)
+    out = free_folder(Path(out).expanduser(), ["prediction.json", *files])
     out.mkdir(parents=True, exist_ok=True)
-    for old in out.glob("rank_*.cif"): old.unlink()
-    for i, c in enumerate(self.candidates, 1): write_crystal(c.atoms, out/f"rank_{i}.cif")
-    (out/"prediction.json").write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False))
-    if self.candidates: self.plot().savefig(out/"report.png", dpi=130)
+    for name in own_files(out):
+        if name not in files: (out/name).unlink()
+    said = self.as_dict() | dict(written={name: _digest(content) for name, content in files.items()})
+    (out/"prediction.json").write_text(json.dumps(said, indent=1, ensure_ascii=False), encoding="utf-8")
+    for name, content in files.items(): (out/name).write_bytes(content)
     return out
-

@@ -40,7 +40,7 @@ def test_version(capsys):
 @pytest.mark.parametrize("argv, says", [
     ([], "VERB"),
     (["predikt", "scan.tif"], "predikt"),
-    (["predict"], "IMAGE"),
+    (["predict"], "--out"),
     (["predict", "scan.tif", "--formula", "MoS2"], "--out"),
     (["predict", "scan.tif", "--formula", "", "--out", "out"], "formula is empty"),
     (["predict", "scan.tif", "--formula", "  ", "--out", "out"], "formula is empty"),
@@ -101,7 +101,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     with pytest.raises(ValueError, match="a bug"): main(["lab"])
 
 def test_a_missing_extra_is_named(monkeypatch, capsys):
-    def without(args): raise ModuleNotFoundError("No module named 'ncempy'", name="ncempy")
+    def without(args): raise ModuleNotFoundError("No module named 'rsciio'", name="rsciio")
     monkeypatch.setattr("microscopygpt.cli.run_lab", without)
     assert "microscopygpt[io]" in refused(capsys, "lab")
 
@@ -250,7 +250,9 @@ class Answer:
         from types import SimpleNamespace
         self.candidates = [SimpleNamespace(atoms=atoms, residual=.02, confidence=.9, origins=("columns", "WSe2 (1)"), margin=m) for m in (0., .023, None)]
         self.explained, self.warnings = explained, ["Heights were not computed: a note."]
-    def write(self, out): (Path(out)/"rank_1.cif").write_text("data_")
+    def write(self, out):
+        (Path(out)/"rank_1.cif").write_text("data_")
+        return Path(out)
 
 @pytest.mark.parametrize("explained, code", [(True, 0), (False, 3)])
 def test_exit_codes(explained, code, mos2, tmp_path, capsys, monkeypatch):

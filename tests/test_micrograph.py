@@ -16,7 +16,8 @@ from PIL import Image
 from scipy.optimize import minimize_scalar
 
 from microscopygpt.crystal import Slab, cell_from_lengths, from_slab
-from microscopygpt.micrograph import MAX_TAGS, Micrograph, MicrographError, pixel_size_from_ruler, read_micrograph, write_micrograph
+from microscopygpt.micrograph import Micrograph, MicrographError, pixel_size_from_ruler, read_micrograph, write_micrograph
+from microscopygpt.readers import MAX_TAGS
 from microscopygpt.stem import render, simulate
 
 quick = settings(max_examples=30, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -139,13 +140,15 @@ def test_planar_colour_tiff(tmp_path):
 
 
 def test_first_of_many(tmp_path):
-    other = bytes_[::-1]
+    other = np.random.default_rng(1).permutation(bytes_.ravel()).reshape(bytes_.shape)
     tifffile.imwrite(tmp_path/"pages.tif", np.stack([bytes_, other]), photometric="minisblack")
     tifffile.imwrite(tmp_path/"stack.tif", np.stack([bytes_, other]), imagej=True)
     Image.fromarray(bytes_).save(tmp_path/"a.gif", save_all=True, append_images=[Image.fromarray(other)])
     for source in (tmp_path/"pages.tif", tmp_path/"stack.tif", tmp_path/"a.gif", np.stack([bytes_, other])):
         m = read_micrograph(source, .1)
         assert np.array_equal(m.data, bytes_) and "only the first" in m.warnings[0]
+        assert np.array_equal(read_micrograph(source, .1, frame=1).data, other)
+        refused(lambda: read_micrograph(source, .1, frame=2), "no frame 2", "it holds 2")
 
 
 def test_the_name_does_not_decide(tmp_path):
@@ -166,7 +169,7 @@ def test_input_array_is_left_alone():
 
 # formats of electron microscopes
 
-extra = bool(find_spec("ncempy"))
+extra = bool(find_spec("rsciio") and find_spec("h5py"))
 needs_extra = pytest.mark.skipif(not extra, reason="the extra io is not installed")
 counts = np.round(picture*20000).astype(np.int16)
 other = np.roll(counts, 40, 1)
@@ -206,7 +209,7 @@ def mrc_file(data, size, mark=b"MAP ", mode=None, extended=b""):
     mode = {"int8": 0, "int16": 1, "float32": 2, "uint16": 6}[data.dtype.name] if mode is None else mode
     n = data.shape[::-1]
     head = struct.pack("<10i6f3i3f2i", *n, mode, 0, 0, 0, *n, n[0]*size[0], n[1]*size[1], n[2], 90, 90, 90, 1, 2, 3, 0, 1, .5, 0, len(extended))
-    return (head.ljust(208, b"\0") + mark + b"DA\0\0").ljust(1024, b"\0") + extended + data.tobytes()
+    return (head.ljust(208, b"\0") + mark + b"DA\0\0").ljust(1024, b"\0") + extended + data[:, ::-1].tobytes() # rows from the bottom
 
 
 def hdf5_file(fill):
@@ -245,7 +248,7 @@ def berkeley_file(*pictures, key="data"):
 def ser_file(frames, step):
     "TIA's series of pictures, whose rows run upwards"
     h, w = frames[0].shape
-    blocks = [struct.pack("<ddiddihii", 0, step, 0, 0, step, 0, 5, w, h) + f[::-1].tobytes() for f in frames]
+    blocks = [struct.pack("<ddiddihii", 0, step, 0, 0, step, 0, 5, w, h) + f[::-1].tobytes() + struct.pack("<HHI", 0x4152, 0, 0) for f in frames]
     axis = struct.pack("<iddii", len(frames), 0, 1, 0, 6) + b"Number" + struct.pack("<i", 0)
     n, start = len(frames), 34 + len(axis)
     places = start + 16*n + np.cumsum([0] + [len(b) for b in blocks])
@@ -283,7 +286,7 @@ def test_dm_numbers(version, kind, tmp_path):
 
 @needs_extra
 @pytest.mark.parametrize("scales, units, words", [
-    ((.02, .02), ("1/nm", "1/nm"), "'1/nm', which is no unit of length"), ((1, 1), ("", ""), "no pixel size"), ((.02, .03), ("nm", "nm"), "along y"), ((.02, .02), ("nm", ""), "no pixel size"),
+    ((1, 1), ("", ""), "no pixel size"), ((.02, .03), ("nm", "nm"), "along y"), ((.02, .02), ("nm", ""), "no pixel size"),
     ((0, 0), ("nm", "nm"), "no picture of atoms"), ((np.nan, np.nan), ("nm", "nm"), "no picture of atoms"), ((25, 25), ("nm", "nm"), "no picture of atoms"), ((.02, .02), ("eV", "nm"), "'eV'")])
 def test_dm_units(scales, units, words, tmp_path):
     m = read_micrograph(saved(tmp_path, "a.dm4", dm(4, counts, scales, units)))
@@ -300,15 +303,17 @@ def test_dm_lengths(scale, unit, tmp_path):
 @pytest.mark.parametrize("version", [3, 4])
 def test_dm_takes_the_right_image(version, tmp_path):
     def read(*images): return read_micrograph(saved(tmp_path, "a.dm3", dm_file(version, images)))
-    one, two, three = (counts, (.02, .02), ("nm", "nm"), None), (other, (.03, .03), ("nm", "nm"), None), (np.stack([counts, other]), (.02, .02, 1), ("nm", "nm", "s"), None)
+    one, two, three = (counts, (.02, .02), ("nm", "nm"), None), (other, (.03, .03), ("nm", "nm"), None), (np.stack([counts, other]), (.02, .02, 1), ("nm", "nm", "s"), None) # a series in time is averaged
     assert np.array_equal(read(one).data, counts) and read(one).pixel_size == pytest.approx(.2)
     assert np.array_equal(read(thumbnail, spectrum, one).data, counts) and not read(thumbnail, spectrum, one).warnings
     assert read(thumbnail, one, two).warnings == ["2 pictures in one file: only the first is read"]
     assert read(two, one).pixel_size == pytest.approx(.3) and np.array_equal(read(two, one).data, other)
-    assert read(thumbnail, three).warnings == ["2 pictures in one file: only the first is read"] and np.array_equal(read(thumbnail, three).data, counts)
+    assert "2 frames are averaged" in read(thumbnail, three).warnings[0]
     energies = np.stack([counts, other], 0), (.02, .02, .5), ("nm", "nm", "eV"), None
     scan = np.stack([counts, other], -1)[:, :, None], (.1, .1, .02, .02), ("1/nm", "1/nm", "nm", "nm"), None
-    for series in (energies, scan): assert np.array_equal(read(thumbnail, series).data, counts) and read(thumbnail, series).pixel_size == pytest.approx(.2)
+    refused(lambda: read(thumbnail, energies), "spectrum at every point", "HAADF")
+    refused(lambda: read(thumbnail, (np.stack([np.stack([counts, other])]*2), (.02, .02, .1, .1), ("nm", "nm", "1/nm", "1/nm"), None)), "4D-STEM")
+    assert np.array_equal(read(thumbnail, scan).data, counts) and read(thumbnail, scan).pixel_size == pytest.approx(.2)
     refused(lambda: read(thumbnail, spectrum), "no picture of real numbers")
     refused(lambda: read(thumbnail), "no picture of real numbers")
 
@@ -316,10 +321,10 @@ def test_dm_takes_the_right_image(version, tmp_path):
 @needs_extra
 def test_dm_ends_soon(tmp_path):
     content = dm_file(4, [(np.zeros((400, 3000), np.float32), (.02, .02), ("nm", "nm"), None)], root=2**40)
-    refused(lambda: read_micrograph(saved(tmp_path, "a.dm4", content[:30] + bytes(5_000_000))), "damaged", str(MAX_TAGS))
+    refused(lambda: read_micrograph(saved(tmp_path, "a.dm4", content[:30] + bytes(5_000_000))), "damaged")
     refused(lambda: read_micrograph(saved(tmp_path, "a.dm4", content)), "damaged")
     refused(lambda: read_micrograph(saved(tmp_path, "a.dm4", b"not what it seems"*99)), "damaged")
-    refused(lambda: read_micrograph(saved(tmp_path, "a.dm4", struct.pack(">IQI", 4, 999, 0) + bytes(99))), "damaged", "Endian")
+    refused(lambda: read_micrograph(saved(tmp_path, "a.dm4", struct.pack(">IQI", 4, 999, 0) + bytes(99))))
 
 
 @needs_extra
@@ -327,9 +332,9 @@ def test_velox_prefers_haadf(tmp_path):
     def read(*pictures, **options): return read_micrograph(saved(tmp_path, "a.emd", velox_file(*pictures, **options)))
     a, b = counts[..., None], other[..., None]
     m = read(("DF4", b), ("HAADF", np.concatenate([a, b, b], -1)), ("BF", b))
-    assert np.array_equal(m.data, counts) and m.warnings == ["3 pictures in one file: only 'HAADF' is read", "3 pictures in one file: only the first is read"]
+    assert m.warnings[0] == "3 pictures in one file: only 'HAADF' is read" and "3 frames are averaged" in m.warnings[1] and m.instrument.detector == "HAADF"
     m = read(("DF4", b.astype(np.float32)), ("BF", a))
-    assert np.array_equal(m.data, counts) and m.warnings == ["2 pictures in one file: only 'BF' is read"]
+    assert np.array_equal(m.data, counts) and m.warnings[0] == "2 pictures in one file: only 'BF' is read" and "detector is BF" in m.warnings[1]
     transform = np.zeros(a.shape, [("realFloat", "<f4"), ("imagFloat", "<f4")])
     assert np.array_equal(read(("HAADF", transform), ("BM-Ceta", a)).data, counts)
     refused(lambda: read(("HAADF", transform)), "no picture in the manner of Velox")
@@ -337,7 +342,7 @@ def test_velox_prefers_haadf(tmp_path):
 
 @needs_extra
 @pytest.mark.parametrize("options, words", [
-    (dict(unit="1/m"), "'1/m', which is no unit of length"), (dict(size=5e-9), "no picture of atoms"), (dict(unit=""), "no pixel size"), (dict(metadata=b"{}"), "no pixel size"), (dict(metadata=b"\xff{}"), "no pixel size")])
+    (dict(size=5e-9), "no picture of atoms"), (dict(unit=""), "no pixel size"), (dict(metadata=b"{}"), "no pixel size"), (dict(metadata=b"\xff{}"), "no pixel size")])
 def test_velox_units(options, words, tmp_path):
     m = read_micrograph(saved(tmp_path, "a.emd", velox_file(("HAADF", counts[..., None]), **options)))
     assert m.pixel_size is None and words in m.warnings[0] and np.array_equal(m.data, counts)
@@ -357,7 +362,7 @@ def test_berkeley_units(step, unit, tmp_path):
 
 
 @needs_extra
-@pytest.mark.parametrize("steps, units, words", [((.02, .02), ("[1/n_m]",)*2, "no unit of length"), ((1, 1), ("pixels",)*2, "no pixel size"), ((1, 1), (None, None), "no pixel size"), ((.02, .03), ("nm",)*2, "along y"), ((), (), "no pixel size")])
+@pytest.mark.parametrize("steps, units, words", [((1, 1), ("pixels",)*2, "no pixel size"), ((1, 1), (None, None), "no pixel size"), ((.02, .03), ("nm",)*2, "along y"), ((), (), "no pixel size")])
 def test_berkeley_without_a_scale(steps, units, words, tmp_path):
     m = read_micrograph(saved(tmp_path, "a.emd", berkeley_file(("a", counts, steps, units))))
     assert m.pixel_size is None and words in m.warnings[0] and np.array_equal(m.data, counts)
@@ -369,21 +374,14 @@ def test_berkeley_takes_the_right_data(tmp_path):
     nm = ("nm", "nm")
     m = read(("a", other, (1, 1), ("", "")), ("b", np.stack([other, counts]), (1, .02, .02), ("s", *nm)), ("c", counts, (.02, .02), nm), ("d", np.arange(9.), (1,), ("eV",)))
     assert np.array_equal(m.data, counts) and m.pixel_size == pytest.approx(.2) and m.warnings == ["3 pictures in one file: only '/data/c' is read"]
-    for data, steps, units in ((np.stack([counts, other]), (1, .02, .02), ("deg", *nm)), (np.stack([counts, other], -1), (.02, .02, 1), (*nm, "eV")), (np.stack([counts, other]), (1, .02, .02), ("nm", *nm))):
+    for data, steps, units in ((np.stack([counts, other]), (1, .02, .02), ("deg", *nm)), (np.stack([counts, other]), (1, .02, .02), ("nm", *nm))):
         m = read(("a", data, steps, units))
         assert np.array_equal(m.data, counts) and m.pixel_size == pytest.approx(.2) and m.warnings == ["2 pictures in one file: only the first is read"]
     assert np.array_equal(read(("a", counts, (.02, .02), nm), key="realslice").data, counts)
     refused(lambda: read(("a", np.arange(9.), (1,), ("eV",))), "no picture in the manner of")
     refused(lambda: read(("a", counts*1j, (.02, .02), nm)), "no picture in the manner of")
-    refused(lambda: read_micrograph(saved(tmp_path, "a.h5", hdf5_file(lambda f: f.create_dataset("data", data=counts)))), "no picture in the manner of")
-
-
-@needs_extra
-def test_what_ncempy_writes(tmp_path):
-    from ncempy.io import emd, mrc
-    emd.emdWriter(tmp_path/"a.emd", counts, (.02, .02), ("nm", "nm"))
-    mrc.mrcWriter(tmp_path/"a.mrc", np.stack([counts, other]), (1, .2, .2))
-    for m in (read_micrograph(tmp_path/"a.emd"), read_micrograph(tmp_path/"a.mrc")): assert np.array_equal(m.data, counts) and m.pixel_size == pytest.approx(.2, rel=1e-6)
+    assert np.array_equal(read_micrograph(saved(tmp_path, "a.h5", hdf5_file(lambda f: f.create_dataset("data", data=counts)))).data, counts)
+    refused(lambda: read(("a", np.stack([counts, other], -1), (.02, .02, 1), (*nm, "eV"))), "spectrum at every point")
 
 
 @needs_extra
@@ -398,8 +396,7 @@ def test_mrc_headers(tmp_path):
     def read(*args, name="a.mrc", **options): return read_micrograph(saved(tmp_path, name, mrc_file(*args, **options)))
     for name in ("a.mrc", "a.MRC", "a.st"): assert np.array_equal(read(counts, (.2, .2), name=name, mark=b"\0"*4).data, counts)
     refused(lambda: read(counts, (.2, .2), name="a.xyz", mark=b"\0"*4), "not an image")
-    m = read(np.stack([counts, other]), (.2, .2))
-    assert np.array_equal(m.data, counts) and m.warnings == ["2 pictures in one file: only the first is read"]
+    assert "2 frames are averaged" in read(np.stack([counts, other]), (.2, .2)).warnings[0]
     for size, words in (((0, 0), "no pixel size"), ((1, 1), "no pixel size"), ((.2, .3), "along y"), ((30, 30), "no picture of atoms")):
         m = read(counts, size)
         assert m.pixel_size is None and words in m.warnings[0]
@@ -413,8 +410,8 @@ def test_mrc_headers(tmp_path):
 
 @needs_extra
 def test_ser_series(tmp_path):
-    m = read_micrograph(saved(tmp_path, "a.ser", ser_file([counts, other], 2e-11)))
-    assert np.array_equal(m.data, counts) and m.pixel_size == pytest.approx(.2) and m.warnings == ["2 pictures in one file: only the first is read"]
+    m = read_micrograph(saved(tmp_path, "a.ser", ser_file([counts, counts], 2e-11)))
+    assert np.array_equal(m.data, counts) and m.pixel_size == pytest.approx(.2) and "2 frames are averaged" in m.warnings[0]
     (tmp_path/"a.emi").write_text("broken")
     assert read_micrograph(saved(tmp_path, "a_1.ser", ser_file([counts], 3e7))).warnings[0].endswith("which no picture of atoms has: ignored")
 
@@ -431,17 +428,17 @@ def test_too_many_pixels(tmp_path):
     refused(lambda: read_micrograph(tmp_path/"a.mrc"), "20000 x 20000", "too many")
 
 
-@pytest.mark.parametrize("kind", list(microscopes))
+@pytest.mark.parametrize("kind", [kind for kind in microscopes if kind != "mrc"])
 def test_without_the_extra(kind, tmp_path, monkeypatch):
     from microscopygpt.cli import complaint
     path = saved(tmp_path, "a", microscopes[kind]())
-    for name in [n for n in sys.modules if n.split(".")[0] in ("ncempy", "h5py")] + ["ncempy", "h5py"]: monkeypatch.setitem(sys.modules, name, None)
+    for name in [n for n in sys.modules if n.split(".")[0] in ("rsciio", "h5py")] + ["rsciio", "h5py"]: monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MicrographError, match=r"pip install 'microscopygpt\[io\]'") as e: read_micrograph(path)
     assert complaint(e.value) == str(e.value)
 
 
 def test_the_extra_is_not_loaded_in_vain():
-    code = "import sys, microscopygpt.micrograph; print([m for m in sys.modules if m in ('ncempy', 'h5py')])"
+    code = "import sys, microscopygpt.micrograph; print([m for m in sys.modules if m in ('rsciio', 'h5py')])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
@@ -518,13 +515,13 @@ def test_broken_paths(tmp_path):
     (tmp_path/"empty.png").touch()
     (tmp_path/"text.png").write_text("the dog ate it")
     np.save(tmp_path/"objects.npy", np.array([{}, 1], object), allow_pickle=True)
-    np.savez(tmp_path/"a.npz", picture)
+    np.savez(tmp_path/"a.npz", np.arange(9))
     refused(lambda: read_micrograph(tmp_path/"none.tif"), "no such file")
     refused(lambda: read_micrograph(tmp_path), "folder")
     refused(lambda: read_micrograph(tmp_path/"empty.png"), "empty")
     refused(lambda: read_micrograph(tmp_path/"text.png"), "not an image")
-    refused(lambda: read_micrograph(tmp_path/"objects.npy"), "Object arrays")
-    refused(lambda: read_micrograph(tmp_path/"a.npz"), "not an image")
+    refused(lambda: read_micrograph(tmp_path/"objects.npy"), "Python objects")
+    refused(lambda: read_micrograph(tmp_path/"a.npz"), "without a picture")
     refused(lambda: write_micrograph(Micrograph(picture), tmp_path/"a.bmp"), ".bmp")
     refused(lambda: write_micrograph(Micrograph(picture), tmp_path/"a.tif", 8), "bits")
 
