@@ -16,6 +16,7 @@ from .columns import NOISE_RESIDUAL, ColumnError, Columns, plane_cost
 from .crystal import FormulaError, reduced_formula
 from .lattice import Observation
 from .planes import solve_columns
+from .refine import CONTRAST_SIGMA
 
 # %% ../nbs/43b_composition.ipynb #43b00006
 def read_elements(elements # "Mo,S", "Mo S", or a list of symbols
@@ -59,7 +60,8 @@ def best_plane(observation:Observation, formula:str, seed:int=0)->Composed:
     else:
         found = unscaled_planes(observation, formula, seed)[0]
         plane, cost = found.plane, found.cost
-    return Composed(formula, float(cost + formula_cost(formula)), plane)
+    contrast = .5*((plane.fit.power - observation.imaging.z_power)/CONTRAST_SIGMA)**2 # brightness tells how many atoms a column holds
+    return Composed(formula, float(cost + contrast + formula_cost(formula)), plane)
 
 def compose(observation:Observation, elements:list, seed:int=0, progress=None # called with the share done and what is tried
            )->list: # of `Composed`, most plausible first
