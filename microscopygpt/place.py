@@ -73,7 +73,7 @@ def place(contenders:list, # of `Contender`; they are given `inferred` and, wher
     if not placed: return
     ends = [freed(contenders[i], ends[i], observation, potential, tick) for i in placed]
     misfits = [misfit_with(contenders[i], end, observation) for i, end in zip(placed, ends)]
-    weights = np.ones(len(placed)) if scores is None else np.exp(scores[placed] - np.max(scores))
+    weights = np.ones(len(placed)) if scores is None else np.exp(scores[placed] - np.max(scores[placed]))
     weights = np.where(weights < RIVAL, 0., weights) # among many, one agrees by chance
     clean = contenders[0].proof.residual < EXPLAINED_BY_NOISE*observation.noise_residual(contenders[0].proof.placed.cell)
     kinds = CLEAN_KINDS if clean and not observation.undone else KINDS
