@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['PROPOSERS', 'PLANES', 'PLANE_GAP', 'SHOWN_PER_PLANE', 'ROUNDS', 'FINISH', 'GUESSED_PER_PLANE', 'RESTLESS_PLANES',
            'RESTLESS_BUDGET', 'SETTLED_PER_PLANE', 'KNOWN_PLAN', 'WORTH_HEIGHTS', 'TEMPLATES_TRIED', 'ANSWERS_TRIED',
-           'ON_TOP', 'BOLDER', 'WATCHED', 'OFF_SCALE', 'COMPOSITIONS', 'RESCALED', 'SAME_SCORE', 'DOUBTFUL',
-           'USUAL_DISTANCE', 'USUAL_CONTRAST', 'SCALE_ERROR', 'NOTED', 'UNNAMED', 'LOWEST', 'Prediction',
+           'ON_TOP', 'BOLDER', 'WATCHED', 'OFF_SCALE', 'COMPOSITIONS', 'RESCALED', 'SAME_SCORE', 'CONVINCING',
+           'DOUBTFUL', 'USUAL_DISTANCE', 'USUAL_CONTRAST', 'SCALE_ERROR', 'NOTED', 'UNNAMED', 'LOWEST', 'Prediction',
            'PredictError', 'asked_formula', 'active_proposers', 'remembered', 'rising', 'scale_of', 'Search',
-           'lowest_of_each_size', 'predict_composition', 'unscaled_observation', 'on_its_scale', 'without_its_scale',
-           'rescaled', 'predict', 'corrections', 'warnings_for', 'guess', 'written', 'proposers_of', 'heights_of',
-           'own_files', 'free_folder']
+           'lowest_of_each_size', 'predict_composition', 'unscaled_observation', 'on_its_scale', 'on_either_scale',
+           'without_its_scale', 'rescaled', 'predict', 'corrections', 'warnings_for', 'guess', 'written',
+           'proposers_of', 'heights_of', 'own_files', 'free_folder']
 
 # %% ../nbs/45_predict.ipynb #b33550ad
 import base64, hashlib, inspect, io, itertools, json, platform, tempfile
@@ -120,7 +120,7 @@ ON_TOP = .3 # shortest distance over the sum of covalent radii, below which atom
 BOLDER = 1.4 # temperature at which the model is asked again when too few crystals came
 
 WATCHED = 3 # arrangements of heights over the first plane, whose size at rest is looked at
-OFF_SCALE = .06, .6 # log of the scale: nearer, the search goes on and decides at its end; farther, the potential is lost
+OFF_SCALE = .08, .6 # log of the scale: nearer, the search goes on and decides at its end; farther, the potential is lost
 
 def scale_of(cell:np.ndarray, other:np.ndarray # (2, 2) Å, on the same basis
             )->float:
@@ -335,9 +335,7 @@ def on_its_scale(question:Search, micrograph:Micrograph, imaging:Imaging, run)->
         search = question.on(observation)
         search.watching = doubted
         candidates = run(search)
-        if search.shift:
-            search = question.on(rescaled(micrograph, observation, search.shift, imaging))
-            candidates = run(search)
+        if search.shift: search, candidates = on_either_scale(question, micrograph, observation, search.shift, imaging, run)
     except LatticeError:
         if not doubted or micrograph.pixel_size is None or question.potential is None: raise
         search, candidates = question, []
@@ -355,6 +353,18 @@ def on_its_scale(question:Search, micrograph:Micrograph, imaging:Imaging, run)->
             found = run(again)
             if found and found[0].score > best.score - SAME_SCORE: search, candidates = again, found
     return search, candidates
+
+CONVINCING = .7 # confidence of an answer on another scale than the file's, with which that is not asked any more
+
+def on_either_scale(question, micrograph, observation, shift, imaging, run)->tuple: # (`Search`, candidates)
+    "An answer on the scale at which the first plane is at rest; where it does not convince, the better of it and one on the file's."
+    search = question.on(rescaled(micrograph, observation, shift, imaging))
+    candidates = run(search)
+    if candidates and candidates[0].inferred and candidates[0].confidence > CONVINCING: return search, candidates
+    told = question.on(observation)
+    found = run(told)
+    better = found and (not candidates or found[0].score > candidates[0].score)
+    return (told, found) if better else (search, candidates)
 
 def without_its_scale(question, micrograph, imaging, run, search, candidates)->tuple: # (`Search`, candidates)
     "The better of an answer on the file's scale and one that does not believe it."
