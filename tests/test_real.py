@@ -7,7 +7,7 @@ from microscopygpt.predict import predict
 
 IMAGES = Path(os.environ.get("MICROSCOPYGPT_DATA") or "/nowhere")/".."/"images"
 KNOWN = {"graphene": ("C", 191, 2.464, .0664), "MoS2": ("MoS2", 187, 3.188, .0738), "FeTe": ("FeTe", 129, 3.607, .0533)}
-FACTORS = [None, 1., 1.2, .75] # times the right pixel size; None tells none
+FACTORS = [None, 1., 1.2] # times the right pixel size; None tells none
 
 pytestmark = pytest.mark.skipif(not (IMAGES/"graphene.png").is_file(), reason="the experimental images are not beside MICROSCOPYGPT_DATA")
 
