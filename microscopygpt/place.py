@@ -68,6 +68,7 @@ def place(contenders:list, # of `Contender`; they are given `inferred` and, wher
     "Give contenders the lattice that measurement and physics agree on."
     ends = {r.index: r for r in at_rest([c.proof.slab for c in contenders], potential, ((len(contenders), 30),), tick)}
     placed = [i for i in range(len(contenders)) if i in ends]
+    if not placed: return
     ends = [freed(contenders[i], ends[i], observation, potential, tick) for i in placed]
     misfits = [misfit_with(contenders[i], end, observation) for i, end in zip(placed, ends)]
     weights = np.ones(len(placed)) if scores is None else np.exp(scores[placed] - np.max(scores))
