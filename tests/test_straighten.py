@@ -5,7 +5,7 @@ from microscopygpt.crystal import MicroscopyGPTError, Slab, cell_from_lengths, c
 from microscopygpt.lattice import Imaging, LatticeError, observe
 from microscopygpt.micrograph import Micrograph
 from microscopygpt.scan import Scan
-from microscopygpt.straighten import find_astigmatism, marks, observe_scan, shapes_of, straightened, turns_of
+from microscopygpt.straighten import Shape, find_astigmatism, is_passed_over, marks, observe_scan, shapes_of, straightened, turns_of
 
 SQUARE = from_slab(Slab(cell_from_lengths(3.8, 3.8, 90), np.array([[0, 0], [.5, .5]]), np.zeros(2), np.array([26, 34])))
 RECTANGLE = from_slab(Slab(cell_from_lengths(3.3, 5.4, 90), np.array([[0, .1], [.5, .5], [.5, .15]]), np.array([0, 1., -1.]), np.array([50, 16, 16])))
@@ -35,6 +35,18 @@ def test_an_oblique_crystal_stays_oblique(scan, seed):
     observation = observe(photo(OBLIQUE, scan, seed=seed))
     assert min(s.strain for s in shapes_of(observation)) < .05, "a symmetric lattice is near"
     assert straightened(observation) is observation and observation.bravais is None
+
+def test_black_phosphorus_stays_rhombic():
+    "Two equal columns that nearly have a threefold axis, 11 % away from a hexagonal lattice."
+    phosphorus = from_slab(Slab(np.diag([3.306, 4.631]), np.array([[0, .09], [.5, .41], [0, .91], [.5, .59]]), np.array([1, 1, -1, -1.]), np.full(4, 15)))
+    found = straightened(observe(photo(phosphorus)))
+    assert found.bravais == 3 and found.lattice.gamma == pytest.approx(109, abs=.2)
+
+def test_what_needs_a_large_strain_is_passed_over_where_another_needs_none():
+    hexagonal, rhombic = (Shape(np.eye(2), bravais, strain, misfit, np.zeros((2, 2))) for bravais, strain, misfit in ((0, .1, .2), (3, .001, .01)))
+    assert is_passed_over(hexagonal, [hexagonal, rhombic]) and not is_passed_over(rhombic, [hexagonal, rhombic])
+    assert not is_passed_over(hexagonal, [hexagonal, rhombic._replace(strain=.02)]), "any lattice may be near by chance"
+    assert not is_passed_over(hexagonal, [hexagonal, rhombic._replace(misfit=.1)]), "fewer symmetries always leave less"
 
 def test_a_straight_scan_changes_next_to_nothing():
     found = observe_scan(photo(MOS2))
