@@ -621,6 +621,7 @@ class Observation:
     imaging: Imaging = Imaging()
     measured: Lattice2D = field(default=None, repr=False) # as it lies in the view; None: as `lattice`
     astigmatism: np.ndarray = field(default_factory=lambda: np.zeros((2, 2)), repr=False) # Å², what the probe's covariance has beyond a round one
+    told: float = 1. # pixel size that came with the image over the one that lengths are in
     scaled: bool = True # whether the image came with a pixel size
     bravais: "int|None" = None # index into `BRAVAIS` of the symmetric lattice that the columns speak for
     undone: float = 0. # smooth displacement that was taken out of the view, Å rms

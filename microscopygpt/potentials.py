@@ -33,7 +33,7 @@ class Evaluation(NamedTuple):
 
 class CellEvaluation(NamedTuple):
     "What a potential says of some slabs and their cells."
-    energies: np.ndarray # (b,) eV/atom
+    energies: np.ndarray # (b,) eV/atom; inf where the potential has no finite answer
     forces: list # of (n, 3) eV/Å
     virials: np.ndarray # (b, 2, 2) eV, derivative of each slab's energy by strain in the plane
 
@@ -110,6 +110,9 @@ class Potential:
         for part in batches(slabs, self.atoms_at_once):
             energies[part], some, virials[part] = self.compute_virials(slabs[part])
             forces += list(some)
+        for i, force in enumerate(forces):
+            if np.isfinite(energies[i]) and np.isfinite(force).all() and np.isfinite(virials[i]).all(): continue
+            energies[i], forces[i], virials[i] = np.inf, np.zeros_like(force), 0.
         return CellEvaluation(energies, forces, virials)
 
 # %% ../nbs/39_potentials.ipynb #39a00010

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['PROPOSERS', 'PLANES', 'PLANE_GAP', 'SHOWN_PER_PLANE', 'ROUNDS', 'FINISH', 'GUESSED_PER_PLANE', 'RESTLESS_PLANES',
            'RESTLESS_BUDGET', 'SETTLED_PER_PLANE', 'KNOWN_PLAN', 'WORTH_HEIGHTS', 'TEMPLATES_TRIED', 'ANSWERS_TRIED',
-           'ON_TOP', 'BOLDER', 'COMPOSITIONS', 'RESCALED', 'SAME_SCORE', 'USUAL_DISTANCE', 'USUAL_CONTRAST',
-           'SCALE_ERROR', 'NOTED', 'UNNAMED', 'LOWEST', 'Prediction', 'PredictError', 'asked_formula',
-           'active_proposers', 'remembered', 'rising', 'Search', 'lowest_of_each_size', 'predict_composition',
-           'unscaled_observation', 'on_its_scale', 'without_its_scale', 'scale_of', 'rescaled', 'predict',
+           'ON_TOP', 'BOLDER', 'WATCHED', 'OFF_SCALE', 'COMPOSITIONS', 'RESCALED', 'SAME_SCORE', 'USUAL_DISTANCE',
+           'USUAL_CONTRAST', 'SCALE_ERROR', 'NOTED', 'UNNAMED', 'LOWEST', 'Prediction', 'PredictError', 'asked_formula',
+           'active_proposers', 'remembered', 'rising', 'scale_of', 'Search', 'lowest_of_each_size',
+           'predict_composition', 'unscaled_observation', 'on_its_scale', 'without_its_scale', 'rescaled', 'predict',
            'corrections', 'warnings_for', 'guess', 'written', 'proposers_of', 'heights_of', 'own_files', 'free_folder']
 
 # %% ../nbs/45_predict.ipynb #b33550ad
@@ -38,6 +38,7 @@ from .potentials import PACKAGES, POTENTIALS, PotentialError, load_potential
 from .propose import local_crystals, merge_answers, propose_templates, prove_columns, with_heights
 from .rank import EXPLAINED, PLAUSIBLE, contender, rank
 from .refine import Proposal, prove, resimulate, symmetrize
+from .rest import at_rest
 from .settle import restless, settle
 from .straighten import observe_scan
 from .surrogate import find_heights
@@ -117,12 +118,21 @@ TEMPLATES_TRIED, ANSWERS_TRIED = 12, 14 # proposals that are proven
 ON_TOP = .3 # shortest distance over the sum of covalent radii, below which atoms stand on each other: no crystal
 BOLDER = 1.4 # temperature at which the model is asked again when too few crystals came
 
+WATCHED = 3 # arrangements of heights over the first plane, whose size at rest is looked at
+OFF_SCALE = .06, .6 # log of the scale: nearer, the search goes on and decides at its end; farther, the potential is lost
+
+def scale_of(cell:np.ndarray, other:np.ndarray # (2, 2) Å, on the same basis
+            )->float:
+    "Log of the ratio of their lengths."
+    return float(.5*np.log(abs(np.linalg.det(cell)/np.linalg.det(other))))
+
 class Search:
     "One question on its way to an answer: what is known, what was proposed, what went wrong."
     def __init__(self, observation:Observation, formula:str, prompt:str, answers:int, seed:int, tell):
         self.observation, self.formula, self.prompt = observation, formula, prompt
         self.answers, self.seed, self.tell = answers, seed, tell
         self.potential, self.contenders, self.notes, self.asked = None, [], [], 0
+        self.watching, self.shift = False, 0. # whether the first plane's size at rest is looked at; log of how far it is off
         self.effort = 0. # of the potential, before the search began
 
     @property
@@ -205,6 +215,18 @@ def add_settled(self:Search, found:list # of `Relaxed`
 
 # %% ../nbs/45_predict.ipynb #6501f0c2
 @patch
+def off_scale(self:Search, found:list # of `Relaxed`, over the first plane
+             )->bool:
+    "Whether a plane at rest has quite another size than the image tells: then there is no use in going on at this scale."
+    if not self.watching or not found: return False
+    ends = self.compute(at_rest, [r.slab for r in found[:WATCHED]])
+    if not ends: return False
+    shift = scale_of(ends[0].slab.cell, found[0].slab.cell)
+    if not OFF_SCALE[0] < abs(shift) < OFF_SCALE[1]: return False
+    self.shift = shift
+    return True
+
+@patch
 def add_columns(self:Search, start, end):
     "Solve the planes, give them heights, and take them among the contenders."
     middle = start + .2*(end - start)
@@ -221,6 +243,7 @@ def add_columns(self:Search, start, end):
         self.tell(middle + (end - middle)*i/n, f"heights of plane {i+1} of {n}")
         place = min(i, 1) # all planes after the first get less
         found = self.compute(find_heights, plane, rounds=ROUNDS[place], finish=FINISH[place], seed=self.seed)
+        if i == 0 and self.off_scale(found): return
         calm = calm or not restless(found[:1])
         if not calm and self.patient():
             wanted = RESTLESS_PLANES
@@ -259,6 +282,7 @@ def run(self:Search, propose, vlm, crystals, k)->list: # of `Candidate`
         relatives = propose_templates(crystals, self.formula, self.observation)[:TEMPLATES_TRIED]
         self.add_known(self.prove(relatives, .15, .2))
     if "columns" in propose: self.add_columns(.2, .6)
+    if self.shift: return []
     if vlm: self.add_known(self.ask(vlm, 1., .6, .8))
     if vlm and len(rank(self.possible(), self.asked, k)) < k: self.add_known(self.ask(vlm, BOLDER, .8, .9))
     self.tell(.9, "finding the lattice at rest")
@@ -308,7 +332,11 @@ def on_its_scale(question:Search, micrograph:Micrograph, imaging:Imaging, run)->
         if micrograph.pixel_size is None: observation = unscaled_observation(question, micrograph, imaging)
         else: observation = observe_scan(micrograph, imaging, prompt_bravais(question.prompt))
         search = question.on(observation)
+        search.watching = doubted
         candidates = run(search)
+        if search.shift:
+            search = question.on(rescaled(micrograph, observation, search.shift, imaging))
+            candidates = run(search)
     except LatticeError:
         if not doubted or micrograph.pixel_size is None or question.potential is None: raise
         search, candidates = question, []
@@ -322,7 +350,7 @@ def on_its_scale(question:Search, micrograph:Micrograph, imaging:Imaging, run)->
         best = candidates[0]
         shift = scale_of(best.inferred.cell, best.proof.placed.cell)
         if abs(shift) > RESCALED:
-            again = question.on(rescaled(observation, shift))
+            again = question.on(rescaled(micrograph, observation, shift, imaging))
             found = run(again)
             if found and found[0].score > best.score - SAME_SCORE: search, candidates = again, found
     return search, candidates
@@ -337,15 +365,12 @@ def without_its_scale(question, micrograph, imaging, run, search, candidates)->t
     other.notes.append(f"The file says {told:.4g} Å/px, at which nothing explains the image; {right:.4g} Å/px does, and was taken.")
     return other, found
 
-def scale_of(cell:np.ndarray, other:np.ndarray # (2, 2) Å, on the same basis
-            )->float:
-    "Log of the ratio of their lengths."
-    return float(.5*np.log(abs(np.linalg.det(cell)/np.linalg.det(other))))
-
-def rescaled(observation:Observation, shift:float # log of the factor by which lengths grow
-            )->Observation:
-    "The observation with longer lengths."
-    return observation.onto(observation.lattice.cell*np.exp(shift))
+def rescaled(micrograph:Micrograph, observation:Observation, shift:float, # log of the factor by which lengths grow
+             imaging:Imaging)->Observation:
+    "The micrograph observed on another scale; what the file told is kept in mind."
+    factor, pixel_size = float(np.exp(shift)), observation.source_pixel_size
+    again = observe_scan(replace(micrograph, pixel_size=pixel_size*factor), imaging)
+    return replace(again, told=observation.told/factor, scaled=observation.scaled)
 
 # %% ../nbs/45_predict.ipynb #9a11c1d3
 def predict(image, # path, array or `Micrograph`
@@ -404,7 +429,7 @@ def corrections(micrograph:Micrograph, observation:Observation, candidates:list)
     "How far the answer's lattice is from the one in the image, in words."
     if not candidates or candidates[0].inferred is None: return []
     inferred = candidates[0].inferred
-    size, trusted = observation.source_pixel_size, inferred.trust["exact"]
+    size, trusted = observation.source_pixel_size*observation.told, inferred.trust["exact"]
     scale, said = np.exp(inferred.strain.scale), []
     if not observation.scaled:
         said.append(f"The image tells no pixel size. The crystal at rest fits {size*scale:.4g} Å/px, which is inferred, "
@@ -560,7 +585,7 @@ def _of_cell(cell): return dict(zip(("a", "b", "gamma"), map(float, cell_lengths
 def _inferred(c, observation):
     "What was measured of a candidate's lattice, how far it is from rest, and which kind of instrument that speaks for."
     found = c.inferred
-    return dict(lattice_measured=_of_cell(observation.in_view(c.proof.placed.cell)),
+    return dict(lattice_measured=_of_cell(observation.in_view(c.proof.placed.cell)*observation.told),
                 strain_scale=float(found.strain.scale) if found else None,
                 strain_shape=float(found.strain.shape) if found else None,
                 instrument={kind: float(p) for kind, p in found.trust.items()} if found else None)

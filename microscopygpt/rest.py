@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['STILL', 'REST_PLAN', 'REST_SCALE', 'REST_SHAPE', 'SYMMETRIC_SHAPE', 'PSEUDOSYMMETRIC', 'REST_TAIL', 'RAW_SCALE',
-           'RAW_SHAPE', 'RAW_TAIL', 'KINDS', 'CLEAN_KINDS', 'CellRelaxation', 'FreeRelaxation', 'at_rest', 'Strain',
-           'strain_between', 'Inferred', 'of_shape', 'Shapes', 'densities', 'Misfit', 'misfit_of', 'trust_in',
+           'RAW_SHAPE', 'RAW_TAIL', 'KINDS', 'CLEAN_KINDS', 'IMPOSSIBLE', 'CellRelaxation', 'FreeRelaxation', 'at_rest',
+           'Strain', 'strain_between', 'Inferred', 'of_shape', 'Shapes', 'densities', 'Misfit', 'misfit_of', 'trust_in',
            'infer_cell']
 
 # %% ../nbs/42c_rest.ipynb #42c00003
 from typing import NamedTuple
 import numpy as np
-from scipy.linalg import expm, logm
+from scipy.linalg import expm
 from scipy.stats import norm, t as student
 from .crystal import Slab, cell_lengths
 from .heights import HeightRelaxation, Relaxed, relax_heights
@@ -77,7 +77,8 @@ def strain_between(measured:np.ndarray, other:np.ndarray # (2, 2) Å, on the sam
                   )->Strain:
     "The strain that takes one cell to another."
     F = np.linalg.solve(measured, other)
-    log_stretch = np.real(logm(F@F.T))/2
+    squares, axes = np.linalg.eigh(F@F.T)
+    log_stretch = (axes*np.log(squares)/2)@axes.T
     scale = float(np.trace(log_stretch)/2)
     return Strain(scale, float(np.abs(np.linalg.eigvalsh(log_stretch - scale*np.eye(2))).max()), log_stretch)
 
@@ -124,6 +125,8 @@ def densities(scale:float, shapes:Shapes, scaled:bool=True)->dict: # kind -> den
         raw = of_shape(shapes.to_symmetric, RAW_SHAPE, RAW_TAIL, shapes.fixed)*rest
     return dict(exact=rest_scale*straight, unscaled=raw_scale*straight, raw=raw_scale*raw)
 
+IMPOSSIBLE = 1e-30 # ratio of densities, below which all are the same
+
 class Misfit(NamedTuple):
     "One crystal's measured cell against that at rest."
     measured: np.ndarray # (2, 2) Å, in the view
@@ -151,6 +154,7 @@ def trust_in(misfits:list, # of `Misfit`, of the crystals that may be in the ima
     "Of which kind the instrument is, by all crystals together."
     found = {kind: share*sum(w*m.likely[kind] for m, w in zip(misfits, weights)) for kind, share in kinds.items()}
     total = sum(found.values())
+    if not total > 0: return dict(kinds)
     return {kind: float(value/total) for kind, value in found.items()}
 
 def infer_cell(misfit:Misfit, trust:dict, # kind of instrument -> probability
@@ -162,4 +166,4 @@ def infer_cell(misfit:Misfit, trust:dict, # kind of instrument -> probability
     scale, shape = strain.scale*np.eye(2), strain.log_stretch - strain.scale*np.eye(2)
     cell = misfit.measured@expm(size*scale + trust["raw"]*shape)
     likely, agreed = (sum(share*values[kind] for kind, share in kinds.items()) for values in (misfit.likely, misfit.agreed))
-    return Inferred(cell, strain, trust, float(np.log(likely/agreed)))
+    return Inferred(cell, strain, trust, float(np.log(max(likely/agreed, IMPOSSIBLE))))
