@@ -24,7 +24,7 @@ REHEIGHT_PLAN = ((1, 12),) # how many are followed for how many steps
 FREE_PLAN = ((1, 60),) # the same where columns are let go too
 ALLOWED = 1.1 # times the residual of the fitted columns, that those at rest may always leave
 RIVAL = .15 # as probable as the best by all else, or it has no say in what the instrument is
-COLLAPSED = .35 # strain: no crystal is so far from what a microscope shows; the potential lost it
+COLLAPSED = .45 # strain: no crystal is so far from what a microscope shows; the potential lost it
 SNAP = .1 # Å, how far symmetry may move an atom of a contender on its new lattice
 
 def differ(one:np.ndarray, other:np.ndarray # (2, 2) Å, on the same basis

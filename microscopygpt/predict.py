@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['PROPOSERS', 'PLANES', 'PLANE_GAP', 'SHOWN_PER_PLANE', 'ROUNDS', 'FINISH', 'GUESSED_PER_PLANE', 'RESTLESS_PLANES',
            'RESTLESS_BUDGET', 'SETTLED_PER_PLANE', 'KNOWN_PLAN', 'WORTH_HEIGHTS', 'TEMPLATES_TRIED', 'ANSWERS_TRIED',
-           'ON_TOP', 'BOLDER', 'WATCHED', 'OFF_SCALE', 'COMPOSITIONS', 'RESCALED', 'SAME_SCORE', 'USUAL_DISTANCE',
-           'USUAL_CONTRAST', 'SCALE_ERROR', 'NOTED', 'UNNAMED', 'LOWEST', 'Prediction', 'PredictError', 'asked_formula',
-           'active_proposers', 'remembered', 'rising', 'scale_of', 'Search', 'lowest_of_each_size',
-           'predict_composition', 'unscaled_observation', 'on_its_scale', 'without_its_scale', 'rescaled', 'predict',
-           'corrections', 'warnings_for', 'guess', 'written', 'proposers_of', 'heights_of', 'own_files', 'free_folder']
+           'ON_TOP', 'BOLDER', 'WATCHED', 'OFF_SCALE', 'COMPOSITIONS', 'RESCALED', 'SAME_SCORE', 'DOUBTFUL',
+           'USUAL_DISTANCE', 'USUAL_CONTRAST', 'SCALE_ERROR', 'NOTED', 'UNNAMED', 'LOWEST', 'Prediction',
+           'PredictError', 'asked_formula', 'active_proposers', 'remembered', 'rising', 'scale_of', 'Search',
+           'lowest_of_each_size', 'predict_composition', 'unscaled_observation', 'on_its_scale', 'without_its_scale',
+           'rescaled', 'predict', 'corrections', 'warnings_for', 'guess', 'written', 'proposers_of', 'heights_of',
+           'own_files', 'free_folder']
 
 # %% ../nbs/45_predict.ipynb #b33550ad
 import base64, hashlib, inspect, io, itertools, json, platform, tempfile
@@ -340,7 +341,7 @@ def on_its_scale(question:Search, micrograph:Micrograph, imaging:Imaging, run)->
     except LatticeError:
         if not doubted or micrograph.pixel_size is None or question.potential is None: raise
         search, candidates = question, []
-    hopeless = not candidates or candidates[0].residual > EXPLAINED
+    hopeless = not candidates or candidates[0].residual > EXPLAINED or question.potential and candidates[0].inferred is None
     if hopeless and doubted and micrograph.pixel_size is not None and question.potential is not None:
         try: search, candidates = without_its_scale(question, micrograph, imaging, run, search, candidates)
         except MicroscopyGPTError:
@@ -360,7 +361,7 @@ def without_its_scale(question, micrograph, imaging, run, search, candidates)->t
     observation = unscaled_observation(question, micrograph, imaging)
     other = question.on(observation)
     found = run(other)
-    if not found or candidates and found[0].residual > candidates[0].residual: return search, candidates
+    if not found or found[0].residual > EXPLAINED or found[0].inferred is None: return search, candidates
     right, told = observation.source_pixel_size, micrograph.pixel_size
     other.notes.append(f"The file says {told:.4g} Å/px, at which nothing explains the image; {right:.4g} Å/px does, and was taken.")
     return other, found
@@ -420,6 +421,7 @@ def predict(image, # path, array or `Micrograph`
     return Prediction(micrograph, observation, formula, prompt, candidates, getattr(vlm, "name", "no model"), seed, notes, asked)
 
 # %% ../nbs/45_predict.ipynb #9a11c0df
+DOUBTFUL = .25 # confidence, below which the question itself is doubted
 USUAL_DISTANCE = .7, 1.2 # shortest distance over the sum of covalent radii; 1 % of the databases lie outside
 USUAL_CONTRAST = .8, 2.2 # exponents that have been seen
 SCALE_ERROR = .03 # of a scale from rest: three of four crystals
@@ -448,6 +450,9 @@ def warnings_for(micrograph, observation, candidates)->list: # of str
     notes = list(dict.fromkeys([*micrograph.warnings, *observation.view.warnings, *observation.lattice.warnings]))
     if not candidates or candidates[0].residual >= EXPLAINED:
         return [*notes, "No candidate explains the image: check the formula and the pixel size."]
+    if candidates[0].confidence < DOUBTFUL:
+        notes.append(f"Even the best answer is right with a probability of {candidates[0].confidence:.0%} only: "
+                     "check the formula and the pixel size.")
     near, power = candidates[0].proof.crowding, candidates[0].proof.fit.power
     if not USUAL_DISTANCE[0] <= near <= USUAL_DISTANCE[1]:
         notes.append(f"The nearest atoms of the best candidate are {near:.2f} times as far apart as their covalent radii add up to, "
