@@ -93,7 +93,8 @@ FIELDS = ("image", "formula", "outcome", "a", "b", "gamma", "atoms", "space_grou
 def answer_line(prediction, # of `predict`
                )->dict:
     "What a table says of a prediction."
-    line = dict(formula=prediction.formula, pixel_size=round(prediction.micrograph.pixel_size, 5), message="; ".join(prediction.warnings))
+    size = prediction.micrograph.pixel_size or prediction.pixel_size_inferred
+    line = dict(formula=prediction.formula, pixel_size=size and round(size, 5), message="; ".join(prediction.warnings))
     if not prediction.candidates: return line | dict(outcome="no candidate")
     best = prediction.best
     a, b, gamma = cell_lengths(to_slab(best.atoms).cell)

@@ -19,12 +19,13 @@ from pymatgen.core import Element
 from .crystal import BRAVAIS, CrystalError, MicroscopyGPTError, cell_lengths, read_crystal, reduced_formula, standardize, superpose, to_slab, typed_formula, write_crystal
 from .chat import make_prompt, parse_answer
 from .data import SOURCES, have_database
-from .lattice import Imaging, observe, pixel_size_from_lattice, plot_lattice
+from .lattice import Imaging, pixel_size_from_lattice, plot_lattice
 from .micrograph import Micrograph, MicrographError, pixel_size_from_ruler, read_micrograph
 from .compact import prompt_words
 from .predict import PROPOSERS, PredictError, Prediction, predict, proposers_of
 from .rank import fit_in_words
 from .stem import render
+from .straighten import observe_scan
 from .widgets import CrystalView, Pad, Picker, Ranking
 
 # %% ../nbs/11_explore.ipynb #8767aeff
@@ -131,7 +132,7 @@ def _image_section(self:Explorer):
     part["picker"] = Picker(lambda name, data: self._guarded(self._uploaded, name, data), label="Choose a micrograph", hint="or drop it here: PNG, TIFF, DM3, DM4, EMD, MRC, npy", accept=SUFFIXES)
     part["example"] = w.Dropdown(options=[("no example", "")] + [(name, name) for name in EXAMPLES], description="or an example", **_wide)
     part["pad"] = Pad(layout=w.Layout(width="100%"))
-    part["pixel_size"] = w.Text(placeholder="Å per pixel", description="Pixel size (Å/px)", continuous_update=False, **_wide)
+    part["pixel_size"] = w.Text(placeholder="Å per pixel; inferred where empty", description="Pixel size (Å/px)", continuous_update=False, **_wide)
     part["length"] = w.Text(placeholder="Å", description="Ruler's length (Å)", continuous_update=False, **_wide)
     part["constant"] = w.Text(placeholder="Å, the shortest period that the image shows", description="Known a (Å)", continuous_update=False, **_wide)
     part["scale"] = _folded("No pixel size? Measure it", w.HTML("Put the <b>ruler</b> on the scale bar and type its length, or type a lattice constant that you know."), part["length"], part["constant"])
@@ -219,7 +220,7 @@ def _calibrated(self:Explorer):
     def then(found):
         if isinstance(found, Exception): self._image["lattice"].value = ""; raise found
         self._image["pixel_size"].value = f"{found:.6g}"
-    whole, box, distortion = replace(self.micrograph, pixel_size=None), self._image["pad"].box, self.imaging().distortion
+    whole, box, distortion = replace(self.micrograph, pixel_size=None), self._image["pad"].box, self.imaging().distortion or 0.
     self._behind(lambda: pixel_size_from_lattice(whole.crop(*map(int, box)) if box else whole, a, distortion), then)
 
 @patch
@@ -239,7 +240,7 @@ def _changed(self:Explorer):
     if self._quiet or self.micrograph is None: return
     part, m = self._image, self.prepared()
     self.observation, part["plot"].value = None, ""
-    if m.pixel_size is None: part["lattice"].value = "<span class='mgpt-warn'>The scale is unknown: give the pixel size, or measure it below.</span>"; return
+    if m.pixel_size is None: part["lattice"].value = "<span class='mgpt-warn'>The scale is unknown: it will be inferred from the crystal. It is quicker and surer to give the pixel size, or to measure it below.</span>"; return
     part["lattice"].value, self._asked_about = "Measuring the lattice …", m
     def then(found):
         if m is not self._asked_about: return
@@ -249,7 +250,7 @@ def _changed(self:Explorer):
         part["lattice"].value = f"<b>Measured lattice:</b> a = {l.a:.3f} Å, b = {l.b:.3f} Å, γ = {l.gamma:.2f}° (explains {l.quality:.0%} of the image){notes}"
         self._preview(); self._draw_lattice()
     imaging, bravais = self.imaging(), self.bravais()
-    self._behind(lambda: observe(m, imaging, bravais), then)
+    self._behind(lambda: observe_scan(m, imaging, bravais), then)
 
 @patch
 def _draw_lattice(self:Explorer):
@@ -285,14 +286,16 @@ def _question_section(self:Explorer, model):
     part["model"] = w.Dropdown(options=MODELS, value="compact" if model == "compact" else "other", description="Model", **_wide)
     part["other"] = w.Text(value="" if model == "compact" else model, placeholder="folder or name", description="Folder or name", **_wide)
     part["k"] = w.IntSlider(value=5, min=1, max=10, description="Candidates", **_wide)
+    part["inferred"] = w.Checkbox(value=True, description="Infer the distortion from columns and potential", indent=False, layout=dict(width="auto", margin="0 0 0 144px"))
     part["distortion"] = w.FloatSlider(value=0, min=0, max=8, step=.5, description="Distortion (%)", readout_format=".1f", **_wide)
     part["probe"] = w.FloatSlider(value=.52, min=.2, max=1, step=.02, description="Probe and blur (Å)", readout_format=".2f", **_wide)
     part["z_power"] = w.FloatSlider(value=1.7, min=.5, max=2.5, step=.05, description="Contrast, Z to the", readout_format=".2f", **_wide)
     part["heights"] = w.Dropdown(options=HEIGHTS, value="chgnet", description="Heights", **_wide)
     part["seed"] = w.BoundedIntText(value=0, min=0, max=2**31 - 1, description="Seed", **_wide)
     for name in ("formula", "text", "model"): part[name].observe(lambda change: self._preview(), "value")
-    for name in ("bravais", "distortion"): part[name].observe(lambda change: self._guarded(self._changed), "value")
-    part["imaging"] = _folded("What to assume of the image", w.HTML("How far drift and scan may have distorted the image (the lattice is then taken as symmetric as that allows), and where the fit of probe and contrast starts."), part["distortion"], part["probe"], part["z_power"])
+    for name in ("bravais", "inferred", "distortion"): part[name].observe(lambda change: self._guarded(self._changed), "value")
+    w.dlink((part["inferred"], "value"), (part["distortion"], "disabled"))
+    part["imaging"] = _folded("What to assume of the image", w.HTML("How far drift and scan may have distorted the image: inferred, or a limit up to which the lattice is taken as symmetric as that allows. Where the fit of probe and contrast starts."), part["inferred"], part["distortion"], part["probe"], part["z_power"])
     self._preview()
     return _titled("2 · Question", part["formula"], part["bravais"], part["text"], part["preview"], who, part["model"], part["other"], part["k"], part["imaging"], _folded("More", part["heights"], part["seed"]), self._action_row(), **_half)
 
@@ -351,7 +354,8 @@ def question(self:Explorer)->dict: # keywords of `predict`
 def imaging(self:Explorer)->Imaging:
     "What the fields assume of the image."
     part, start = self._question, Imaging()
-    return Imaging(part["probe"].value if part["probe"].value != .52 else start.probe, part["z_power"].value, part["distortion"].value/100)
+    distortion = None if part["inferred"].value else part["distortion"].value/100
+    return Imaging(part["probe"].value if part["probe"].value != .52 else start.probe, part["z_power"].value, distortion)
 
 # %% ../nbs/11_explore.ipynb #5571debd
 @patch

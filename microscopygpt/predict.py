@@ -305,14 +305,14 @@ def predict_composition(image, elements, formula, pixel_size, given:dict)->"Pred
     for i, one in enumerate(found[:COMPOSITIONS]):
         part = (.21 + .79*i/COMPOSITIONS, .79/COMPOSITIONS)
         given.update(model=model, progress=lambda done, what, part=part: tell(part[0] + part[1]*(done or 0), f"{one.formula}: {what}"))
-        answers.append(predict(micrograph, one.formula, pixel_size, **given))
+        answers.append(predict(micrograph, one.formula, **given))
     best = max(answers, key=lambda a: a.best.confidence if a.candidates else 0.)
     others = ", ".join(f"{a.formula} ({a.best.confidence if a.candidates else 0:.2f})" for a in answers if a is not best)
     note = f"The ratio of {', '.join(elements)} was solved from the columns: {best.formula} is the most probable"
     best.warnings.insert(0, note + (f", then {others}." if others else "."))
     return best
 
-#| export
+# %% ../nbs/45_predict.ipynb #9a11c1d1
 RESCALED = .03 # log of the scale: an answer that is farther off is sought once more on its own scale
 SAME_SCORE = 1. # log odds, by which the answer on the other scale may be worse and is taken all the same
 
@@ -383,7 +383,7 @@ def rescaled(micrograph:Micrograph, observation:Observation, shift:float, # log 
     again = observe_scan(replace(micrograph, pixel_size=pixel_size*factor), imaging)
     return replace(again, told=observation.told/factor, scaled=observation.scaled)
 
-#| export
+# %% ../nbs/45_predict.ipynb #9a11c1d3
 def predict(image, # path, array or `Micrograph`
             formula:"str|None"=None, # e.g. "MoS2"; may come from the prompt
             pixel_size:"float|None"=None, # Å per pixel; needed unless the file tells
@@ -595,14 +595,37 @@ def heights_of(candidate)->str:
     if candidate.margin is None: return "heights guessed"
     return "lowest of its size" if candidate.margin < LOWEST else f"+{1e3*candidate.margin:.0f} meV/atom"
 
-def _plain(c, rank):
+def _of_cell(cell): return dict(zip(("a", "b", "gamma"), map(float, cell_lengths(cell))))
+
+def _inferred(c, observation):
+    "What was measured of a candidate's lattice, how far it is from rest, and which kind of instrument that speaks for."
+    found = c.inferred
+    return dict(lattice_measured=_of_cell(observation.in_view(c.proof.placed.cell)*observation.told),
+                strain_scale=float(found.strain.scale) if found else None,
+                strain_shape=float(found.strain.shape) if found else None,
+                instrument={kind: float(p) for kind, p in found.trust.items()} if found else None)
+
+def _plain(c, rank, observation):
     a, b, gamma = cell_lengths(to_slab(c.atoms).cell)
     return dict(rank=rank, file=f"rank_{rank}.cif", formula=c.formula, a=a, b=b, gamma=gamma,
                 n_atoms=int(c.atoms.num_atoms), space_group=c.space_group, score=c.score, confidence=c.confidence,
                 residual=c.residual, proposers=list(proposers_of(c)), origins=list(c.origins), votes=c.votes,
                 heights="guessed" if c.energy is None else "computed", energy_ev_per_atom=c.energy,
                 margin_ev_per_atom=c.margin, atoms_moved=c.proof.fit.moved, contrast_exponent=c.proof.fit.power,
-                probe_sigma=c.proof.fit.variance**.5, why=c.why)
+                probe_sigma=c.proof.fit.variance**.5, why=c.why, **_inferred(c, observation))
+
+@patch(as_prop=True)
+def pixel_size_inferred(self:Prediction)->"float|None": # Å/px; None where the lattice was not inferred
+    "The pixel size that the best candidate's lattice speaks for."
+    observation, size = self.observation, self.observation.source_pixel_size
+    if not self.candidates or self.best.inferred is None: return None if observation.scaled else size
+    return float(size*np.exp(scale_of(self.best.inferred.cell, observation.in_view(self.best.proof.placed.cell))))
+
+def _scan(prediction):
+    "What the scan did to the image, as far as it was found."
+    observation = prediction.observation
+    return dict(drift_undone_angstrom=float(observation.undone), probe_elongation=observation.astigmatism.tolist(),
+                pixel_size_told=prediction.micrograph.pixel_size, pixel_size_inferred=prediction.pixel_size_inferred)
 
 @patch
 def proposers(self:Prediction)->list: # of str
@@ -625,7 +648,8 @@ def as_dict(self:Prediction)->dict:
     return dict(formula=self.formula, prompt=self.prompt, image=self.micrograph.source,
                 pixel_size=self.micrograph.pixel_size, model=self.model, proposers=self.proposers(), heights=potential,
                 seed=self.seed, explained=self.explained, imaging=asdict(self.observation.imaging), lattice=lattice,
-                warnings=self.warnings, candidates=[_plain(c, i) for i, c in enumerate(self.candidates, 1)],
+                scan=_scan(self), warnings=self.warnings,
+                candidates=[_plain(c, i, self.observation) for i, c in enumerate(self.candidates, 1)],
                 versions=package_versions(*packages), python=platform.python_version())
 
 # %% ../nbs/45_predict.ipynb #08fee851

@@ -48,6 +48,8 @@ def test_version(capsys):
     (["predict", "scan.tif", "--k", "0", "--out", "out"], "--k"),
     (["predict", "scan.tif", "--k", "-3", "--out", "out"], "--k"),
     (["predict", "scan.tif", "--k", "five", "--out", "out"], "--k"),
+    (["predict", "scan.tif", "--elements", " ", "--out", "out"], "no elements"),
+    (["predict", "scan.tif", "--distortion", "much", "--out", "out"], "inferred"),
     (["predict", "scan.tif", "--relax", "magic", "--out", "out"], "magic"),
     (["predict", "scan.tif", "--propose", "columns,psychic", "--out", "out"], "psychic"),
     (["predict", "scan.tif", "--propose", "", "--out", "out"], "--propose"),
@@ -261,7 +263,7 @@ def test_exit_codes(explained, code, mos2, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("microscopygpt.predict.predict", predict)
     assert main(["predict", "scan.tif", "--formula", "MoS2", "--pixel-size", "0.1", "--out", str(tmp_path/"new/out")]) == code
     out, err = capsys.readouterr()
-    assert asked == [(("scan.tif", "MoS2", .1), dict(prompt=None, k=5, propose=("columns", "model", "templates"), model="compact", heights="chgnet", relax=None, imaging=Imaging(), seed=0))]
+    assert asked == [(("scan.tif", "MoS2", .1), dict(elements=None, prompt=None, k=5, propose=("columns", "model", "templates"), model="compact", heights="chgnet", relax=None, imaging=Imaging(), seed=0))]
     assert (tmp_path/"new/out/rank_1.cif").exists() and "1  MoS2  a 3.180" in out and str(tmp_path) in out
     lines = out.splitlines()
     assert [line.split("  ")[-2:] for line in lines[:3]] == [["by columns+templates", "lowest of its size"], ["by columns+templates", "+23 meV/atom"], ["by columns+templates", "heights guessed"]]
@@ -411,7 +413,27 @@ def test_lab_without_the_app_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "anywidget" else find(name, *rest))
     assert "microscopygpt[app]" in refused(capsys, "lab")
 
-def test_distortion_is_a_share(tmp_path, capsys):
-    assert "0 to 0.08" in refused(capsys, "predict", str(DEMO), "--formula", "MoSe2", "--distortion", "3", "--out", str(tmp_path))
+def test_distortion_is_inferred_or_a_share(tmp_path, capsys, mos2, monkeypatch):
+    assert "0 to 0.2" in refused(capsys, "predict", str(DEMO), "--formula", "MoSe2", "--distortion", "3", "--out", str(tmp_path))
     assert main(["predict", str(DEMO), "--formula", "MoSe2", "--distortion", "0.03", "--k", "1", *QUICK, "--out", str(tmp_path)]) == 0
     assert json.loads((tmp_path/"prediction.json").read_text())["imaging"]["distortion"] == .03
+    asked = []
+    monkeypatch.setattr("microscopygpt.predict.predict", lambda *args, imaging, **kw: asked.append(imaging.distortion) or Answer(mos2, True))
+    for options in ([], ["--distortion", "inferred"], ["--distortion", "0"]): main(["predict", str(DEMO), "--formula", "MoSe2", *options, "--out", str(tmp_path)])
+    assert asked == [None, None, 0]
+
+def test_elements_in_place_of_a_formula(tmp_path, capsys, mos2, monkeypatch):
+    assert "not both" in refused(capsys, "predict", str(DEMO), "--formula", "MoSe2", "--elements", "Mo,Se", "--out", str(tmp_path))
+    assert "no list of elements" in refused(capsys, "predict", str(DEMO), "--elements", "Mo,Xx", "--out", str(tmp_path))
+    assert main(["predict", str(DEMO), "--elements", "Mo,Se", "--k", "1", "--propose", "columns", "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path/"prediction.json").read_text())["formula"] == "MoSe2"
+    assert "MoSe2 is the most probable" in capsys.readouterr().out
+
+def test_an_image_without_a_pixel_size_is_answered(mos2, picture, tmp_path, capsys):
+    image = _write(tmp_path/"scan.png", _bytes(picture))
+    line = refused(capsys, *predict(image, tmp_path/"out", "--formula", "MoS2")) # no potential, no scale
+    assert "no pixel size" in line and "--heights chgnet" in line and "heights=" not in line
+    assert main(["predict", str(image), "--formula", "MoS2", "--k", "1", "--propose", "columns", "--out", str(tmp_path/"out")]) == 0
+    scan = json.loads((tmp_path/"out"/"prediction.json").read_text())["scan"]
+    assert scan["pixel_size_told"] is None and scan["pixel_size_inferred"] == pytest.approx(.1, rel=.03)
+    assert "which is inferred" in capsys.readouterr().out

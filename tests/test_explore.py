@@ -64,13 +64,27 @@ def test_bad_fields_are_a_message(field, value, says):
     assert says in said(explorer), said(explorer)
     assert explorer.prediction is None and not explorer.ask_button.disabled
 
-def test_an_empty_pixel_size_is_the_file_s_or_a_message():
+def test_an_empty_pixel_size_is_the_file_s():
     explorer = Explorer("graphene")
     explorer._image["pixel_size"].value = "0.12"; explorer._image["pixel_size"].value = ""
     assert explorer._image["pixel_size"].value == "0.1"
+
+def test_a_scale_that_nobody_knows_is_inferred_where_a_potential_can():
     bare = Explorer(Micrograph(example("graphene")[0].data), "C")
+    assert "will be inferred" in bare._image["lattice"].value
+    bare._question["by_model"].value = False
     bare.ask_button.click()
-    assert "pixel size is unknown" in said(bare)
+    assert said(bare) == "" and bare.prediction.pixel_size_inferred == pytest.approx(.1, rel=.03)
+    assert "which is inferred" in bare._answer["verdict"].value
+    bare._question["heights"].value = "none"
+    bare.ask_button.click()
+    assert "no pixel size" in said(bare)
+
+def test_distortion_is_inferred_unless_a_limit_is_set():
+    explorer = Explorer("graphene"); part = explorer._question
+    assert explorer.imaging().distortion is None and part["distortion"].disabled
+    part["inferred"].value, part["distortion"].value = False, 3
+    assert explorer.imaging().distortion == .03 and not part["distortion"].disabled
 
 def test_boxes_and_heights_are_options_of_predict():
     explorer = Explorer("graphene"); part = explorer._question

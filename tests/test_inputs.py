@@ -281,9 +281,13 @@ def test_bright_field_is_said_and_inverted():
 
 def test_hints_are_options(tmp_path, capsys):
     tifffile.imwrite(tmp_path/"a.tif", GRAY)
-    assert main(["predict", str(tmp_path/"a.tif"), "--formula", "MoSe2", "--out", str(tmp_path/"out")]) == 2
+    unscaled = ["predict", str(tmp_path/"a.tif"), "--formula", "MoSe2", "--propose", "columns", "--out", str(tmp_path/"out")]
+    assert main([*unscaled, "--heights", "none"]) == 2
     said = capsys.readouterr().err
-    assert "--pixel-size" in said and "read_micrograph" not in said and "--invert" in as_options("invert it (invert=True)")
+    assert "--heights chgnet" in said and "heights=" not in said
+    assert main(unscaled) == 0
+    said = capsys.readouterr().out
+    assert "--pixel-size" in said and "pixel_size" not in said and "read_micrograph" not in said and "--invert" in as_options("invert it (invert=True)")
 
 def test_home_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))

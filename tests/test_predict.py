@@ -3,7 +3,7 @@ import json, os
 from pathlib import Path
 import numpy as np, pytest
 from microscopygpt.chat import make_prompt, parse_answer
-from microscopygpt.crystal import compare, parse_formula, read_crystal
+from microscopygpt.crystal import FormulaError, compare, parse_formula, read_crystal
 from microscopygpt.data import split_of
 from microscopygpt.lattice import Imaging, observe
 from microscopygpt.micrograph import Micrograph
@@ -12,6 +12,7 @@ from microscopygpt.model import load_model
 from microscopygpt.potentials import Potential, PotentialError
 from microscopygpt.predict import PROPOSERS, PredictError, guess, heights_of, predict, proposers_of
 from microscopygpt.refine import Proposal, prove
+from microscopygpt.scan import Scan, scan_image
 from microscopygpt.stem import render
 
 UNSEEN = {"MoSe2": "3.32 3.32 18.34\n90 90 120\nMo 0 0 .5\nSe .33333 .66667 .59106\nSe .33333 .66667 .40894",
@@ -158,6 +159,16 @@ def test_an_answer_says_what_was_computed(computed):
     assert computed.potential() == "chgnet" and computed.proposers() == ["columns", "model"] and not heights_notes(computed)
     assert (first["energy_ev_per_atom"], first["margin_ev_per_atom"], first["votes"]) == (best.energy, best.margin, best.votes)
 
+def test_an_answer_says_what_was_inferred(computed):
+    facts = json.loads(json.dumps(computed.as_dict(), allow_nan=False))
+    scan, first = facts["scan"], facts["candidates"][0]
+    assert scan["drift_undone_angstrom"] == 0 and scan["pixel_size_told"] == .1 and scan["pixel_size_inferred"] == pytest.approx(.1, rel=2e-3)
+    assert np.array(scan["probe_elongation"]).shape == (2, 2) and np.abs(scan["probe_elongation"]).max() < .02
+    assert [first["lattice_measured"][name] for name in ("a", "b", "gamma")] == pytest.approx([3.32, 3.32, 120], rel=2e-3)
+    assert abs(first["strain_scale"]) < .02 and 0 <= first["strain_shape"] < .01
+    assert set(first["instrument"]) == {"exact", "unscaled", "raw"} and sum(first["instrument"].values()) == pytest.approx(1)
+    assert first["instrument"]["exact"] > .9 and not any("seems" in w or "sheared" in w for w in computed.warnings)
+
 def test_the_same_seed_gives_the_same_heights(computed):
     assert predict(micrograph("MoSe2"), "MoSe2", templates=None, k=3).as_dict() == computed.as_dict()
 
@@ -165,7 +176,9 @@ def test_without_a_potential_heights_are_guessed():
     prediction = predict(micrograph("MoSe2"), "MoSe2", templates=None, heights=None, k=3)
     for c, plain in zip(prediction.candidates, prediction.as_dict()["candidates"]):
         assert "guessed: heights come from" in c.why and "computed" not in c.why and c.energy is None and c.margin is None
+        assert plain["strain_scale"] is plain["strain_shape"] is plain["instrument"] is None and plain["lattice_measured"]["a"] == pytest.approx(3.32, rel=5e-3)
         assert plain["heights"] == "guessed" and plain["energy_ev_per_atom"] is None and heights_of(c) == "heights guessed"
+    assert prediction.pixel_size_inferred is None and prediction.as_dict()["scan"]["pixel_size_told"] == .1
     assert prediction.potential() is None and prediction.as_dict()["heights"] is None and "chgnet" not in prediction.as_dict()["versions"]
     assert compare(parse_answer(UNSEEN["MoSe2"]), prediction.best.atoms).solved and not heights_notes(prediction)
 
@@ -247,3 +260,49 @@ def test_stopped_in_the_middle_of_heights(ticks, computed):
                                            (dict(propose="templates", templates=None), "nothing to work with")])
 def test_a_question_that_cannot_be_asked_is_refused_at_once(options, says):
     with pytest.raises(PredictError, match=says): predict(micrograph("MoSe2"), "MoSe2", **options)
+
+# ---- raw scans, missing scales, elements without a formula
+
+RAW = Scan(affine=.08, drift=.05)
+
+def test_a_raw_scan_with_a_wrong_scale_is_seen_through():
+    image, _ = scan_image(parse_answer(UNSEEN["MoSe2"]), RAW, "paper", seed=6)
+    prediction = predict(Micrograph(image, .092), "MoSe2", propose="columns", k=2)
+    assert prediction.explained and compare(parse_answer(UNSEEN["MoSe2"]), prediction.best.atoms).solved
+    assert prediction.pixel_size_inferred == pytest.approx(.1, rel=.04) and any("the scale seems" in w for w in prediction.warnings)
+    facts = prediction.as_dict()
+    assert facts["scan"]["pixel_size_told"] == .092 and facts["candidates"][0]["instrument"]["exact"] < .5
+    assert facts["candidates"][0]["lattice_measured"]["a"] < 3.2 < facts["candidates"][0]["a"]
+
+def test_an_image_without_a_pixel_size_is_answered():
+    picture = Micrograph(render(parse_answer(UNSEEN["MoSe2"]), seed=1))
+    prediction = predict(picture, "MoSe2", propose="columns", k=2)
+    assert compare(parse_answer(UNSEEN["MoSe2"]), prediction.best.atoms).solved
+    assert prediction.pixel_size_inferred == pytest.approx(.1, rel=.03) and prediction.as_dict()["scan"]["pixel_size_told"] is None
+    assert any("tells no pixel size" in w for w in prediction.warnings)
+
+@pytest.mark.parametrize("heights", [None, Broken("raises")], ids=["none", "broken"])
+def test_without_a_potential_a_scale_is_needed(heights):
+    with pytest.raises((PredictError, PotentialError), match="pixel size|broken"):
+        predict(Micrograph(render(parse_answer(UNSEEN["MoSe2"]), seed=1)), "MoSe2", propose="columns", heights=heights)
+
+def test_black_phosphorus_keeps_its_lattice():
+    prediction = predict(micrograph("P", seed=1), "P", propose="columns", k=3)
+    assert compare(parse_answer(UNSEEN["P"]), prediction.best.atoms).solved
+
+def test_elements_stand_in_for_a_formula():
+    prediction = predict(micrograph("MoSe2"), elements="Se, Mo", propose="columns", k=1)
+    assert prediction.formula == "MoSe2" and "MoSe2 is the most probable" in prediction.warnings[0]
+    assert compare(parse_answer(UNSEEN["MoSe2"]), prediction.best.atoms).solved
+
+@pytest.mark.parametrize("options, error", [(dict(formula="MoSe2", elements="Mo,Se"), PredictError), (dict(elements="Mo,Se", prompt=make_prompt("MoSe2")), PredictError),
+                                            (dict(elements="Mo,Xx"), FormulaError), (dict(elements=""), FormulaError)], ids=str)
+def test_elements_that_cannot_be_asked_about(options, error):
+    with pytest.raises(error): predict(micrograph("MoSe2"), **options)
+
+def test_a_pixel_size_along_each_axis_is_used_once():
+    "Elements are asked about in the image that was made square, not squared twice."
+    flat = render(parse_answer(UNSEEN["MoSe2"]), seed=1, size=300)
+    prediction = predict(flat, pixel_size=(.1, .104), elements="Mo,Se", propose="columns", heights=None, k=1)
+    assert prediction.micrograph.pixel_size == pytest.approx(.1, rel=.05) and prediction.micrograph.shape[1] > prediction.micrograph.shape[0]
+    assert sum("resampled" in w for w in prediction.micrograph.warnings) == 1

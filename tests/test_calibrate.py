@@ -1,0 +1,61 @@
+"The scale of an image that tells none, from physics; and what is no crystal at any scale."
+import numpy as np, pytest
+from crystals import MOS2, photo
+from microscopygpt.calibrate import NUMBERS_KEPT, find_pixel_size, observe_unscaled, scale_at_rest, unscaled_planes
+from microscopygpt.columns import COVERING, ColumnError, covering
+from microscopygpt.crystal import cell_lengths
+from microscopygpt.lattice import LatticeError
+from microscopygpt.micrograph import Micrograph
+from microscopygpt.potentials import Potential, load_potential
+from microscopygpt.scan import Scan, scan_image
+
+@pytest.fixture(scope="module")
+def unscaled():
+    "Molybdenum disulfide on a raw scan without a pixel size."
+    return observe_unscaled(photo(MOS2, Scan(affine=.1, drift=.08), seed=6, pixel_size=None))
+
+@pytest.fixture(scope="module")
+def planes(unscaled): return unscaled_planes(unscaled, "MoS2")
+
+def test_an_observation_without_a_scale_is_straightened_and_says_so(unscaled):
+    assert not unscaled.scaled and unscaled.lattice.gamma == pytest.approx(120)
+    assert unscaled.lattice.a/unscaled.source_pixel_size == pytest.approx(3.18/.1, rel=.06), "a period in pixels is what is known"
+
+def test_a_pixel_size_that_an_image_tells_is_ignored():
+    one, other = (observe_unscaled(photo(MOS2, seed=2, pixel_size=p)) for p in (None, .17))
+    assert one.lattice.cell == pytest.approx(other.lattice.cell)
+
+def test_planes_cover_the_cell_as_usual(planes):
+    assert planes[0].plane.units == 1 and planes[0].plane.residual < .05
+    assert len(planes) <= NUMBERS_KEPT == 4 and len({p.plane.units for p in planes}) == len(planes)
+    costs = [p.cost for p in planes]
+    assert costs == sorted(costs) and all(p.level >= p.plane.residual for p in planes)
+    for p in planes: assert covering(p.plane.numbers, p.plane.cell) == pytest.approx(COVERING, rel=.02)
+
+def test_a_plane_finds_its_scale(unscaled, planes):
+    found = scale_at_rest(planes[:1], load_potential("chgnet"))[0]
+    assert unscaled.lattice.a*found.scale == pytest.approx(3.19, abs=.05)
+    assert cell_lengths(found.slab.cell)[0] == pytest.approx(3.19, abs=.05)
+
+@pytest.mark.parametrize("true", [.07, .14])
+def test_the_pixel_size_of_an_image_that_tells_none(true):
+    picture = Micrograph(scan_image(MOS2, Scan(), "paper", 2, pixel_size=true)[0])
+    assert find_pixel_size(picture, "MoS2", load_potential("chgnet")) == pytest.approx(true, rel=.02)
+
+def test_a_formula_too_large_is_named(unscaled):
+    with pytest.raises(ColumnError, match="Bi9Se10.*give the pixel size"): unscaled_planes(unscaled, "Bi9Se10")
+
+def test_noise_has_no_scale():
+    with pytest.raises(LatticeError): observe_unscaled(Micrograph(np.random.default_rng(0).normal(size=(200, 200)).astype(np.float32)))
+
+def test_a_crystal_that_rests_at_no_scale_is_named():
+    class Infinite(Potential):
+        name = "infinite"
+        def compute(self, slabs, forces): return np.full(len(slabs), np.inf), [np.zeros((len(s.z), 3)) for s in slabs]
+    with np.errstate(invalid="ignore"), pytest.raises(ColumnError, match="At no scale is MoS2"):
+        find_pixel_size(photo(MOS2, pixel_size=None), "MoS2", Infinite())
+
+def test_it_can_be_stopped(planes):
+    class Stop(Exception): "Somebody pressed a button."
+    def tick(): raise Stop()
+    with pytest.raises(Stop): scale_at_rest(planes, load_potential("chgnet"), tick=tick)

@@ -1,0 +1,85 @@
+"Contenders on the lattice that measurement and physics agree on; a good measurement is kept."
+from dataclasses import replace
+import numpy as np, pytest
+from crystals import MOS2, MOS2_SLAB, photo
+from microscopygpt.crystal import Slab, cell_from_lengths, cell_lengths, from_slab
+from microscopygpt.heights import Relaxed
+from microscopygpt.lattice import observe
+from microscopygpt.place import best_common, differ, freed, place
+from microscopygpt.potentials import Potential, load_potential
+from microscopygpt.rank import EVIDENCE, context_of, contender, evidence
+from microscopygpt.refine import Proposal, prove
+from microscopygpt.rest import at_rest
+from microscopygpt.scan import Scan
+from microscopygpt.straighten import straightened
+
+PHOSPHORUS_SLAB = Slab(np.diag([3.306, 4.631]), np.array([[0, .09], [.5, .41], [0, .91], [.5, .59]]), np.array([1.055, 1.055, -1.055, -1.055]), np.full(4, 15))
+RAW = Scan(affine=.1, drift=.05)
+
+@pytest.fixture(scope="module")
+def chgnet(): return load_potential("chgnet")
+
+def infinite():
+    "A potential that knows no finite energy."
+    class Infinite(Potential):
+        name = "infinite"
+        def compute(self, slabs, forces): return np.full(len(slabs), np.inf), [np.zeros((len(s.z), 3)) for s in slabs]
+    return Infinite()
+
+def proven(slab, observation): return contender(prove(Proposal(slab), observation), abs(np.linalg.det(observation.lattice.cell)))
+
+@pytest.mark.parametrize("slab", [MOS2_SLAB, PHOSPHORUS_SLAB], ids=["MoS2", "phosphorus"])
+def test_a_good_measurement_is_kept(slab, chgnet):
+    observation = straightened(observe(photo(from_slab(slab))))
+    one = proven(slab, observation)
+    before = cell_lengths(one.proof.slab.cell)
+    place([one], observation, chgnet)
+    assert one.inferred.trust["exact"] > .5
+    assert cell_lengths(one.proof.slab.cell) == pytest.approx(before, rel=.01)
+
+def test_a_wrong_scale_and_a_shear_are_undone(chgnet):
+    observation = straightened(observe(photo(MOS2, RAW, seed=6, pixel_size=.092)))
+    one = proven(MOS2_SLAB, observation)
+    residual, before = one.proof.residual, cell_lengths(one.proof.slab.cell)
+    place([one], observation, chgnet)
+    assert before[0] < 3.05 and cell_lengths(one.proof.slab.cell) == pytest.approx((3.19, 3.19, 120), abs=.05)
+    assert one.proof.residual == pytest.approx(residual, abs=.05) and one.inferred.trust["exact"] < .1
+    assert one.proof.operations == 12, "its symmetry is kept"
+
+def test_without_a_scale_the_crystal_has_its_own(chgnet):
+    observation = replace(straightened(observe(photo(MOS2, pixel_size=.095))), scaled=False)
+    one = proven(MOS2_SLAB, observation)
+    place([one], observation, chgnet)
+    assert cell_lengths(one.proof.slab.cell)[0] == pytest.approx(3.19, abs=.02) and one.inferred.log_odds == pytest.approx(0, abs=.5)
+
+def test_the_strain_counts_against_a_contender(chgnet):
+    observation = straightened(observe(photo(MOS2)))
+    right = proven(MOS2_SLAB, observation)
+    wrong = proven(MOS2_SLAB._replace(numbers=np.array([74, 52, 52])), observation) # WTe2 is 10 % larger
+    place([right, wrong], observation, chgnet, scores=np.array([3., 0.]))
+    assert wrong.inferred.log_odds < right.inferred.log_odds - 3 and wrong.inferred.trust == right.inferred.trust
+    context, column = context_of([right, wrong], 0), EVIDENCE.index("log odds of the strain")
+    assert evidence(wrong, context)[column] < evidence(right, context)[column] and evidence(right, context).shape == (len(EVIDENCE),)
+
+def test_what_cannot_be_relaxed_stays():
+    observation = observe(photo(MOS2))
+    one = proven(MOS2_SLAB, observation)
+    proof = one.proof
+    with np.errstate(invalid="ignore"): place([one], observation, infinite())
+    assert one.proof is proof and one.inferred is None
+
+def test_columns_that_noise_alone_explains_are_not_let_go(chgnet):
+    observation = straightened(observe(photo(MOS2)))
+    one = proven(MOS2_SLAB, observation)
+    rest = at_rest([one.proof.slab], chgnet)[0]
+    assert freed(one, rest, observation, chgnet) is rest
+
+def test_how_far_two_cells_differ():
+    assert differ(MOS2_SLAB.cell, MOS2_SLAB.cell) == pytest.approx(0, abs=1e-9)
+    assert differ(MOS2_SLAB.cell, 1.02*MOS2_SLAB.cell) == pytest.approx(np.log(1.02))
+    assert differ(MOS2_SLAB.cell, MOS2_SLAB.cell@np.diag([1.05, 1/1.05])) == pytest.approx(np.log(1.05))
+
+def test_the_common_shift_is_that_of_the_heavy_columns():
+    d = np.array([[.1, .2], [1.1, .2], [.4, -.8]])
+    assert best_common(d, np.array([74, 74, 1])) == pytest.approx([.1, .2], abs=1e-3)
+    assert best_common(np.tile([.3, .7], (3, 1)), np.array([42, 16, 16])) == pytest.approx([.3, .7])

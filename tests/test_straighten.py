@@ -1,0 +1,77 @@
+"The symmetric lattice behind a sheared scan, where the columns speak for it, and the measured one, where they do not."
+import numpy as np, pytest
+from crystals import MOS2, OBLIQUE, OBLIQUE_SLAB, photo
+from microscopygpt.crystal import MicroscopyGPTError, Slab, cell_from_lengths, cell_lengths, from_slab
+from microscopygpt.lattice import Imaging, LatticeError, observe
+from microscopygpt.micrograph import Micrograph
+from microscopygpt.scan import Scan
+from microscopygpt.straighten import Shape, find_astigmatism, is_passed_over, marks, observe_scan, shapes_of, straightened, turns_of
+
+SQUARE = from_slab(Slab(cell_from_lengths(3.8, 3.8, 90), np.array([[0, 0], [.5, .5]]), np.zeros(2), np.array([26, 34])))
+RECTANGLE = from_slab(Slab(cell_from_lengths(3.3, 5.4, 90), np.array([[0, .1], [.5, .5], [.5, .15]]), np.array([0, 1., -1.]), np.array([50, 16, 16])))
+SHEARED = Scan(affine=.12)
+
+@pytest.mark.parametrize("cell, order", [((3, 3, 120), 12), ((3, 3, 90), 8), ((3, 4, 90), 4), ((3, 4, 102), 2)], ids=["hexagonal", "square", "rectangular", "oblique"])
+def test_the_point_group_of_a_lattice(cell, order): assert len(turns_of(cell_from_lengths(*cell))) == order
+
+def test_what_marks_a_lattice():
+    threefold, fourfold, twofold, mirror = (np.array(m) for m in ([[0, 1], [-1, -1]], [[0, 1], [-1, 0]], [[-1, 0], [0, -1]], [[0, 1], [1, 0]]))
+    assert [marks(threefold, 0), marks(fourfold, 1), marks(mirror, 2), marks(mirror, 3)] == [True]*4
+    assert not any(marks(twofold, bravais) for bravais in range(4)) and not marks(threefold, 1) and not marks(mirror, 0)
+
+@pytest.mark.parametrize("atoms, bravais, gamma", [(MOS2, 0, 120), (SQUARE, 1, 90), (RECTANGLE, 2, 90)], ids=["hexagonal", "square", "rectangular"])
+@pytest.mark.parametrize("seed", range(2))
+def test_a_sheared_crystal_gets_its_lattice_back(atoms, bravais, gamma, seed):
+    observation = observe(photo(atoms, SHEARED, seed=seed))
+    found = straightened(observation)
+    assert found.bravais == bravais and found.lattice.gamma == pytest.approx(gamma, abs=1e-6)
+    assert abs(np.linalg.det(found.lattice.cell)) == pytest.approx(abs(np.linalg.det(observation.lattice.cell))), "the area is measured"
+    assert found.in_view(found.lattice.cell) == pytest.approx(observation.lattice.cell), "no pixel is touched"
+    assert abs(observation.lattice.gamma - gamma) > .1 and found.strain > .001
+
+@pytest.mark.parametrize("scan", [Scan(), SHEARED], ids=["straight", "sheared"])
+@pytest.mark.parametrize("seed", range(2))
+def test_an_oblique_crystal_stays_oblique(scan, seed):
+    observation = observe(photo(OBLIQUE, scan, seed=seed))
+    assert min(s.strain for s in shapes_of(observation)) < .05, "a symmetric lattice is near"
+    assert straightened(observation) is observation and observation.bravais is None
+
+def test_black_phosphorus_stays_rhombic():
+    "Two equal columns that nearly have a threefold axis, 11 % away from a hexagonal lattice."
+    phosphorus = from_slab(Slab(np.diag([3.306, 4.631]), np.array([[0, .09], [.5, .41], [0, .91], [.5, .59]]), np.array([1, 1, -1, -1.]), np.full(4, 15)))
+    found = straightened(observe(photo(phosphorus)))
+    assert found.bravais == 3 and found.lattice.gamma == pytest.approx(109, abs=.2)
+
+def test_what_needs_a_large_strain_is_passed_over_where_another_needs_none():
+    hexagonal, rhombic = (Shape(np.eye(2), bravais, strain, misfit, np.zeros((2, 2))) for bravais, strain, misfit in ((0, .1, .2), (3, .001, .01)))
+    assert is_passed_over(hexagonal, [hexagonal, rhombic]) and not is_passed_over(rhombic, [hexagonal, rhombic])
+    assert not is_passed_over(hexagonal, [hexagonal, rhombic._replace(strain=.02)]), "any lattice may be near by chance"
+    assert not is_passed_over(hexagonal, [hexagonal, rhombic._replace(misfit=.1)]), "fewer symmetries always leave less"
+
+def test_a_straight_scan_changes_next_to_nothing():
+    found = observe_scan(photo(MOS2))
+    assert found.strain < .002 and found.undone == 0 and np.abs(found.astigmatism).max() < .01
+    assert found.lattice.a == pytest.approx(3.18, rel=.002)
+
+@pytest.mark.parametrize("stretch, skew", [(.06, .03), (-.05, .05), (0., 0.)])
+def test_an_elongated_probe_is_found(stretch, skew):
+    picture = photo(MOS2, noise="none")
+    long = np.array([[stretch, skew], [skew, -stretch]])
+    gy, gx = np.meshgrid(*(np.fft.fftfreq(n, .1) for n in picture.shape), indexing="ij")
+    g = np.stack([gx, gy], -1)
+    blur = np.exp(-2*np.pi**2*np.einsum("...i,ij,...j", g, long + .08*np.eye(2), g))
+    blurred = np.fft.ifft2(np.fft.fft2(picture.data)*blur).real
+    observation = straightened(observe(Micrograph(blurred.astype(np.float32), .1)))
+    assert observation.bravais == 0 and observation.astigmatism == pytest.approx(long, abs=.012)
+    assert find_astigmatism(observation, observation.lattice.cell) == pytest.approx(observation.astigmatism, abs=.01), "nothing is left to find"
+
+def test_a_distortion_that_is_given_is_obeyed():
+    picture = photo(MOS2, SHEARED, seed=2)
+    given = observe_scan(picture, Imaging(distortion=0.))
+    assert given.bravais is None and given.lattice.cell == pytest.approx(observe(picture).lattice.cell)
+    assert observe_scan(picture).bravais == 0
+
+def test_noise_has_no_lattice():
+    noise = np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32)
+    with pytest.raises(LatticeError): observe_scan(Micrograph(noise, .1))
+    assert issubclass(LatticeError, MicroscopyGPTError)
