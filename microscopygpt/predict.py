@@ -6,11 +6,11 @@
 __all__ = ['PROPOSERS', 'PLANES', 'PLANE_GAP', 'SHOWN_PER_PLANE', 'ROUNDS', 'FINISH', 'GUESSED_PER_PLANE', 'RESTLESS_PLANES',
            'RESTLESS_BUDGET', 'SETTLED_PER_PLANE', 'KNOWN_PLAN', 'WORTH_HEIGHTS', 'TEMPLATES_TRIED', 'ANSWERS_TRIED',
            'ON_TOP', 'BOLDER', 'WATCHED', 'OFF_SCALE', 'COMPOSITIONS', 'RESCALED', 'SAME_SCORE', 'CONVINCING',
-           'DOUBTFUL', 'USUAL_DISTANCE', 'USUAL_CONTRAST', 'SCALE_ERROR', 'NOTED', 'UNNAMED', 'LOWEST', 'Prediction',
-           'PredictError', 'asked_formula', 'active_proposers', 'remembered', 'rising', 'scale_of', 'Search',
-           'lowest_of_each_size', 'predict_composition', 'unscaled_observation', 'on_its_scale', 'on_either_scale',
-           'without_its_scale', 'rescaled', 'predict', 'corrections', 'warnings_for', 'guess', 'written',
-           'proposers_of', 'heights_of', 'own_files', 'free_folder']
+           'NO_SCALE', 'DOUBTFUL', 'USUAL_DISTANCE', 'USUAL_CONTRAST', 'SCALE_ERROR', 'NOTED', 'UNNAMED', 'LOWEST',
+           'Prediction', 'PredictError', 'asked_formula', 'active_proposers', 'remembered', 'rising', 'scale_of',
+           'Search', 'lowest_of_each_size', 'predict_composition', 'unscaled_observation', 'on_its_scale',
+           'on_either_scale', 'without_its_scale', 'rescaled', 'predict', 'corrections', 'warnings_for', 'guess',
+           'written', 'proposers_of', 'heights_of', 'own_files', 'free_folder']
 
 # %% ../nbs/45_predict.ipynb #b33550ad
 import base64, hashlib, inspect, io, itertools, json, platform, tempfile
@@ -323,7 +323,8 @@ def unscaled_observation(question:Search, micrograph:Micrograph, imaging:Imaging
                            f"{question.formula} is at rest: give the pixel size in Å/px, or heights='chgnet'.")
     question.tell(.03, "finding the scale")
     tick = lambda: question.tell(None, "finding the scale")
-    pixel_size = find_pixel_size(micrograph, question.formula, question.potential, imaging, question.seed, tick)
+    try: pixel_size = find_pixel_size(micrograph, question.formula, question.potential, imaging, question.seed, tick)
+    except PotentialError as e: raise PredictError(f"The scale could not be found, give the pixel size in Å/px: {e}") from e
     return replace(observe_scan(replace(micrograph, pixel_size=pixel_size), imaging), scaled=False)
 
 def on_its_scale(question:Search, micrograph:Micrograph, imaging:Imaging, run)->tuple: # (`Search`, candidates)
@@ -431,6 +432,7 @@ def predict(image, # path, array or `Micrograph`
     return Prediction(micrograph, observation, formula, prompt, candidates, getattr(vlm, "name", "no model"), seed, notes, asked)
 
 # %% ../nbs/45_predict.ipynb #9a11c0df
+NO_SCALE = "no pixel size" # how the note begins that a reader leaves on a file without one
 DOUBTFUL = .25 # confidence, below which the question itself is doubted
 USUAL_DISTANCE = .7, 1.2 # shortest distance over the sum of covalent radii; 1 % of the databases lie outside
 USUAL_CONTRAST = .8, 2.2 # exponents that have been seen
@@ -458,6 +460,7 @@ def corrections(micrograph:Micrograph, observation:Observation, candidates:list)
 def warnings_for(micrograph, observation, candidates)->list: # of str
     "What the user should know before trusting the answer."
     notes = list(dict.fromkeys([*micrograph.warnings, *observation.view.warnings, *observation.lattice.warnings]))
+    if not observation.scaled: notes = [n for n in notes if not n.startswith(NO_SCALE)] # it was inferred, which is said below
     if not candidates or candidates[0].residual >= EXPLAINED:
         return [*notes, "No candidate explains the image: check the formula and the pixel size."]
     if candidates[0].confidence < DOUBTFUL:
