@@ -11,8 +11,8 @@ __all__ = ['USUAL_SPOT', 'UNSCALED_WINDOW', 'GOOD_QUALITY', 'MOST_ATOMS', 'TOO_C
 from dataclasses import replace
 from typing import NamedTuple
 import numpy as np
-from .columns import (ATOM_COST, COVERING, NOISE_RESIDUAL, SYMMETRY_WORTH, ColumnError, Columns, composition, covering,
-                                   plane_cost)
+from .columns import (ATOM_COST, COVERING, NOISE_RESIDUAL, SYMMETRY_WORTH, ColumnError, Columns, composition,
+                                   covering, plane_cost)
 from .crystal import MicroscopyGPTError, Slab, reduce_cell
 from .heights import flat, height_starts
 from .lattice import Imaging, LatticeError, Observation, spot_radii
@@ -31,7 +31,9 @@ GOOD_QUALITY = .7 # of a lattice: no other scale is tried
 def observe_unscaled(micrograph:Micrograph, # its own pixel size is ignored
                      imaging:Imaging=Imaging())->Observation:
     "An observation on a made-up scale, straightened; raises `LatticeError` where no lattice is seen."
-    found, error = [], LatticeError("No spots stand out of the noise of the image's Fourier transform: use a larger, sharper or less noisy view.")
+    found = []
+    error = LatticeError("No spots stand out of the noise of the image's Fourier transform: "
+                         "use a larger, sharper or less noisy view.")
     micrograph = best_region(micrograph, UNSCALED_WINDOW)
     for i, radius in enumerate(radii := spot_radii(micrograph.data)):
         if any(abs(np.log(radius/other)) < .05 for other in radii[:i]): continue
@@ -65,8 +67,9 @@ class UnscaledPlane(NamedTuple):
     @property
     def cost(self)->float:
         "What speaks against it: what it leaves unexplained, many atoms, little symmetry."
-        symmetry = SYMMETRY_WORTH*np.log(len(self.plane.operations))
-        return np.log(self.level) + .5*(self.level/USUAL_LEVEL)**2 - symmetry + ATOM_COST*np.log(len(self.plane.numbers))
+        symmetry, atoms = np.log(len(self.plane.operations)), np.log(len(self.plane.numbers))
+        left = np.log(self.level) + .5*(self.level/USUAL_LEVEL)**2
+        return left - SYMMETRY_WORTH*symmetry + ATOM_COST*atoms
 
 def unscaled_planes(observation:Observation, formula:str, seed:int=0)->list: # of `UnscaledPlane`, least costly first
     "The planes that explain an image at whatever scale, each on the scale at which it covers the cell as usual."
@@ -82,7 +85,8 @@ def unscaled_planes(observation:Observation, formula:str, seed:int=0)->list: # o
         planes = planes_of(resized, cell*scale, numbers, units, image_groups(resized, cell*scale), seed=seed)
         planes = different(sorted(planes, key=plane_cost))
         found += [UnscaledPlane(plane, scale, observed) for plane in planes]
-    if not found: raise ColumnError(f"One unit of {formula} has more than {MOST_ATOMS} atoms, too many to find the scale: give the pixel size.")
+    if not found: raise ColumnError(f"One unit of {formula} has more than {MOST_ATOMS} atoms, "
+                                    "too many to find the scale: give the pixel size.")
     found.sort(key=lambda f: f.cost)
     first = {f.plane.units: f for f in reversed(found)} # the best of each number
     return sorted(first.values(), key=lambda f: f.cost)[:NUMBERS_KEPT]
@@ -126,5 +130,6 @@ def find_pixel_size(micrograph:Micrograph, # its own pixel size is ignored
     "The pixel size at which the crystal in an image is at rest."
     observation = observe_unscaled(micrograph, imaging)
     found = scale_at_rest(unscaled_planes(observation, formula, seed), potential, seed, tick)
-    if not found: raise ColumnError(f"At no scale is {formula} a crystal with the columns of the image: check the formula, or give the pixel size.")
+    if not found: raise ColumnError(f"At no scale is {formula} a crystal with the columns of the image: "
+                                    "check the formula, or give the pixel size.")
     return float(observation.source_pixel_size*found[0].scale)

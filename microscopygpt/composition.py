@@ -60,10 +60,11 @@ def best_plane(observation:Observation, formula:str, seed:int=0)->Composed:
     else:
         found = unscaled_planes(observation, formula, seed)[0]
         plane, cost = found.plane, found.cost
-    contrast = .5*((plane.fit.power - observation.imaging.z_power)/CONTRAST_SIGMA)**2 # brightness tells how many atoms a column holds
+    contrast = .5*((plane.fit.power - observation.imaging.z_power)/CONTRAST_SIGMA)**2 # brightness counts atoms
     return Composed(formula, float(cost + contrast + formula_cost(formula)), plane)
 
-def compose(observation:Observation, elements:list, seed:int=0, progress=None # called with the share done and what is tried
+def compose(observation:Observation, elements:list, seed:int=0,
+            progress=None # called with the share done and what is tried
            )->list: # of `Composed`, most plausible first
     "The stoichiometries that explain an image, from its columns."
     found, formulas = [], possible_formulas(elements)[:FORMULAS_TRIED]
@@ -71,5 +72,6 @@ def compose(observation:Observation, elements:list, seed:int=0, progress=None # 
         if progress: progress(i/len(formulas), f"solving the columns of {formula}")
         try: found.append(best_plane(observation, formula, seed))
         except ColumnError: continue
-    if not found: raise ColumnError(f"No compound of {', '.join(elements)} fits into the measured cell: check the elements and the pixel size.")
+    if not found: raise ColumnError(f"No compound of {', '.join(elements)} fits into the measured cell: "
+                                    "check the elements and the pixel size.")
     return sorted(found, key=lambda f: f.cost)

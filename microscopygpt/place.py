@@ -33,7 +33,8 @@ def differ(one:np.ndarray, other:np.ndarray # (2, 2) Å, on the same basis
     strain = strain_between(one, other)
     return max(abs(strain.scale), strain.shape)
 
-def freed(one:Contender, rest:Relaxed, observation:Observation, potential, tick=None)->Relaxed: # its index is -1 if freed
+def freed(one:Contender, rest:Relaxed, observation:Observation, potential, tick=None
+         )->Relaxed: # its index is -1 if freed
     "What a contender becomes when its columns are let go too, where the image is too rough to hold them; else `rest`."
     proof = one.proof
     placed, fit, noise = proof.placed, proof.fit, observation.noise_residual(proof.placed.cell)
@@ -45,7 +46,8 @@ def freed(one:Contender, rest:Relaxed, observation:Observation, potential, tick=
     exact = exact._replace(frac=exact.frac - best_common(d, placed.numbers))
     residual = residual_of(exact.frac, placed.numbers, placed.cell, observation, fit.variance, fit.power)
     free, observed = 2*len(placed.z) + NUISANCES, observation.n_measured(placed.cell)
-    if residual > max(ALLOWED*proof.residual, explains_as_well(proof.residual, free, NUISANCES, observed, noise)): return rest
+    as_well = explains_as_well(proof.residual, free, NUISANCES, observed, noise)
+    if residual > max(ALLOWED*proof.residual, as_well): return rest
     one.proof = replace(proof, residual=residual)
     return replace(found[0], slab=exact, index=-1)
 
@@ -75,7 +77,8 @@ def place(contenders:list, # of `Contender`; they are given `inferred` and, wher
     misfits = [misfit_with(contenders[i], end, observation) for i, end in zip(placed, ends)]
     weights = np.ones(len(placed)) if scores is None else np.exp(scores[placed] - np.max(scores[placed]))
     weights = np.where(weights < RIVAL, 0., weights) # among many, one agrees by chance
-    clean = contenders[0].proof.residual < EXPLAINED_BY_NOISE*observation.noise_residual(contenders[0].proof.placed.cell)
+    first = contenders[0].proof
+    clean = first.residual < EXPLAINED_BY_NOISE*observation.noise_residual(first.placed.cell)
     kinds = CLEAN_KINDS if clean and not observation.undone else KINDS
     trust = trust_in(misfits, weights, kinds)
     for i, rest, misfit in zip(placed, ends, misfits):

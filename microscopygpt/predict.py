@@ -319,12 +319,13 @@ SAME_SCORE = 1. # log odds, by which the answer on the other scale may be worse 
 def unscaled_observation(question:Search, micrograph:Micrograph, imaging:Imaging)->Observation:
     "An observation on the scale at which the crystal is at rest."
     if question.potential is None:
-        raise PredictError(f"{micrograph.source or 'The image'} has no pixel size, and no potential could say at which scale "
-                           f"{question.formula} is at rest: give the pixel size in Å/px, or heights='chgnet'.")
+        raise PredictError(f"{micrograph.source or 'The image'} has no pixel size, and no potential could say "
+                           f"at which scale {question.formula} is at rest: give the pixel size in Å/px, or heights='chgnet'.")
     question.tell(.03, "finding the scale")
     tick = lambda: question.tell(None, "finding the scale")
     try: pixel_size = find_pixel_size(micrograph, question.formula, question.potential, imaging, question.seed, tick)
-    except PotentialError as e: raise PredictError(f"The scale could not be found, give the pixel size in Å/px: {e}") from e
+    except PotentialError as e:
+        raise PredictError(f"The scale could not be found, give the pixel size in Å/px: {e}") from e
     return replace(observe_scan(replace(micrograph, pixel_size=pixel_size), imaging), scaled=False)
 
 def on_its_scale(question:Search, micrograph:Micrograph, imaging:Imaging, run)->tuple: # (`Search`, candidates)
@@ -336,11 +337,13 @@ def on_its_scale(question:Search, micrograph:Micrograph, imaging:Imaging, run)->
         search = question.on(observation)
         search.watching = doubted
         candidates = run(search)
-        if search.shift: search, candidates = on_either_scale(question, micrograph, observation, search.shift, imaging, run)
+        if search.shift:
+            search, candidates = on_either_scale(question, micrograph, observation, search.shift, imaging, run)
     except LatticeError:
         if not doubted or micrograph.pixel_size is None or question.potential is None: raise
         search, candidates = question, []
-    hopeless = not candidates or candidates[0].residual > EXPLAINED or question.potential and candidates[0].inferred is None
+    unplaced = candidates and question.potential and candidates[0].inferred is None
+    hopeless = not candidates or unplaced or candidates[0].residual > EXPLAINED
     if hopeless and doubted and micrograph.pixel_size is not None and question.potential is not None:
         try: search, candidates = without_its_scale(question, micrograph, imaging, run, search, candidates)
         except MicroscopyGPTError:
@@ -358,7 +361,7 @@ def on_its_scale(question:Search, micrograph:Micrograph, imaging:Imaging, run)->
 CONVINCING = .7 # confidence of an answer on another scale than the file's, with which that is not asked any more
 
 def on_either_scale(question, micrograph, observation, shift, imaging, run)->tuple: # (`Search`, candidates)
-    "An answer on the scale at which the first plane is at rest; where it does not convince, the better of it and one on the file's."
+    "An answer on the scale of the first plane at rest; where it does not convince, the better of it and one on the file's."
     search = question.on(rescaled(micrograph, observation, shift, imaging))
     candidates = run(search)
     if candidates and candidates[0].inferred and candidates[0].confidence > CONVINCING: return search, candidates
@@ -374,7 +377,8 @@ def without_its_scale(question, micrograph, imaging, run, search, candidates)->t
     found = run(other)
     if not found or found[0].residual > EXPLAINED or found[0].inferred is None: return search, candidates
     right, told = observation.source_pixel_size, micrograph.pixel_size
-    other.notes.append(f"The file says {told:.4g} Å/px, at which nothing explains the image; {right:.4g} Å/px does, and was taken.")
+    other.notes.append(f"The file says {told:.4g} Å/px, at which nothing explains the image; "
+                       f"{right:.4g} Å/px does, and was taken.")
     return other, found
 
 def rescaled(micrograph:Micrograph, observation:Observation, shift:float, # log of the factor by which lengths grow
@@ -421,14 +425,16 @@ def predict(image, # path, array or `Micrograph`
     crystals = (local_crystals() if isinstance(templates, str) else templates) if "templates" in active else []
     question = Search(None, formula, prompt, answers, seed, tell)
     question.use(heights)
-    if "templates" in active and not crystals and propose != PROPOSERS: question.notes.append("There is no database on this machine and no list was given: templates proposed nothing.")
+    if "templates" in active and not crystals and propose != PROPOSERS:
+        question.notes.append("There is no database on this machine and no list was given: templates proposed nothing.")
     search, candidates = on_its_scale(question, micrograph, imaging, lambda search: search.run(active, vlm, crystals, k))
     observation = search.observation
     if relax:
         tell(1., "relaxing")
         candidates = [replace(c, atoms=relax_atoms(c.atoms, relax), why=c.why + f"; relaxed with {relax}") for c in candidates]
     tell(1., "done")
-    notes = warnings_for(micrograph, observation, candidates) + corrections(micrograph, observation, candidates) + list(dict.fromkeys(search.notes))
+    notes = warnings_for(micrograph, observation, candidates) + corrections(micrograph, observation, candidates)
+    notes += list(dict.fromkeys(search.notes))
     return Prediction(micrograph, observation, formula, prompt, candidates, getattr(vlm, "name", "no model"), seed, notes, asked)
 
 # %% ../nbs/45_predict.ipynb #9a11c0df

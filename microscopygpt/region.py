@@ -53,7 +53,8 @@ def lattice_map(micrograph:Micrograph, width:int # px, of a window
     "The map of a micrograph. The window in the middle is chosen unless another shows a clearly better lattice."
     h, w = micrograph.shape
     width = min(width, h, w)
-    rows, columns = (np.unique(np.linspace(0, n - width, min(MOST_WINDOWS, 2*(n//width) - 1)).astype(int)) for n in (h, w))
+    counts = (min(MOST_WINDOWS, 2*(n//width) - 1) for n in (h, w))
+    rows, columns = (np.unique(np.linspace(0, n - width, count).astype(int)) for n, count in zip((h, w), counts))
     bin_ = max(1, width//WINDOW_SIDE)
     side, found = width//bin_, []
     for top in rows:
@@ -82,7 +83,8 @@ def plot_map(micrograph:Micrograph, found:LatticeMap, ax=None # matplotlib's
     ax.imshow(micrograph.data, cmap="gray")
     middle = found.width/2
     ax.scatter(found.left + middle, found.top + middle, c=found.share, cmap=SEQUENCE, s=18)
-    ax.add_patch(Rectangle((found.left[found.chosen], found.top[found.chosen]), found.width, found.width, fill=False, ec=CELL, lw=2))
+    corner = found.left[found.chosen], found.top[found.chosen]
+    ax.add_patch(Rectangle(corner, found.width, found.width, fill=False, ec=CELL, lw=2))
     ax.set_axis_off()
     plt.close(ax.figure)
     return ax.figure
@@ -107,11 +109,12 @@ def best_region(micrograph:Micrograph, width:int # px, of the field of view
     found = lattice_map(micrograph, width)
     i, notes = found.chosen, []
     if (others := other_grains(found)) > WORTH_NAMING:
-        notes.append(f"{others:.0%} of the places that show a lattice show another one, turned or of another crystal: another grain.")
+        notes.append(f"{others:.0%} of the places that show a lattice show another one, "
+                     "turned or of another crystal: another grain.")
     h, w = micrograph.shape
     away = np.hypot(found.top[i] + width/2 - h/2, found.left[i] + width/2 - w/2)
     if away > width/2:
-        notes.append(f"The middle shows no lattice as clear as the part from column {found.left[i]}, row {found.top[i]}, "
-                     f"{found.width} px wide: that part was used.")
+        notes.append("The middle shows no lattice as clear as the part from "
+                     f"column {found.left[i]}, row {found.top[i]}, {found.width} px wide: that part was used.")
         micrograph = micrograph.crop(int(found.left[i]), int(found.top[i]), found.width, found.width)
     return replace(micrograph, warnings=[*micrograph.warnings, *notes])

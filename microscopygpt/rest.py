@@ -89,7 +89,7 @@ PSEUDOSYMMETRIC = .1 # how often columns speak for a lattice that the crystal on
 REST_TAIL = 1.5 # degrees of freedom of Student's distribution: one crystal in ten is off by more than 5 %
 RAW_SCALE, RAW_SHAPE, RAW_TAIL = .05, .04, 3. # the same for a raw instrument
 KINDS = dict(exact=.3, unscaled=.06, raw=.64) # how often an instrument is of each kind
-CLEAN_KINDS = dict(exact=.85, unscaled=.06, raw=.09) # the same where an image shows no more than white noise beside its crystal
+CLEAN_KINDS = dict(exact=.85, unscaled=.06, raw=.09) # the same where nothing but white noise is left over
 
 class Inferred(NamedTuple):
     "A crystal's lattice, from measurement and physics together."
@@ -145,7 +145,8 @@ def misfit_of(measured:np.ndarray, # (2, 2) Å, in the view
     shapes, perfect = Shapes(strain.shape), Shapes(0.)
     if symmetric is not None:
         to_symmetric, onwards = strain_between(measured, symmetric).shape, strain_between(symmetric, rest).shape
-        shapes, perfect = Shapes(strain.shape, to_symmetric, onwards, fixed), Shapes(to_symmetric, to_symmetric, 0., fixed)
+        shapes = Shapes(strain.shape, to_symmetric, onwards, fixed)
+        perfect = Shapes(to_symmetric, to_symmetric, 0., fixed)
     return Misfit(measured, strain, densities(strain.scale, shapes, scaled), densities(0., perfect, scaled))
 
 def trust_in(misfits:list, # of `Misfit`, of the crystals that may be in the image
@@ -165,5 +166,6 @@ def infer_cell(misfit:Misfit, trust:dict, # kind of instrument -> probability
     size = trust["unscaled"] + trust["raw"] if scaled else 1.
     scale, shape = strain.scale*np.eye(2), strain.log_stretch - strain.scale*np.eye(2)
     cell = misfit.measured@expm(size*scale + trust["raw"]*shape)
-    likely, agreed = (sum(share*values[kind] for kind, share in kinds.items()) for values in (misfit.likely, misfit.agreed))
+    both = misfit.likely, misfit.agreed
+    likely, agreed = (sum(share*values[kind] for kind, share in kinds.items()) for values in both)
     return Inferred(cell, strain, trust, float(np.log(max(likely/agreed, IMPOSSIBLE))))

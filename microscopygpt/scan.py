@@ -28,8 +28,10 @@ class Scan:
     def __post_init__(self):
         for name, most in (("affine", .3), ("calibration", .5), ("drift", 2.), ("unscaled", 1.)):
             value = getattr(self, name)
-            if not 0 <= value <= most: raise ScanError(f"The scan's {name} is {value!r}: give a number from 0 to {most:g}.")
-        if not self.drift_length >= 1: raise ScanError(f"The scan's drift_length is {self.drift_length!r}: give at least 1 Å.")
+            if 0 <= value <= most: continue
+            raise ScanError(f"The scan's {name} is {value!r}: give a number from 0 to {most:g}.")
+        if self.drift_length >= 1: return
+        raise ScanError(f"The scan's drift_length is {self.drift_length!r}: give at least 1 Å.")
 
 SCANS = dict(straight=Scan(),
              raw=Scan(affine=.12, drift=.08, calibration=.12),

@@ -38,7 +38,8 @@ def find_astigmatism(observation:Observation, cell:np.ndarray # (2, 2) Å, its s
     "The elongation of the probe that makes amplitudes alike which the lattice's rotations take to each other."
     hk, g, F, noise = observation.coefficients(cell)
     place = {tuple(h): i for sign in (1, -1) for i, h in enumerate((sign*hk).tolist())}
-    pairs = [(i, place[tuple(h)]) for turn in turns_of(cell) for i, h in enumerate((hk@turn.T).tolist()) if tuple(h) in place]
+    images = [(i, tuple(h)) for turn in turns_of(cell) for i, h in enumerate((hk@turn.T).tolist())]
+    pairs = [(i, place[h]) for i, h in images if h in place]
     pairs = np.array([p for p in pairs if p[0] < p[1]] or [(0, 0)])
     one, other = pairs.T
     amplitude = np.maximum(np.abs(F), noise)
@@ -51,7 +52,7 @@ def find_astigmatism(observation:Observation, cell:np.ndarray # (2, 2) Å, its s
 
 # %% ../nbs/41b_straighten.ipynb #41b00008
 LARGEST_STRAIN = .16 # of a single scan
-AGREED = {0: .25, 1: .25, 2: .1, 3: .1} # misfit up to which the columns speak for a lattice; a mirror line alone says less
+AGREED = {0: .25, 1: .25, 2: .1, 3: .1} # misfit up to which columns speak for a lattice; a mirror line says less
 
 class Shape(NamedTuple):
     "A symmetric lattice that a distorted image may have."
@@ -88,7 +89,7 @@ def observe_scan(micrograph:Micrograph, # with its pixel size
                  imaging:Imaging=Imaging(),
                  bravais:"int|None"=None # index into `BRAVAIS`, when the crystal's lattice is known
                 )->Observation:
-    "Observe a micrograph as a raw scan: smooth distortion is taken out, and the lattice is one that the columns speak for."
+    "Observe a raw scan: smooth distortion is taken out, and the lattice is one that the columns speak for."
     if imaging.distortion is not None: return observe(micrograph, imaging, bravais)
     if micrograph.pixel_size: micrograph = best_region(micrograph, int(FIELD_OF_VIEW/micrograph.pixel_size))
     observation = observe(micrograph, imaging, bravais)

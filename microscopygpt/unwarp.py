@@ -27,8 +27,8 @@ def displacement_field(view:Micrograph, lattice:Lattice2D)->np.ndarray: # (2, ro
     A, b = np.zeros((2, 2, *view.shape)), np.zeros((2, *view.shape))
     for k in strongest:
         wave = np.exp(-2j*np.pi*(g[k, 1]*y[:, None] + g[k, 0]*x))
-        local = gaussian_filter((level*wave).real, sigma, mode="constant") + 1j*gaussian_filter((level*wave).imag, sigma, mode="constant")
-        local = local/share/c[k]
+        real, imaginary = (gaussian_filter(part, sigma, mode="constant") for part in ((level*wave).real, (level*wave).imag))
+        local = (real + 1j*imaginary)/share/c[k]
         weight, moved = np.abs(local)*np.abs(c[k])**2, -np.angle(local)/(2*np.pi)
         A += weight*np.multiply.outer(np.outer(g[k], g[k]), np.ones(view.shape))
         b += weight*moved*g[k][:, None, None]
@@ -41,7 +41,7 @@ def displacement_field(view:Micrograph, lattice:Lattice2D)->np.ndarray: # (2, ro
 WORTH = .01 # of the lattice's quality, that an unwarped view must gain
 ROUNDS = 2 # the second finds what the smeared waves of the first hid
 
-def unwarped(view:Micrograph, lattice:Lattice2D)->tuple: # (`Micrograph`, `Lattice2D`, displacement that was undone, Å rms)
+def unwarped(view:Micrograph, lattice:Lattice2D)->tuple: # (`Micrograph`, `Lattice2D`, displacement undone, Å rms)
     "The view with its smooth distortion taken out, where that helps."
     y, x = np.indices(view.shape).astype(float)
     best, total = (view, lattice, 0.), np.zeros((2, *view.shape))
@@ -51,7 +51,7 @@ def unwarped(view:Micrograph, lattice:Lattice2D)->tuple: # (`Micrograph`, `Latti
         straight = replace(view, data=data.astype(np.float32))
         try: measured = measure_lattice(straight)
         except LatticeError: break
-        larger = abs(np.linalg.det(measured.cell)/np.linalg.det(best[1].cell)) > 1.2 # explains more because it has more waves
+        larger = abs(np.linalg.det(measured.cell)/np.linalg.det(best[1].cell)) > 1.2 # explains more by having more waves
         if larger or measured.quality < best[1].quality + WORTH: break
         best = straight, measured, float(np.sqrt((total**2).sum(0).mean()))*view.pixel_size
     return best
