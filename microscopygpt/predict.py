@@ -6,9 +6,9 @@
 __all__ = ['PROPOSERS', 'PLANES', 'PLANE_GAP', 'SHOWN_PER_PLANE', 'ROUNDS', 'FINISH', 'GUESSED_PER_PLANE', 'RESTLESS_PLANES',
            'RESTLESS_BUDGET', 'SETTLED_PER_PLANE', 'KNOWN_PLAN', 'WORTH_HEIGHTS', 'TEMPLATES_TRIED', 'ANSWERS_TRIED',
            'ON_TOP', 'BOLDER', 'WATCHED', 'OFF_SCALE', 'COMPOSITIONS', 'RESCALED', 'SAME_SCORE', 'CONVINCING',
-           'NO_SCALE', 'DOUBTFUL', 'USUAL_DISTANCE', 'USUAL_CONTRAST', 'SCALE_ERROR', 'NOTED', 'UNNAMED', 'LOWEST',
-           'Prediction', 'PredictError', 'asked_formula', 'active_proposers', 'remembered', 'rising', 'scale_of',
-           'Search', 'lowest_of_each_size', 'predict_composition', 'unscaled_observation', 'on_its_scale',
+           'NO_SCALE', 'DOUBTFUL', 'USUAL_DISTANCE', 'USUAL_CONTRAST', 'STRAINED', 'SCALE_ERROR', 'NOTED', 'UNNAMED',
+           'LOWEST', 'Prediction', 'PredictError', 'asked_formula', 'active_proposers', 'remembered', 'rising',
+           'scale_of', 'Search', 'lowest_of_each_size', 'predict_composition', 'unscaled_observation', 'on_its_scale',
            'on_either_scale', 'without_its_scale', 'rescaled', 'predict', 'corrections', 'warnings_for', 'guess',
            'written', 'proposers_of', 'heights_of', 'own_files', 'free_folder']
 
@@ -441,7 +441,8 @@ def predict(image, # path, array or `Micrograph`
 NO_SCALE = "no pixel size" # how the note begins that a reader leaves on a file without one
 DOUBTFUL = .25 # confidence, below which the question itself is doubted
 USUAL_DISTANCE = .7, 1.2 # shortest distance over the sum of covalent radii; 1 % of the databases lie outside
-USUAL_CONTRAST = .8, 2.2 # exponents that have been seen
+USUAL_CONTRAST = 1.1, 2.1 # exponents of most annular dark-field images; real ones of .5 and 2.8 have been seen
+STRAINED = .03, .02 # strain in size and shape, beyond which one crystal in five lies in the potential, and most wrong ones
 SCALE_ERROR = .03 # of a scale from rest: three of four crystals
 NOTED = .005 # strain in shape that is worth a word
 
@@ -457,6 +458,9 @@ def corrections(micrograph:Micrograph, observation:Observation, candidates:list)
     elif trusted < .5 and abs(inferred.strain.scale) > RESCALED:
         said.append(f"The file says {size:.4g} Å/px; this crystal at rest fits {size*scale:.4g}: "
                     f"the scale seems {abs(scale - 1):.0%} too {'small' if scale > 1 else 'large'}.")
+    if trusted >= .5 and (abs(inferred.strain.scale) > STRAINED[0] or inferred.strain.shape > STRAINED[1]):
+        said.append(f"At rest this crystal would be {abs(scale - 1):.1%} {'larger' if scale > 1 else 'smaller'} than it was measured "
+                    f"and sheared by {inferred.strain.shape:.1%}: check the formula and the pixel size.")
     if trusted < .5 and inferred.strain.shape > NOTED:
         said.append(f"The scan is sheared or stretched by {inferred.strain.shape:.1%}: "
                     f"{figures(observation.in_view(observation.lattice.cell))} was measured.")
@@ -478,7 +482,7 @@ def warnings_for(micrograph, observation, candidates)->list: # of str
                      "which is rare: check the formula and the pixel size.")
     if not USUAL_CONTRAST[0] <= power <= USUAL_CONTRAST[1]:
         notes.append(f"The contrast exponent of the best candidate is {power:.1f}, where {USUAL_CONTRAST[0]} to {USUAL_CONTRAST[1]} "
-                     "has been seen: check the elements of the formula.")
+                     "is usual: check the elements of the formula.")
     return notes
 
 # %% ../nbs/45_predict.ipynb #a03499b4
