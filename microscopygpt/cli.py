@@ -372,7 +372,9 @@ def _verb(verbs, name, run, summary):
     return p
 
 def _seed(p): p.add_argument("--seed", type=int, default=0, help="the same seed gives the same result (default: %(default)s)")
-def _noise(p): p.add_argument("--noise", choices=("paper", "hard", "low", "mid", "high", "none"), default="paper", help="how bad the image is (default: %(default)s)")
+def _noise(p, *more):
+    levels = ("paper", "hard", "low", "mid", "high", "none", *more)
+    p.add_argument("--noise", choices=levels, default="paper", help="how bad the image is (default: %(default)s)")
 def _workers(p): p.add_argument("--workers", type=at_least_one, default=1, help="processes (default: %(default)s)")
 def _proposing(p):
     p.add_argument("--propose", type=proposer_names, default=_PROPOSERS, metavar="NAME,...", help="who proposes structures: columns (solved from the image), model, templates (relatives from the databases on this machine) (default: all of them)")
@@ -454,7 +456,7 @@ def _evaluate_options(p):
     p.add_argument("--n", type=at_least_one, help="how many structures from each source (default: all)")
     p.add_argument("--k", type=at_least_one, default=5, help="how many candidates to keep (default: %(default)s)")
     _proposing(p)
-    _workers(p); _compared(p); _noise(p); _seed(p); _out(p, "folder for answers and report; the same command goes on where it stopped")
+    _workers(p); _compared(p); _noise(p, "raw", "unscaled"); _seed(p); _out(p, "folder for answers and report; the same command goes on where it stopped")
 
 def _score_options(p):
     p.add_argument("predictions", metavar="PREDICTIONS", help="folder of ID_0/rank_1.cif to rank_5.cif, best first")

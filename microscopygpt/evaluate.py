@@ -24,6 +24,7 @@ from .model import load_model
 from .potentials import load_potential
 from .predict import PROPOSERS, active_proposers, guess, predict, remembered
 from .propose import local_crystals
+from .scan import RAW_NOISE, SCANS, scan_image
 from .stem import render
 from .metrics import Report, _plain, make_report, score_answers
 from .baselines import Library, constant, nearest_formula, nearest_image
@@ -147,10 +148,13 @@ def score(predictions:"str|Path", # folder of ID_0/rank_1.cif ... rank_5.cif
 
 # %% ../nbs/10_evaluate.ipynb #560fc6bb
 def draw_micrograph(crystal, # `Crystal`
-                    noise:str="paper", # a key of `microscopygpt.stem.NOISE`
-                    seed:int=0)->Micrograph: # 256 x 256 px, 0.1 Å/px
+                    noise:str="paper", # a key of `microscopygpt.stem.NOISE`, or a raw scan of `microscopygpt.scan.SCANS`
+                    seed:int=0)->Micrograph: # 256 x 256 px, 0.1 Å/px, or what a raw scan tells
     "The micrograph that a crystal is evaluated on."
-    return Micrograph(render(crystal.atoms, noise=noise, seed=_hash("micrograph", seed, crystal.id) % 2**31), .1, crystal.id)
+    seed = _hash("micrograph", seed, crystal.id) % 2**31
+    if noise not in SCANS: return Micrograph(render(crystal.atoms, noise=noise, seed=seed), .1, crystal.id)
+    image, errors = scan_image(crystal.atoms, noise, RAW_NOISE, seed)
+    return Micrograph(image, None if errors.told is None else .1*errors.told, crystal.id)
 
 # %% ../nbs/10_evaluate.ipynb #6a59a17d
 @dataclass

@@ -218,3 +218,8 @@ def test_unknown_models_and_databases_that_are_not_there(monkeypatch):
     monkeypatch.setattr(E, "local_crystals", lambda: [])
     with pytest.raises(E.EvaluateError, match="MICROSCOPYGPT_DATA"): E.evaluate(TRUTHS, model="nearest-image")
     with pytest.raises(E.MicroscopyGPTError): E.evaluate(TRUTHS, model="no such model")
+
+def test_a_raw_scan_has_another_scale_or_none():
+    raw, unscaled = (E.draw_micrograph(TRUTHS[0], kind) for kind in ("raw", "unscaled"))
+    assert raw.pixel_size != .1 and .088 <= raw.pixel_size <= .112 and unscaled.pixel_size is None
+    assert (raw.data == E.draw_micrograph(TRUTHS[0], "raw").data).all()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-KEPT = 18 # contenders of a micrograph, the best by the present judge
+KEPT = 12 # contenders of a micrograph, the best by the present judge; each has its lattice at rest
 MOST_ATOMS = 24 # larger crystals take minutes
 
 
@@ -19,22 +19,17 @@ def contenders_of(crystal, noise, potential):
     from microscopygpt.chat import make_prompt
     from microscopygpt.crystal import compare
     from microscopygpt.evaluate import draw_micrograph
-    from microscopygpt.lattice import observe
+    from microscopygpt.lattice import Imaging
     from microscopygpt.model import load_model
-    from microscopygpt.predict import PROPOSERS, Search
-    from microscopygpt.rank import JUDGES, context_of, evidence, merge_contenders
-    observation = observe(draw_micrograph(crystal, noise))
+    from microscopygpt.predict import PROPOSERS, Search, on_its_scale
     vlm = load_model("compact")
-    search = Search(observation, crystal.formula, make_prompt(crystal.formula, dialect=vlm.dialect), 32, 0, lambda *said: None)
-    search.use(None if potential == "none" else potential)
-    search.run(PROPOSERS[:2], vlm, [], 5)
-    merged = merge_contenders(search.possible())
-    if not merged: return []
-    context = context_of([c for c, _ in merged], search.asked)
-    rows = [(evidence(c, context), atoms) for c, atoms in merged]
-    judge = JUDGES["image" if potential == "none" else "energy"]
-    rows.sort(key=lambda row: -row[0]@judge.weights)
-    return [dict(x=x.tolist(), solved=bool(compare(crystal.atoms, atoms, split=False).solved)) for x, atoms in rows[:KEPT]]
+    prompt = make_prompt(crystal.formula, dialect=vlm.dialect)
+    question = Search(None, crystal.formula, prompt, 32, 0, lambda *said: None)
+    question.use(None if potential == "none" else potential)
+    run = lambda search: search.run(PROPOSERS[:2], vlm, [], KEPT)
+    _, candidates = on_its_scale(question, draw_micrograph(crystal, noise), Imaging(), run)
+    solved = [bool(compare(crystal.atoms, c.atoms, split=False).solved) for c in candidates]
+    return [dict(x=c.evidence.tolist(), solved=right) for c, right in zip(candidates, solved)]
 
 
 def collect(args):
