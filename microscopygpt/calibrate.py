@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple
 import numpy as np
 from .columns import (ATOM_COST, COVERING, NOISE_RESIDUAL, SYMMETRY_WORTH, ColumnError, Columns, composition,
-                                   covering, plane_cost)
+                                   covering, level_of, plane_cost)
 from .crystal import MicroscopyGPTError, Slab, reduce_cell
 from .heights import flat, height_starts
 from .lattice import Imaging, LatticeError, Observation, spot_radii
@@ -61,9 +61,7 @@ class UnscaledPlane(NamedTuple):
     @property
     def level(self)->float:
         "What it leaves unexplained, counted by what it was not fitted to."
-        left = 2*self.observed - self.plane.parameters
-        if left < 1: return 1.
-        return max(self.plane.residual*np.sqrt(2*self.observed/left), NOISE_RESIDUAL)
+        return max(level_of(self.plane.residual, 2*self.observed, self.plane.parameters), NOISE_RESIDUAL)
     @property
     def cost(self)->float:
         "What speaks against it: what it leaves unexplained, many atoms, little symmetry."

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['COVERING', 'COVERING_SPREAD', 'COVERING_RANGE', 'MAX_ATOMS', 'GRID', 'SETTLED', 'STARTS', 'HOPS', 'IDLE_HOPS',
            'IMPROVED', 'ENOUGH', 'FREE_SPRING', 'SAME_RESIDUAL', 'SAME_PLACE', 'OTHER_ELEMENT', 'SAME_COLUMN',
-           'PLANE_TOLERANCES', 'WORSE', 'WORSE_AT_LEAST', 'CLOSE', 'SYMMETRY_WORTH', 'ATOM_COST', 'ROOM_COST',
-           'NOISE_RESIDUAL', 'ColumnError', 'covering', 'composition', 'plausible_units', 'Descent', 'parabola_top',
-           'solve_cell', 'shaken', 'PlaneOperation', 'nearest_vectors', 'assigned', 'plane_operations', 'stacks',
-           'symmetrize_plane', 'group_table', 'signed_subgroup', 'Columns', 'symmetric_columns', 'size_cost',
-           'plane_cost', 'unexplained_level', 'residual_floor']
+           'PLANE_TOLERANCES', 'NOISE_RESIDUAL', 'WORSE', 'WORSE_AT_LEAST', 'CLOSE', 'SYMMETRY_WORTH', 'ATOM_COST',
+           'ROOM_COST', 'ColumnError', 'covering', 'composition', 'plausible_units', 'Descent', 'parabola_top',
+           'solve_cell', 'shaken', 'PlaneOperation', 'nearest_vectors', 'assigned', 'turns_of', 'plane_operations',
+           'stacks', 'symmetrize_plane', 'group_table', 'signed_subgroup', 'Columns', 'symmetric_columns', 'size_cost',
+           'plane_cost', 'level_of', 'unexplained_level', 'residual_floor']
 
 # %% ../nbs/41_columns.ipynb #027164b2
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 import numpy as np
 from ase.data import covalent_radii
@@ -20,7 +21,7 @@ from pymatgen.core import Element
 from fastcore.basics import patch
 from scipy.fft import fft2, next_fast_len
 from scipy.optimize import linear_sum_assignment
-from .crystal import MicroscopyGPTError, equivalent_bases, parse_formula, reduce_cell
+from .crystal import MicroscopyGPTError, equivalent_bases, parse_formula
 from .lattice import Observation
 from .refine import EXPLAINED_BY_NOISE, NUISANCES, Fit, explains_as_well, fit_positions, free_directions, residual_of
 
@@ -236,6 +237,11 @@ def assigned(moved, frac, numbers, cell):
     rows, image = linear_sum_assignment(distance**2)
     return d[rows, image], image, distance[rows, image]
 
+def turns_of(cell:np.ndarray # (2, 2) Å, reduced
+            )->list: # of (2, 2) integers
+    "The operations of a lattice's point group, in fractions of its cell."
+    return [np.round(np.linalg.inv(basis)).astype(int) for basis in equivalent_bases(cell, .02, 1.2)]
+
 def plane_operations(cell:np.ndarray, # (2, 2) Å
                      frac:np.ndarray, # (n, 2)
                      numbers:np.ndarray, # (n,)
@@ -244,8 +250,7 @@ def plane_operations(cell:np.ndarray, # (2, 2) Å
     "The operations of the plane group of some columns."
     rarest = min(set(numbers.tolist()), key=lambda z: ((numbers == z).sum(), -z))
     anchors, found = np.flatnonzero(numbers == rarest), []
-    for basis in equivalent_bases(cell, .02, 1.2):
-        turn = np.round(np.linalg.inv(basis)).astype(int)
+    for turn in turns_of(cell):
         turned = frac@turn
         for anchor in anchors:
             shift = frac[anchor] - turned[anchors[0]]
@@ -321,6 +326,7 @@ def signed_subgroup(table, identity:int, generators:list # of (operation, +1 kee
 
 # %% ../nbs/41_columns.ipynb #b8d28f0f
 PLANE_TOLERANCES = (.35, .2, .1) # Å
+NOISE_RESIDUAL = .012 # what noise leaves of a perfect answer
 WORSE, WORSE_AT_LEAST = 1.25, .01 # by how much symmetric columns may leave more unexplained
 
 @dataclass
@@ -333,11 +339,11 @@ class Columns:
     fit: Fit
     operations: list # of `PlaneOperation`
     units: int # formula units in the cell
-    floor: float = .012 # residual below which all planes of the image explain it equally well
+    floor: float = NOISE_RESIDUAL # below which all planes of the image explain it equally well
 
     @property
     def covering(self): return covering(self.numbers, self.cell)
-    @property
+    @cached_property
     def parameters(self)->int: # fitted to the image
         free = free_directions(self.operations, len(self.numbers), self.cell)
         return NUISANCES + (2*len(self.numbers) if free is None else free.shape[1] - 2)
@@ -360,7 +366,6 @@ CLOSE = 1.6, .02 # planes that leave up to 1.6 times the least residual + .02 ar
 SYMMETRY_WORTH = .4 # a doubled number of operations weighs as much as a residual smaller by exp(-.4 log 2)
 ATOM_COST = 1. # of the logarithm of the number of atoms
 ROOM_COST = .15 # of the squared deviation of the logarithmic covering, in standard deviations: loose molecules exist
-NOISE_RESIDUAL = .012 # what noise leaves of a perfect answer
 
 def size_cost(numbers, cell)->float:
     "What many atoms and an unusual covering cost."
@@ -372,12 +377,17 @@ def plane_cost(plane:Columns)->float:
     symmetry = SYMMETRY_WORTH*np.log(len(plane.operations))
     return np.log(max(plane.residual, plane.floor)) - symmetry + size_cost(plane.numbers, plane.cell)
 
+def level_of(residual:float, data:int, # numbers that the image gives
+             parameters:int # fitted to them
+            )->float:
+    "A residual counted by what was not fitted; 1 where there are no more data than parameters."
+    return float(residual*np.sqrt(data/(data - parameters))) if data > parameters else 1.
+
 def unexplained_level(plane:Columns, observation:Observation)->float:
-    "What a plane leaves unexplained, counted by what it was not fitted to; 1 where it has more parameters than the image has data."
-    observed = 2*observation.n_measured(plane.cell)
-    if observed <= plane.parameters: return 1.
-    if plane.residual < EXPLAINED_BY_NOISE*observation.noise_residual(plane.cell): return plane.residual
-    return float(plane.residual*np.sqrt(observed/(observed - plane.parameters)))
+    "What a plane leaves unexplained, by its level unless it leaves no more than noise does."
+    data, noise = 2*observation.n_measured(plane.cell), observation.noise_residual(plane.cell)
+    if data > plane.parameters and plane.residual < EXPLAINED_BY_NOISE*noise: return plane.residual
+    return level_of(plane.residual, data, plane.parameters)
 
 def residual_floor(planes:list, # of `Columns`
                    observation:Observation)->float:

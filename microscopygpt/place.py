@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['UNCHANGED', 'RESIZED', 'REHEIGHT_PLAN', 'FREE_PLAN', 'ALLOWED', 'RIVAL', 'COLLAPSED', 'SNAP', 'differ', 'freed',
-           'best_common', 'misfit_with', 'place']
+           'misfit_with', 'place']
 
 # %% ../nbs/44a_place.ipynb #44a00003
 from dataclasses import replace
 import numpy as np
 from .crystal import Slab
 from .heights import Relaxed, relax_heights
-from .lattice import Z_POWER, Observation
+from .lattice import Observation
 from .rank import Contender
-from .refine import (EXPLAINED_BY_NOISE, NUISANCES, crowding, explains_as_well, n_operations, residual_of,
+from .refine import (EXPLAINED_BY_NOISE, NUISANCES, crowding, explains_as_well, n_operations, residual_in_place,
                                   symmetrize)
 from .rest import CLEAN_KINDS, KINDS, Misfit, at_rest, infer_cell, misfit_of, strain_between, trust_in
 
@@ -42,22 +42,12 @@ def freed(one:Contender, rest:Relaxed, observation:Observation, potential, tick=
     found = at_rest([rest.slab], potential, FREE_PLAN, tick, free=True)
     if not found: return rest
     exact = symmetrize(found[0].slab, SNAP)
-    d = exact.frac - placed.frac
-    exact = exact._replace(frac=exact.frac - best_common(d, placed.numbers))
-    residual = residual_of(exact.frac, placed.numbers, placed.cell, observation, fit.variance, fit.power)
+    residual = residual_in_place(exact, placed, fit, observation)
     free, observed = 2*len(placed.z) + NUISANCES, observation.n_measured(placed.cell)
     as_well = explains_as_well(proof.residual, free, NUISANCES, observed, noise)
     if residual > max(ALLOWED*proof.residual, as_well): return rest
     one.proof = replace(proof, residual=residual)
     return replace(found[0], slab=exact, index=-1)
-
-def best_common(d:np.ndarray, # (n, 2) fractions of the cell
-                numbers:np.ndarray # (n,)
-               )->np.ndarray: # (2,)
-    "The shift that most displacements have in common, heavy columns first."
-    d = d - np.round(d - d[0])
-    weight = numbers**(2*Z_POWER)
-    return (d*weight[:, None]).sum(0)/weight.sum()
 
 def misfit_with(one:Contender, rest:Relaxed, observation:Observation)->Misfit:
     "How a contender at rest lies to what was measured."

@@ -17,8 +17,8 @@ from scipy.fft import fft2
 from .columns import (CLOSE, FREE_SPRING, MAX_ATOMS, NOISE_RESIDUAL, SAME_PLACE, SAME_RESIDUAL,
                                    SYMMETRY_WORTH, ColumnError, Columns, PlaneOperation,
                                    composition, assigned, group_table, nearest_vectors, plane_cost, plausible_units,
-                                   residual_floor, signed_subgroup, size_cost, solve_cell, symmetric_columns)
-from .crystal import equivalent_bases, reduce_cell
+                                   residual_floor, signed_subgroup, size_cost, solve_cell, symmetric_columns, turns_of)
+from .crystal import reduce_cell
 from .lattice import Observation
 from .refine import fit_positions
 
@@ -71,8 +71,7 @@ def image_operations(observation:Observation, cell:np.ndarray, # (2, 2) Å, redu
     "The operations that an image has within a misfit."
     hk, _, F, _ = observation.coefficients(cell)
     found = []
-    for basis in equivalent_bases(cell, .02, 1.2):
-        turn = np.round(np.linalg.inv(basis)).astype(int)
+    for turn in turns_of(cell):
         other = turned(hk, F, turn)
         product = F.conj()*other/(np.abs(F)**2)[other != 0].sum()
         grid = np.zeros((SHIFTS, SHIFTS), complex)

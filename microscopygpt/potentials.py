@@ -72,11 +72,16 @@ class Potential:
         "What a subclass defines: energies in eV/atom, forces in eV/Å."
         raise NotImplementedError(f"{type(self).__name__} defines no compute(slabs, forces).")
 
-    def evaluate(self, slabs:"list[Slab]", forces:bool=True)->Evaluation:
-        "Energies, and forces when asked for, of slabs that need not be alike."
+    def begin(self, slabs)->list: # of `Slab`
+        "Check what is to be evaluated, and count it."
         slabs = list(slabs)
         for slab in slabs: self.check(slab.numbers)
         self.effort += sum(len(slab.z) for slab in slabs)
+        return slabs
+
+    def evaluate(self, slabs:"list[Slab]", forces:bool=True)->Evaluation:
+        "Energies, and forces when asked for, of slabs that need not be alike."
+        slabs = self.begin(slabs)
         energies, found = np.zeros(len(slabs)), []
         for part in batches(slabs, self.atoms_at_once):
             energies[part], some = self.compute(slabs[part], forces)
@@ -103,9 +108,7 @@ class Potential:
 
     def evaluate_cells(self, slabs:"list[Slab]")->CellEvaluation:
         "Energies, forces and virials, for a relaxation of the cell in the plane."
-        slabs = list(slabs)
-        for slab in slabs: self.check(slab.numbers)
-        self.effort += sum(len(slab.z) for slab in slabs)
+        slabs = self.begin(slabs)
         energies, forces, virials = np.zeros(len(slabs)), [], np.zeros((len(slabs), 2, 2))
         for part in batches(slabs, self.atoms_at_once):
             energies[part], some, virials[part] = self.compute_virials(slabs[part])

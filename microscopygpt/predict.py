@@ -37,7 +37,7 @@ from .place import place
 from .planes import solve_columns
 from .potentials import PACKAGES, POTENTIALS, PotentialError, load_potential
 from .propose import local_crystals, merge_answers, propose_templates, prove_columns, with_heights
-from .rank import EXPLAINED, PLAUSIBLE, contender, rank
+from .rank import EXPLAINED, PLAUSIBLE, contender, merge_contenders, rank, rank_merged
 from .refine import Proposal, prove, resimulate, symmetrize
 from .rest import at_rest
 from .settle import restless, settle
@@ -285,9 +285,12 @@ def run(self:Search, propose, vlm, crystals, k)->list: # of `Candidate`
     if "columns" in propose: self.add_columns(.2, .6)
     if self.shift: return []
     if vlm: self.add_known(self.ask(vlm, 1., .6, .8))
-    if vlm and len(rank(self.possible(), self.asked, k)) < k: self.add_known(self.ask(vlm, BOLDER, .8, .9))
+    merged = merge_contenders(self.possible())
+    if vlm and len(merged) < k:
+        self.add_known(self.ask(vlm, BOLDER, .8, .9))
+        merged = merge_contenders(self.possible())
     self.tell(.9, "finding the lattice at rest")
-    return rank(self.possible(), self.asked, k, self.potential.name if self.potential else "", self.place)
+    return rank_merged(merged, self.asked, k, self.potential.name if self.potential else "", self.place)
 
 # %% ../nbs/45_predict.ipynb #9a11c0de
 COMPOSITIONS = 2 # formulas that are asked about in full

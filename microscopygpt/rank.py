@@ -8,7 +8,7 @@ __all__ = ['PRINT_REACH', 'PRINT_STEP', 'PRINT_WIDTH', 'ALIKE', 'EVIDENCE', 'LEA
            'LOWEST_TAUGHT', 'CERTAIN', 'FIRST_CONFIDENCE', 'EXPLAINED', 'PLAUSIBLE', 'WELL_EXPLAINED', 'PLACED',
            'RankError', 'Contender', 'contender', 'fingerprint', 'alike', 'primitive', 'merge_contenders', 'Context',
            'context_of', 'evidence', 'Judge', 'scores', 'confidences', 'fit_judge', 'fit_in_words', 'describe',
-           'Candidate', 'rank']
+           'Candidate', 'rank', 'rank_merged']
 
 # %% ../nbs/44_rank.ipynb #28c19e6e
 import itertools
@@ -261,7 +261,11 @@ def rank(contenders:list, # of `Contender`
          place=None # called with the most promising contenders: gives them their lattice at rest
         )->list: # of `Candidate`, best first
     "Merge contenders, score them by their evidence, and keep the k best."
-    merged = merge_contenders(contenders)
+    return rank_merged(merge_contenders(contenders), asked, k, potential, place)
+
+def rank_merged(merged:list, # what `merge_contenders` gives
+                asked:int, k:int=5, potential:str="", place=None)->list: # of `Candidate`, best first
+    "The same for contenders that are merged."
     if not merged: return []
     alone = [c for c, _ in merged]
     judge = JUDGES["energy" if any(c.relaxed for c in alone) else "image"]

@@ -9,8 +9,9 @@ __all__ = ['SHIFT_GRID', 'Z_UNIT', 'PROBE_VARIANCE_SIGMA', 'PROBE_VARIANCE_LIMIT
            'MOST_UNEXPLAINED', 'SHEAR_COST', 'MOVED_COST', 'POOR_FIT', 'RELOCATION_PAYS', 'SAME_SIZE', 'supercells',
            'Placement', 'strains', 'placements', 'structure_factors', 'correlation_map', 'best_shifts', 'atom_waves',
            'fitted_gain', 'residual_of', 'PlaneModel', 'jacobian', 'without_gain', 'free_directions', 'Fit',
-           'fit_positions', 'relocate', 'n_operations', 'symmetrize', 'explains_as_well', 'n_orbits', 'most_symmetric',
-           'crowding', 'Proposal', 'Proof', 'prove', 'resimulate', 'RelaxError', 'relax']
+           'fit_positions', 'relocate', 'n_operations', 'symmetrize', 'explains_as_well', 'best_common',
+           'residual_in_place', 'n_orbits', 'most_symmetric', 'crowding', 'Proposal', 'Proof', 'prove', 'resimulate',
+           'RelaxError', 'relax']
 
 # %% ../nbs/08_refine.ipynb #4ee3cd40
 import contextlib, io, itertools, warnings
@@ -431,13 +432,20 @@ def explains_as_well(residual:float, # of a fit with so many
     return float(min(residual*np.sqrt(ratio), max(MOST_UNEXPLAINED, ACCEPTED_RATIO*residual)))
 
 # %% ../nbs/08_refine.ipynb #beeefe67
-def _symmetric_residual(exact, placed, fit, observation):
-    "Residual of a symmetrised slab where it lies in the image, heavy columns kept in place."
-    d = exact.frac - placed.frac
-    d -= np.round(d - d[0])
-    weight = placed.numbers**(2*observation.imaging.z_power)
-    d -= (d*weight[:, None]).sum(0)/weight.sum()
-    return residual_of(placed.frac + d, placed.numbers, placed.cell, observation, fit.variance, fit.power)
+def best_common(d:np.ndarray, # (n, 2) fractions of the cell
+                numbers:np.ndarray, # (n,)
+                power:float=Z_POWER # exponent of the contrast
+               )->np.ndarray: # (2,)
+    "The shift that most displacements have in common, heavy columns first."
+    d = d - np.round(d - d[0])
+    weight = numbers**(2*power)
+    return (d*weight[:, None]).sum(0)/weight.sum()
+
+def residual_in_place(exact:Slab, # with the basis of `placed`
+                      placed:Slab, fit:Fit, observation:Observation)->float:
+    "Residual of a symmetrised or relaxed slab where it lies in the image, heavy columns kept in place."
+    frac = exact.frac - best_common(exact.frac - placed.frac, placed.numbers, observation.imaging.z_power)
+    return residual_of(frac, placed.numbers, placed.cell, observation, fit.variance, fit.power)
 
 # %% ../nbs/08_refine.ipynb #886dc7ac
 def n_orbits(slab:Slab, symprec:float=.05 # Å
@@ -460,7 +468,7 @@ def most_symmetric(placed:Slab, # fitted, where it lies in the image
         accepted = max(always, explains_as_well(fit.residual, free, kept, observed, noise))
         rise = exact.z - placed.z
         if np.ptp(rise)/2 > most_rise: continue
-        residual = _symmetric_residual(exact, placed, fit, observation)
+        residual = residual_in_place(exact, placed, fit, observation)
         if residual < accepted: return exact, residual
     return placed, fit.residual
 

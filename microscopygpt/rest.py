@@ -12,10 +12,11 @@ __all__ = ['STILL', 'REST_PLAN', 'REST_SCALE', 'REST_SHAPE', 'SYMMETRIC_SHAPE', 
 from typing import NamedTuple
 import numpy as np
 from scipy.linalg import expm
-from scipy.stats import norm, t as student
-from .crystal import Slab, cell_lengths
+from scipy.stats import t as student
+from .crystal import Slab
 from .heights import HeightRelaxation, Relaxed, relax_heights
 from .potentials import Potential
+from .settle import displaced, positions_of
 
 # %% ../nbs/42c_rest.ipynb #42c00006
 STILL = .008 # eV/Å on heights and vectors: sheets that little holds at one size move on by a percent below .03
@@ -44,12 +45,10 @@ class CellRelaxation(HeightRelaxation):
 # %% ../nbs/42c_rest.ipynb #42c00007
 class FreeRelaxation(CellRelaxation):
     "BFGS on all positions and the cell of many slabs at once: what a crystal becomes that no image holds."
-    def coordinates(self, slab): return np.r_[np.c_[slab.frac@slab.cell, slab.z].ravel(), slab.cell.ravel()]
+    def coordinates(self, slab): return np.r_[positions_of(slab), slab.cell.ravel()]
 
     def moved(self, slab, step):
-        inner = step[:-4].reshape(-1, 3)
-        frac = slab.frac + inner[:, :2]@np.linalg.inv(slab.cell)
-        return slab._replace(frac=frac, z=slab.z + inner[:, 2], cell=slab.cell + step[-4:].reshape(2, 2))
+        return displaced(slab, step[:-4])._replace(cell=slab.cell + step[-4:].reshape(2, 2))
 
     def pull(self, row, energy, force):
         _, along = super().pull(row, energy, force)

@@ -33,11 +33,11 @@ class Scan:
         if self.drift_length >= 1: return
         raise ScanError(f"The scan's drift_length is {self.drift_length!r}: give at least 1 Å.")
 
-SCANS = dict(straight=Scan(), # the shapes of scans by name
+SCANS = dict(straight=Scan(),
              raw=Scan(affine=.12, drift=.08, calibration=.12),
              unscaled=Scan(affine=.12, drift=.08, unscaled=1.))
-RAW_NOISE = Noise(blur=.1, astigmatism=.25, tilt=.2, gain=.1, background=.3, readout=.2) # the paper's at half the dose,
-# with an elongated probe and contamination
+# the paper's noise at half the dose, with an elongated probe and contamination
+RAW_NOISE = Noise(blur=.1, astigmatism=.25, tilt=.2, gain=.1, background=.3, readout=.2)
 
 # %% ../nbs/11_scan.ipynb #11000008
 class ScanErrors(NamedTuple):

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['USUAL_ASTIGMATISM', 'AMPLITUDE_SCATTER', 'LARGEST_RATIO', 'LARGEST_STRAIN', 'AGREED', 'FIELD_OF_VIEW', 'PASSED_OVER',
-           'turns_of', 'elongations', 'find_astigmatism', 'Shape', 'marks', 'shapes_of', 'observe_scan',
-           'is_passed_over', 'straightened']
+           'elongations', 'find_astigmatism', 'Shape', 'marks', 'shapes_of', 'observe_scan', 'is_passed_over',
+           'straightened']
 
 # %% ../nbs/41b_straighten.ipynb #41b00003
 from dataclasses import replace
 from typing import NamedTuple
 import numpy as np
-from .crystal import equivalent_bases
+from .columns import turns_of
 from .lattice import Imaging, Observation, lattices_near, observe
 from .micrograph import Micrograph
 from .planes import image_groups
@@ -22,11 +22,6 @@ from .unwarp import unwarped
 USUAL_ASTIGMATISM = .1 # Å², standard deviation of either elongation: axes of .4 and .6 Å on real instruments
 AMPLITUDE_SCATTER = .1 # relative, between columns that should be equal
 LARGEST_RATIO = 2. # of the logarithm: beyond it one of the two is noise
-
-def turns_of(cell:np.ndarray # (2, 2) Å
-            )->list: # of (2, 2) integers
-    "The operations of a lattice's point group, in fractions of its cell."
-    return [np.round(np.linalg.inv(basis)).astype(int) for basis in equivalent_bases(cell, .02, 1.2)]
 
 def elongations(g:np.ndarray # (m, 2) 1/Å
                )->np.ndarray: # (m, 2)
