@@ -457,7 +457,7 @@ def corrections(micrograph:Micrograph, observation:Observation, candidates:list)
     scale, said = np.exp(inferred.strain.scale), []
     if not observation.scaled:
         said.append(f"The image tells no pixel size. The crystal at rest fits {size*scale:.4g} Å/px, which is inferred, "
-                    f"give or take {SCALE_ERROR:.0%}.")
+                    f"give or take {SCALE_ERROR:.0%}: give pixel_size in Å/px if you know it.")
     elif trusted < .5 and abs(inferred.strain.scale) > RESCALED:
         said.append(f"The file says {size:.4g} Å/px; this crystal at rest fits {size*scale:.4g}: "
                     f"the scale seems {abs(scale - 1):.0%} too {'small' if scale > 1 else 'large'}.")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 import numpy as np, spglib
 from scipy.linalg import block_diag
-from scipy.stats import f as f_distribution
+from scipy.special import fdtri # what scipy.stats' F distribution calls; that package takes long to load
 from ase.data import covalent_radii
 from .crystal import Atoms, MicroscopyGPTError, Slab, _unimodular
 from .crystal import cell_from_lengths, from_slab, from_spglib, reduce_cell, standardize
@@ -428,7 +428,7 @@ def explains_as_well(residual:float, # of a fit with so many
     "The residual up to which the smaller model explains an image as well as the larger one: an F-test."
     left, gone = max(2*observed - free, 1), free - kept
     if gone <= 0 or residual < EXPLAINED_BY_NOISE*noise: return residual # nothing is left to blame on the instrument
-    ratio = 1 + gone/left*f_distribution.isf(CHANCE, gone, left)
+    ratio = 1 + gone/left*fdtri(gone, left, 1 - CHANCE)
     return float(min(residual*np.sqrt(ratio), max(MOST_UNEXPLAINED, ACCEPTED_RATIO*residual)))
 
 # %% ../nbs/08_refine.ipynb #beeefe67

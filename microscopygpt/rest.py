@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['STILL', 'REST_PLAN', 'REST_SCALE', 'REST_SHAPE', 'SYMMETRIC_SHAPE', 'PSEUDOSYMMETRIC', 'REST_TAIL', 'RAW_SCALE',
            'RAW_SHAPE', 'RAW_TAIL', 'KINDS', 'CLEAN_KINDS', 'IMPOSSIBLE', 'CellRelaxation', 'FreeRelaxation', 'at_rest',
-           'Strain', 'strain_between', 'Inferred', 'of_shape', 'Shapes', 'densities', 'Misfit', 'misfit_of', 'trust_in',
-           'infer_cell']
+           'Strain', 'strain_between', 'Inferred', 'heavy_tailed', 'of_shape', 'Shapes', 'densities', 'Misfit',
+           'misfit_of', 'trust_in', 'infer_cell']
 
 # %% ../nbs/42c_rest.ipynb #42c00003
 from typing import NamedTuple
 import numpy as np
 from scipy.linalg import expm
-from scipy.stats import t as student
 from .crystal import Slab
 from .heights import HeightRelaxation, Relaxed, relax_heights
 from .potentials import Potential
@@ -97,9 +96,16 @@ class Inferred(NamedTuple):
     trust: dict # kind of instrument -> probability
     log_odds: float # of this strain, against that of a perfect agreement
 
+def heavy_tailed(strain:float, width:float, # scale
+                 tail:float # degrees of freedom
+                )->float:
+    "Density of Student's distribution."
+    from scipy.stats import t as student # loaded by potentials in any case, and by nobody else
+    return float(student.pdf(strain, tail, scale=width))
+
 def of_shape(strain:float, width:float, tail:float, components:int=2)->float:
     "Density of a strain in shape, by its largest component or two of them."
-    density = student.pdf(strain, tail, scale=width)
+    density = heavy_tailed(strain, width, tail)
     return float(density/(strain + width) if components == 2 else density)
 
 class Shapes(NamedTuple):
@@ -111,8 +117,8 @@ class Shapes(NamedTuple):
 
 def densities(scale:float, shapes:Shapes, scaled:bool=True)->dict: # kind -> density
     "How likely the strains are for an instrument of each kind."
-    rest_scale = student.pdf(scale, REST_TAIL, scale=REST_SCALE) if scaled else 1.
-    raw_scale = student.pdf(scale, RAW_TAIL, scale=RAW_SCALE) if scaled else 1.
+    rest_scale = heavy_tailed(scale, REST_SCALE, REST_TAIL) if scaled else 1.
+    raw_scale = heavy_tailed(scale, RAW_SCALE, RAW_TAIL) if scaled else 1.
     straight = of_shape(shapes.to_rest, REST_SHAPE, REST_TAIL)
     raw = of_shape(shapes.to_rest, RAW_SHAPE, RAW_TAIL)
     if shapes.to_symmetric is not None:
