@@ -13,8 +13,8 @@ from .crystal import Slab
 from .heights import Relaxed, relax_heights
 from .lattice import Observation
 from .rank import Contender
-from .refine import (EXPLAINED_BY_NOISE, NUISANCES, crowding, explains_as_well, n_operations, residual_in_place,
-                                  symmetrize)
+from .refine import (EXPLAINED_BY_NOISE, NUISANCES, best_common, crowding, explains_as_well, fit_positions,
+                                  free_directions, n_operations, operations_in_place, residual_in_place, symmetrize)
 from .rest import CLEAN_KINDS, KINDS, Misfit, at_rest, infer_cell, misfit_of, strain_between, trust_in
 
 # %% ../nbs/44a_place.ipynb #44a00006
@@ -35,7 +35,7 @@ def differ(one:np.ndarray, other:np.ndarray # (2, 2) Å, on the same basis
 
 def freed(one:Contender, rest:Relaxed, observation:Observation, potential, tick=None
          )->Relaxed: # its index is -1 if freed
-    "What a contender becomes when its columns are let go too, where the image is too rough to hold them; else `rest`."
+    "What a contender becomes when its columns or its symmetry are let go too, if that explains a rough image as well."
     proof = one.proof
     placed, fit, noise = proof.placed, proof.fit, observation.noise_residual(proof.placed.cell)
     if proof.residual < EXPLAINED_BY_NOISE*noise: return rest
@@ -44,10 +44,18 @@ def freed(one:Contender, rest:Relaxed, observation:Observation, potential, tick=
     exact = symmetrize(found[0].slab, SNAP)
     residual = residual_in_place(exact, placed, fit, observation)
     free, observed = 2*len(placed.z) + NUISANCES, observation.n_measured(placed.cell)
-    as_well = explains_as_well(proof.residual, free, NUISANCES, observed, noise)
-    if residual > max(ALLOWED*proof.residual, as_well): return rest
-    one.proof = replace(proof, residual=residual)
-    return replace(found[0], slab=exact, index=-1)
+    as_well = lambda kept: explains_as_well(proof.residual, free, NUISANCES + kept, observed, noise)
+    if residual <= max(ALLOWED*proof.residual, as_well(0)):
+        one.proof = replace(proof, residual=residual)
+        return replace(found[0], slab=exact, index=-1)
+    operations = operations_in_place(exact, np.eye(2, dtype=int))
+    directions = free_directions(operations, len(placed.z), placed.cell)
+    if directions is None or len(operations) <= proof.operations: return rest
+    start = exact.frac - best_common(exact.frac - placed.frac, placed.numbers, fit.power)
+    held = fit_positions(start, placed.numbers, placed.cell, observation, operations=operations)
+    if held.residual > as_well(directions.shape[1] - 2): return rest
+    one.proof = replace(proof, residual=held.residual, fit=held, placed=exact._replace(cell=placed.cell, frac=held.frac % 1))
+    return replace(found[0], slab=exact._replace(frac=held.frac % 1), index=-1)
 
 def misfit_with(one:Contender, rest:Relaxed, observation:Observation)->Misfit:
     "How a contender at rest lies to what was measured."
@@ -62,6 +70,7 @@ def place(contenders:list, # of `Contender`; they are given `inferred` and, wher
     "Give contenders the lattice that measurement and physics agree on."
     ends = {r.index: r for r in at_rest([c.proof.slab for c in contenders], potential, ((len(contenders), 30),), tick)}
     placed = [i for i in ends if differ(contenders[i].proof.slab.cell, ends[i].slab.cell) < COLLAPSED]
+    for i, one in enumerate(contenders): one.lost = i not in placed
     if not placed: return
     ends = [freed(contenders[i], ends[i], observation, potential, tick) for i in placed]
     misfits = [misfit_with(contenders[i], end, observation) for i, end in zip(placed, ends)]

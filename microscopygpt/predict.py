@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['PROPOSERS', 'PLANES', 'PLANE_GAP', 'SHOWN_PER_PLANE', 'ROUNDS', 'FINISH', 'GUESSED_PER_PLANE', 'RESTLESS_PLANES',
            'RESTLESS_BUDGET', 'SETTLED_PER_PLANE', 'KNOWN_PLAN', 'WORTH_HEIGHTS', 'TEMPLATES_TRIED', 'ANSWERS_TRIED',
-           'ON_TOP', 'BOLDER', 'WATCHED', 'OFF_SCALE', 'COMPOSITIONS', 'RESCALED', 'SAME_SCORE', 'CONVINCING',
-           'NO_SCALE', 'DOUBTFUL', 'USUAL_DISTANCE', 'USUAL_CONTRAST', 'STRAINED', 'SCALE_ERROR', 'NOTED', 'UNNAMED',
-           'LOWEST', 'Prediction', 'PredictError', 'asked_formula', 'active_proposers', 'remembered', 'rising',
-           'scale_of', 'Search', 'lowest_of_each_size', 'predict_composition', 'unscaled_observation', 'on_its_scale',
+           'ON_TOP', 'BOLDER', 'WATCHED', 'OFF_SCALE', 'COMPOSITIONS', 'RESCALED', 'SAME_SCORE', 'OTHER_SIZES',
+           'UNLIKELY', 'CONVINCING', 'NO_SCALE', 'DOUBTFUL', 'USUAL_DISTANCE', 'USUAL_CONTRAST', 'STRAINED',
+           'SCALE_ERROR', 'NOTED', 'UNNAMED', 'LOWEST', 'Prediction', 'PredictError', 'asked_formula',
+           'active_proposers', 'remembered', 'rising', 'scale_of', 'Search', 'lowest_of_each_size',
+           'predict_composition', 'unscaled_observation', 'area_of_unit', 'on_other_sizes', 'on_its_scale',
            'on_either_scale', 'without_its_scale', 'rescaled', 'predict', 'corrections', 'warnings_for', 'guess',
            'written', 'proposers_of', 'heights_of', 'own_files', 'free_folder']
 
@@ -22,7 +23,7 @@ from pymatgen.core import Element
 from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
 from .chat import make_prompt, prompt_bravais, prompt_formula
-from .calibrate import find_pixel_size, observe_unscaled
+from .calibrate import observe_unscaled, pixel_size_at_rest, pixel_sizes_by_area, unscaled_planes
 from .columns import ColumnError, composition, plane_cost
 from .compact import ModelError
 from .composition import compose, read_elements
@@ -135,6 +136,7 @@ class Search:
         self.potential, self.contenders, self.notes, self.asked = None, [], [], 0
         self.watching, self.shift = False, 0. # whether the first plane's size at rest is looked at; log of how far it is off
         self.effort = 0. # of the potential, before the search began
+        self.unscaled = None # observation on a made-up scale and its planes, where no pixel size was given or believed
 
     @property
     def area(self): return abs(np.linalg.det(self.observation.lattice.cell)) # Å², of the measured cell
@@ -326,12 +328,46 @@ def unscaled_observation(question:Search, micrograph:Micrograph, imaging:Imaging
                            f"at which scale {question.formula} is at rest: give the pixel size in Å/px, or heights='chgnet'.")
     question.tell(.03, "finding the scale")
     tick = lambda: question.tell(None, "finding the scale")
-    try: pixel_size = find_pixel_size(micrograph, question.formula, question.potential, imaging, question.seed, tick)
+    observation = observe_unscaled(micrograph, imaging)
+    planes = unscaled_planes(observation, question.formula, question.seed)
+    question.unscaled = observation, planes
+    try: pixel_size = pixel_size_at_rest(observation, planes, question.potential, question.seed, tick)
     except PotentialError as e:
         raise PredictError(f"The scale could not be found, give the pixel size in Å/px: {e}") from e
     return replace(observe_scan(replace(micrograph, pixel_size=pixel_size), imaging), scaled=False)
 
-def on_its_scale(question:Search, micrograph:Micrograph, imaging:Imaging, run)->tuple: # (`Search`, candidates)
+# %% ../nbs/45_predict.ipynb #45e00002
+OTHER_SIZES = 3 # pixel sizes by the model's areas, that are tried where the one at rest explains nothing,
+UNLIKELY = .1 # or gives an answer of less confidence
+
+def area_of_unit(vlm, formula:str, seed:int=0)->"float|None": # Å²; None where nothing can be read
+    "The area of a formula unit in what the model says of it when it is shown no image: the median of its answers."
+    answers = vlm.generate([None], [make_prompt(formula, dialect=vlm.dialect)], k=32, seed=seed)
+    areas = []
+    for one in merge_answers(*answers, formula):
+        units = len(one.slab.z)/len(composition(formula))
+        areas += one.votes*[abs(np.linalg.det(one.slab.cell))/units]
+    return float(np.median(areas)) if areas else None
+
+def on_other_sizes(question:Search, micrograph:Micrograph, imaging:Imaging, run, vlm, search, candidates)->tuple: # (`Search`, candidates)
+    "The best answer on the pixel sizes at which a formula unit is as large as the model says."
+    area = area_of_unit(vlm, question.formula, question.seed)
+    if area is None: return search, candidates
+    tried = [search.observation.source_pixel_size]
+    for size in pixel_sizes_by_area(*question.unscaled, area):
+        if len(tried) > OTHER_SIZES: break
+        if any(abs(np.log(size/other)) < RESCALED for other in tried): continue
+        tried.append(size)
+        observation = replace(observe_scan(replace(micrograph, pixel_size=size), imaging), scaled=False)
+        other = question.on(observation)
+        found = run(other)
+        if found and (not candidates or found[0].score > candidates[0].score): search, candidates = other, found
+    return search, candidates
+
+# %% ../nbs/45_predict.ipynb #45e00005
+def on_its_scale(question:Search, micrograph:Micrograph, imaging:Imaging, run,
+                 vlm=None # where it is asked for sizes
+                )->tuple: # (`Search`, candidates)
     "Search on the scale of the file, and once more on that of the best answer where the two disagree."
     doubted = imaging.distortion is None
     try:
@@ -351,6 +387,8 @@ def on_its_scale(question:Search, micrograph:Micrograph, imaging:Imaging, run)->
         try: search, candidates = without_its_scale(question, micrograph, imaging, run, search, candidates)
         except MicroscopyGPTError:
             if search.observation is None: raise
+    elif vlm is not None and question.unscaled and (hopeless or candidates[0].confidence < UNLIKELY):
+        search, candidates = on_other_sizes(question, micrograph, imaging, run, vlm, search, candidates)
     observation = search.observation
     if doubted and candidates and candidates[0].inferred:
         best = candidates[0]
@@ -379,6 +417,7 @@ def without_its_scale(question, micrograph, imaging, run, search, candidates)->t
     other = question.on(observation)
     found = run(other)
     if not found or found[0].residual > EXPLAINED or found[0].inferred is None: return search, candidates
+    if candidates and candidates[0].score >= found[0].score: return search, candidates
     right, told = observation.source_pixel_size, micrograph.pixel_size
     other.notes.append(f"The file says {told:.4g} Å/px, at which nothing explains the image; "
                        f"{right:.4g} Å/px does, and was taken.")
@@ -389,7 +428,8 @@ def rescaled(micrograph:Micrograph, observation:Observation, shift:float, # log 
     "The micrograph observed on another scale; what the file told is kept in mind."
     factor, pixel_size = float(np.exp(shift)), observation.source_pixel_size
     again = observe_scan(replace(micrograph, pixel_size=pixel_size*factor), imaging)
-    return replace(again, told=observation.told/factor, scaled=observation.scaled)
+    told = observation.told/factor if observation.scaled else 1.
+    return replace(again, told=told, scaled=observation.scaled)
 
 # %% ../nbs/45_predict.ipynb #9a11c1d3
 def predict(image, # path, array or `Micrograph`
@@ -430,7 +470,7 @@ def predict(image, # path, array or `Micrograph`
     question.use(heights)
     if "templates" in active and not crystals and propose != PROPOSERS:
         question.notes.append("There is no database on this machine and no list was given: templates proposed nothing.")
-    search, candidates = on_its_scale(question, micrograph, imaging, lambda search: search.run(active, vlm, crystals, k))
+    search, candidates = on_its_scale(question, micrograph, imaging, lambda search: search.run(active, vlm, crystals, k), vlm)
     observation = search.observation
     if relax:
         tell(1., "relaxing")
@@ -453,17 +493,19 @@ def corrections(micrograph:Micrograph, observation:Observation, candidates:list)
     "How far the answer's lattice is from the one in the image, in words."
     if not candidates or candidates[0].inferred is None: return []
     inferred = candidates[0].inferred
-    size, trusted = observation.source_pixel_size*observation.told, inferred.trust["exact"]
+    pixel_size, trusted = observation.source_pixel_size*observation.told, inferred.trust["exact"]
     scale, said = np.exp(inferred.strain.scale), []
     if not observation.scaled:
-        said.append(f"The image tells no pixel size. The crystal at rest fits {size*scale:.4g} Å/px, which is inferred, "
+        said.append(f"The image tells no pixel size. The crystal at rest fits {pixel_size*scale:.4g} Å/px, which is inferred, "
                     f"give or take {SCALE_ERROR:.0%}: give pixel_size in Å/px if you know it.")
     elif trusted < .5 and abs(inferred.strain.scale) > RESCALED:
-        said.append(f"The file says {size:.4g} Å/px; this crystal at rest fits {size*scale:.4g}: "
+        said.append(f"The file says {pixel_size:.4g} Å/px; this crystal at rest fits {pixel_size*scale:.4g}: "
                     f"the scale seems {abs(scale - 1):.0%} too {'small' if scale > 1 else 'large'}.")
-    if trusted >= .5 and (abs(inferred.strain.scale) > STRAINED[0] or inferred.strain.shape > STRAINED[1]):
-        said.append(f"At rest this crystal would be {abs(scale - 1):.1%} {'larger' if scale > 1 else 'smaller'} than it was measured "
-                    f"and sheared by {inferred.strain.shape:.1%}: check the formula and the pixel size.")
+    resized = observation.scaled and abs(inferred.strain.scale) > STRAINED[0]
+    if trusted >= .5 and (resized or inferred.strain.shape > STRAINED[1]):
+        size = f"{abs(scale - 1):.1%} {'larger' if scale > 1 else 'smaller'} than it was measured and "*observation.scaled
+        said.append(f"At rest this crystal would be {size}sheared by {inferred.strain.shape:.1%}: "
+                    "check the formula and the pixel size.")
     if trusted < .5 and inferred.strain.shape > NOTED:
         said.append(f"The scan is sheared or stretched by {inferred.strain.shape:.1%}: "
                     f"{figures(observation.in_view(observation.lattice.cell))} was measured.")

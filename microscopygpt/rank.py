@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PRINT_REACH', 'PRINT_STEP', 'PRINT_WIDTH', 'ALIKE', 'EVIDENCE', 'LEAST_RESIDUAL', 'NO_VOTE', 'EXPLAINS_AS_WELL',
-           'HIGHEST_ENERGY', 'LARGEST_FORCE', 'LEAST_ODDS', 'SPACIOUS', 'IN_DATABASE', 'STRAIN', 'BY_HAND', 'JUDGES',
-           'LOWEST_TAUGHT', 'CERTAIN', 'FIRST_CONFIDENCE', 'EXPLAINED', 'PLAUSIBLE', 'WELL_EXPLAINED', 'PLACED',
-           'RankError', 'Contender', 'contender', 'fingerprint', 'alike', 'primitive', 'merge_contenders', 'Context',
-           'context_of', 'evidence', 'Judge', 'scores', 'confidences', 'fit_judge', 'fit_in_words', 'describe',
-           'Candidate', 'rank', 'rank_merged']
+           'HIGHEST_ENERGY', 'LARGEST_FORCE', 'LEAST_ODDS', 'SPACIOUS', 'IN_DATABASE', 'UNEXPLAINED', 'STRAIN',
+           'BY_HAND', 'JUDGES', 'LOWEST_TAUGHT', 'CERTAIN', 'FIRST_CONFIDENCE', 'EXPLAINED', 'PLAUSIBLE',
+           'WELL_EXPLAINED', 'PLACED', 'RankError', 'Contender', 'contender', 'fingerprint', 'alike', 'primitive',
+           'representative', 'merge_contenders', 'Context', 'context_of', 'evidence', 'Judge', 'scores', 'confidences',
+           'fit_judge', 'fit_in_words', 'describe', 'Candidate', 'rank', 'rank_merged']
 
 # %% ../nbs/44_rank.ipynb #28c19e6e
 import itertools
@@ -19,7 +19,7 @@ from .crystal import Atoms
 from .columns import COVERING, COVERING_SPREAD, covering
 from .crystal import canonical, from_slab, MicroscopyGPTError, reduced_formula, space_group, standardize, to_slab
 from .heights import Relaxed
-from .refine import Proof
+from .refine import ACCEPTED_RATIO, ACCEPTED_RISE, Proof, too_much_left
 from .rest import Inferred
 
 # %% ../nbs/44_rank.ipynb #30368c8e
@@ -34,6 +34,7 @@ class Contender:
     origins: tuple = () # who proposed it: "columns", "model", names of templates
     density: float = 0. # atoms in each measured cell
     inferred: "Inferred|None" = None # its lattice by measurement and physics, where both are known
+    lost: bool = False # whether the potential finds no rest for it anywhere near the measured lattice
 
 def contender(proof:Proof, measured_area:float, # Å²
               relaxed:"Relaxed|None"=None)->Contender:
@@ -71,36 +72,43 @@ def primitive(proof:Proof)->Atoms:
     return from_slab(canonical(to_slab(standardize(proof.atoms, symprec=.1))))
 
 # %% ../nbs/44_rank.ipynb #b03a4c97
+def representative(members:list # of `Contender`, descriptions of one crystal
+                  )->Contender:
+    "The most symmetric of those that fit about as well as the best."
+    least = min(c.proof.residual for c in members)
+    accepted = max(ACCEPTED_RATIO*least, least + ACCEPTED_RISE)
+    return max((c for c in members if c.proof.residual <= accepted),
+               key=lambda c: (c.proof.operations, -round(c.proof.residual, 3), -(c.relaxed.energy if c.relaxed else 0.)))
+
 def merge_contenders(contenders:list # of `Contender`
                     )->list: # of (`Contender`, primitive `Atoms`)
-    "Contenders that describe one crystal become one: the one that fits best, with all votes and origins."
+    "Contenders that describe one crystal become one, with all votes and origins."
     order = sorted(contenders, key=lambda c: (round(c.proof.residual, 3), c.relaxed.energy if c.relaxed else 0.))
     groups = []
     for one in order:
         atoms = primitive(one.proof)
         print_ = fingerprint(to_slab(atoms))
         same = next((g for g in groups if g[1].num_atoms == atoms.num_atoms and alike(print_, g[2])), None)
-        if same is None:
-            groups.append((replace(one), atoms, print_)) # votes of others are added to the copy
-            continue
-        first = same[0]
-        first.votes += one.votes
-        first.origins = tuple(dict.fromkeys(first.origins + one.origins))
-        if first.proof.proposal.origin == "columns" and one.proof.proposal.origin != "columns" and first.relaxed:
-            first.proof.proposal.belief = max(first.proof.proposal.belief, one.proof.proposal.belief)
-    return [(c, atoms) for c, atoms, _ in groups]
+        if same: same[0].append(one)
+        else: groups.append(([one], atoms, print_))
+    merged = []
+    for members, _, _ in groups:
+        first = representative(members)
+        votes, origins = sum(c.votes for c in members), (o for c in members for o in c.origins)
+        merged.append((replace(first, votes=votes, origins=tuple(dict.fromkeys(origins))), primitive(first.proof)))
+    return merged
 
 # %% ../nbs/44_rank.ipynb #59c53811
 EVIDENCE = ("log residual", "log residual over the least", "atoms moved", "cell stretched", "cell sheared", "crowded",
             "atoms relocated", "log symmetry", "log vote share", "solved from the columns", "in a database",
             "energy", "forces in the plane", "heights moved", "unusual covering", "log atoms over the fewest",
-            "log cells in the crystal's cell", "log odds of the strain")
+            "log cells in the crystal's cell", "log odds of the strain", "too much left")
 LEAST_RESIDUAL = .012 # what noise leaves of a perfect answer
 NO_VOTE = .5 # counts as half a vote: that the model never said a thing is no proof against it
 EXPLAINS_AS_WELL = 1.6, .02 # a contender with up to 1.6 times the least residual + .02
 HIGHEST_ENERGY = .5 # eV/atom, beyond it is simply wrong
 LARGEST_FORCE = 2. # eV/Å
-LEAST_ODDS = -8. # log odds of a strain, beyond which it is simply wrong
+LEAST_ODDS = -10. # log odds of a strain, beyond which it is simply wrong
 SPACIOUS = .8 # shortest distance over the sum of covalent radii below which atoms are crowded
 
 # %% ../nbs/44_rank.ipynb #e301b61d
@@ -121,7 +129,7 @@ def context_of(contenders:list, asked:int)->Context:
     return Context(asked, least, min(c.density for c in well), lowest)
 
 # %% ../nbs/44_rank.ipynb #0db629a3
-def evidence(one:Contender, context:Context)->np.ndarray: # (18,), see `EVIDENCE`
+def evidence(one:Contender, context:Context)->np.ndarray: # (19,), see `EVIDENCE`
     "What counts for or against a contender."
     proof, relaxed, placed = one.proof, one.relaxed, one.proof.placed
     fitted = max(proof.residual, LEAST_RESIDUAL)
@@ -135,24 +143,25 @@ def evidence(one:Contender, context:Context)->np.ndarray: # (18,), see `EVIDENCE
         float("columns" in one.origins), float(bool(known)),
         min(above, HIGHEST_ENERGY)/.1, min(relaxed.plane_force, LARGEST_FORCE) if relaxed else 0.,
         min(relaxed.moved, 1.) if relaxed and "columns" not in one.origins else 0.,
-        room, np.log(one.density/context.fewest), np.log(len(placed.z)/one.density),
-        max(one.inferred.log_odds, LEAST_ODDS) if one.inferred else 0.])
+        room, max(0., np.log(one.density/context.fewest)), np.log(len(placed.z)/one.density),
+        LEAST_ODDS if one.lost else max(one.inferred.log_odds, LEAST_ODDS) if one.inferred else 0., too_much_left(proof.residual)])
 
 # %% ../nbs/44_rank.ipynb #5d2139cf
 IN_DATABASE = 1.5 # worth as much as four of 32 votes; set by hand, the regressions saw no database
 
 class Judge(NamedTuple):
     "Weights of the evidence, and what they make of a score."
-    weights: np.ndarray # (18,)
+    weights: np.ndarray # (19,)
     offset: float
     confidence: tuple # of what a score makes: see `confidences`
 
-STRAIN = .25 # weight of the log odds of a strain, by hand: contenders that are worst by it are rarely right
+UNEXPLAINED = -1. # weight of what is left, by hand: it was small in all that taught, and is not where nothing is right
+STRAIN = .4 # weight of the log odds of a strain, by hand: contenders that are worst by it are rarely right
 BY_HAND = -.1 # weight of what the fitted micrographs cannot teach: moved, stretched, sheared, forces in the plane
 JUDGES = {"energy": Judge(np.array([-.079, -1.661, BY_HAND, BY_HAND, BY_HAND, -.734, -.359, .514, 1.012, -.018, IN_DATABASE, -.712,
-                                    BY_HAND, BY_HAND, -.043, -2.755, -.552, STRAIN]), 1.723, (.389, 2.116, 1.238)),
+                                    BY_HAND, BY_HAND, -.043, -2.755, -.552, STRAIN, UNEXPLAINED]), 1.723, (.389, 2.116, 1.238)),
           "image": Judge(np.array([-.06, -.83, BY_HAND, BY_HAND, BY_HAND, -.644, -.201, .922, .807, -.88, IN_DATABASE, 0, 0, 0,
-                                   -.175, -1.816, .289, 0]), .094, (1.345, 1.356, 1.383))}
+                                   -.175, -1.816, .289, 0, UNEXPLAINED]), .094, (1.345, 1.356, 1.383))}
 
 # %% ../nbs/44_rank.ipynb #f87aa62f
 def scores(contenders:list, asked:int, judge:Judge)->np.ndarray: # log odds

@@ -6,19 +6,19 @@
 __all__ = ['SHIFT_GRID', 'Z_UNIT', 'PROBE_VARIANCE_SIGMA', 'PROBE_VARIANCE_LIMITS', 'CONTRAST_SIGMA', 'CONTRAST_LIMITS', 'REACH',
            'DAMPING', 'STEP_LENGTHS', 'FIRST_SIGMA', 'LAST_SIGMA', 'SETTLING_STEPS', 'SETTLED', 'SITE_GRID',
            'TOLERANCES', 'ACCEPTED_RATIO', 'ACCEPTED_RISE', 'CHANCE', 'NUISANCES', 'EXPLAINED_BY_NOISE',
-           'MOST_UNEXPLAINED', 'SHEAR_COST', 'MOVED_COST', 'POOR_FIT', 'RELOCATION_PAYS', 'SAME_SIZE', 'supercells',
-           'Placement', 'strains', 'placements', 'structure_factors', 'correlation_map', 'best_shifts', 'atom_waves',
-           'fitted_gain', 'residual_of', 'PlaneModel', 'jacobian', 'without_gain', 'free_directions', 'Fit',
-           'fit_positions', 'relocate', 'n_operations', 'symmetrize', 'explains_as_well', 'best_common',
-           'residual_in_place', 'n_orbits', 'most_symmetric', 'crowding', 'Proposal', 'Proof', 'prove', 'resimulate',
-           'RelaxError', 'relax']
+           'MOST_UNEXPLAINED', 'USUAL_LEVEL', 'SHEAR_COST', 'MOVED_COST', 'POOR_FIT', 'RELOCATION_PAYS', 'SAME_SIZE',
+           'supercells', 'Placement', 'strains', 'placements', 'structure_factors', 'correlation_map', 'best_shifts',
+           'atom_waves', 'fitted_gain', 'residual_of', 'PlaneModel', 'jacobian', 'without_gain', 'free_directions',
+           'Fit', 'fit_positions', 'relocate', 'n_operations', 'symmetrize', 'too_much_left', 'explains_as_well',
+           'best_common', 'residual_in_place', 'n_orbits', 'most_symmetric', 'crowding', 'operations_in_place',
+           'Proposal', 'Proof', 'prove', 'resimulate', 'RelaxError', 'relax']
 
 # %% ../nbs/08_refine.ipynb #4ee3cd40
 import contextlib, io, itertools, warnings
 from dataclasses import dataclass
 from functools import lru_cache
 import numpy as np, spglib
-from scipy.linalg import block_diag
+from scipy.linalg import block_diag, orth
 from scipy.special import fdtri # what scipy.stats' F distribution calls; that package takes long to load
 from ase.data import covalent_radii
 from .crystal import Atoms, MicroscopyGPTError, Slab, _unimodular
@@ -244,12 +244,11 @@ def free_directions(operations:list, # (turn, shift, image), as on the page of c
                    )->"np.ndarray|None": # (2n + 2, k), orthonormal columns
     "The changes of p that keep a symmetry of the plane; None where there is no symmetry to keep."
     if len(operations) < 2: return None
-    mean = np.zeros((2*n, 2*n))
+    mean = np.zeros((2*n, 2*n)) # a projector, though not an orthogonal one where the cell is strained
     for turn, _, image in operations:
         back = (np.linalg.inv(cell)@turn@cell).T/len(operations)
         for atom, other in enumerate(image): mean[2*other:2*other + 2, 2*atom:2*atom + 2] += back
-    share, directions = np.linalg.eigh((mean + mean.T)/2)
-    return block_diag(directions[:, share > .99], np.eye(2))
+    return block_diag(orth(mean, rcond=.01), np.eye(2))
 
 def _damped_step(model, prior, p, seen, sigma, free=None):
     "The Gauss-Newton step (2n + 2,) towards the least cost, along the free directions."
@@ -376,14 +375,20 @@ def _images(R, t, frac, lattice, numbers):
 def _keeps_the_plane(R): return not (R[2, :2].any() or R[:2, 2].any())
 
 # %% ../nbs/08_refine.ipynb #6eddac1f
-def _averages(slab, symprec):
-    "Metric of the cell (3, 3) and positions (n, 3), averaged over the operations of a slab; None where there are none."
+def _operations(slab, symprec):
+    "A slab's operations that keep the plane: rotation (3, 3), translation (3,), image (n,) and miss (n, 3) of each atom."
     lattice, frac, numbers = crystal = _spglib_cell(slab)
-    metric, shift, count = np.zeros((3, 3)), np.zeros_like(frac), 0
     for R, t in _symmetry(crystal, symprec):
         if not _keeps_the_plane(R): continue
         image, miss = _images(R, t, frac, lattice, numbers)
         if len(set(image)) < len(image): continue # two atoms on one
+        yield R, t, image, miss
+
+def _averages(slab, symprec):
+    "Metric of the cell (3, 3) and positions (n, 3), averaged over the operations of a slab; None where there are none."
+    lattice, frac, _ = _spglib_cell(slab)
+    metric, shift, count = np.zeros((3, 3)), np.zeros_like(frac), 0
+    for R, _, image, miss in _operations(slab, symprec):
         metric += R.T@(lattice@lattice.T)@R
         shift[image] += miss - miss.mean(0) # the crystal as a whole stays
         count += 1
@@ -418,6 +423,11 @@ CHANCE = 1e-3 # probability at which a symmetric crystal is turned down although
 NUISANCES = 3 # gain, probe and contrast are fitted with every crystal
 EXPLAINED_BY_NOISE = 2. # times what white noise leaves: a fit below has found all there is
 MOST_UNEXPLAINED = .3 # residual: beyond it nothing is explained
+USUAL_LEVEL = .15 # residual that right structures leave of real micrographs
+
+def too_much_left(residual:float)->float:
+    "How unlikely it is that a right structure leaves so much of a real micrograph: minus a log odds, with a heavy tail."
+    return float(np.log1p((residual/USUAL_LEVEL)**2))
 
 def explains_as_well(residual:float, # of a fit with so many
                      free:int, # parameters
@@ -521,6 +531,31 @@ def _with_relocation(fit, slab, cell, observation):
     again = fit_positions(frac, slab.numbers, cell, observation)
     return (again, relocated) if again.residual < RELOCATION_PAYS*fit.residual else (fit, 0)
 
+# %% ../nbs/08_refine.ipynb #08a00002
+def operations_in_place(slab:Slab,
+                        turn:np.ndarray, # (2, 2), of its placement
+                        symprec:float=.05 # Å
+                       )->list: # of (turn, shift, image), on the basis on which it is placed
+    "What a slab's symmetry is for its columns, in fractions of the cell it is laid on."
+    back = np.linalg.inv(turn)
+    return [(back@R[:2, :2].T@turn, t[:2]@turn, image) for R, t, image, _ in _operations(slab, symprec)]
+
+# %% ../nbs/08_refine.ipynb #08a00005
+def _with_symmetry_held(fit, slab, placement, observation):
+    "The fit in which the proposal keeps its symmetry, if that explains the image as well; else the fit as it was."
+    n, noise = len(slab.z), observation.noise_residual(placement.cell)
+    if fit.residual < EXPLAINED_BY_NOISE*noise: return fit
+    slab = symmetrize(slab) # what is written in text is rounded
+    operations = operations_in_place(slab, placement.turn)
+    free = free_directions(operations, n, placement.cell)
+    if free is None: return fit
+    turned = slab.frac@placement.turn
+    start = turned + best_common(fit.frac - turned, slab.numbers, observation.imaging.z_power)
+    held = fit_positions(start, slab.numbers, placement.cell, observation, operations=operations)
+    kept, observed = free.shape[1] - 2 + NUISANCES, observation.n_measured(placement.cell)
+    as_well = explains_as_well(fit.residual, 2*n + NUISANCES, kept, observed, noise)
+    return held if held.residual <= as_well else fit
+
 # %% ../nbs/08_refine.ipynb #1c5caff0
 @dataclass
 class Proposal:
@@ -558,6 +593,7 @@ def prove(proposal:Proposal, observation:Observation,
     if (found := _best_fit(slab, observation, keep)) is None: return None
     fit, placement = found
     fit, relocated = _with_relocation(fit, slab, placement.cell, observation)
+    if not relocated: fit = _with_symmetry_held(fit, slab, placement, observation)
     scale = np.exp(.5*placement.stretch) if abs(placement.stretch) > SAME_SIZE else 1.
     placed = Slab(placement.cell, fit.frac % 1, slab.z*scale, slab.numbers)
     exact, residual = most_symmetric(placed, fit, observation)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STILL', 'REST_PLAN', 'REST_SCALE', 'REST_SHAPE', 'SYMMETRIC_SHAPE', 'PSEUDOSYMMETRIC', 'REST_TAIL', 'RAW_SCALE',
-           'RAW_SHAPE', 'RAW_TAIL', 'KINDS', 'CLEAN_KINDS', 'IMPOSSIBLE', 'CellRelaxation', 'FreeRelaxation', 'at_rest',
-           'Strain', 'strain_between', 'Inferred', 'heavy_tailed', 'of_shape', 'Shapes', 'densities', 'Misfit',
-           'misfit_of', 'trust_in', 'infer_cell']
+           'RAW_SHAPE', 'RAW_TAIL', 'OTHER_SCALE', 'OTHER_TAIL', 'KINDS', 'CLEAN_KINDS', 'IMPOSSIBLE', 'FAR_APART',
+           'CellRelaxation', 'FreeRelaxation', 'at_rest', 'Strain', 'strain_between', 'Inferred', 'heavy_tailed',
+           'of_shape', 'Shapes', 'densities', 'Misfit', 'misfit_of', 'trust_in', 'infer_cell']
 
 # %% ../nbs/42c_rest.ipynb #42c00003
 from typing import NamedTuple
@@ -86,6 +86,7 @@ SYMMETRIC_SHAPE = .001 # the same for a shape that symmetry fixes: what noise le
 PSEUDOSYMMETRIC = .1 # how often columns speak for a lattice that the crystal only nearly has
 REST_TAIL = 1.5 # degrees of freedom of Student's distribution: one crystal in ten is off by more than 5 %
 RAW_SCALE, RAW_SHAPE, RAW_TAIL = .05, .04, 3. # the same for a raw instrument
+OTHER_SCALE, OTHER_TAIL = .12, 1.5 # of a pixel size that belongs to another image: one of nine real ones was 36 % off
 KINDS = dict(exact=.3, unscaled=.06, raw=.64) # how often an instrument is of each kind
 CLEAN_KINDS = dict(exact=.85, unscaled=.06, raw=.09) # the same where nothing but white noise is left over
 
@@ -119,6 +120,7 @@ def densities(scale:float, shapes:Shapes, scaled:bool=True)->dict: # kind -> den
     "How likely the strains are for an instrument of each kind."
     rest_scale = heavy_tailed(scale, REST_SCALE, REST_TAIL) if scaled else 1.
     raw_scale = heavy_tailed(scale, RAW_SCALE, RAW_TAIL) if scaled else 1.
+    other_scale = heavy_tailed(scale, OTHER_SCALE, OTHER_TAIL) if scaled else 1.
     straight = of_shape(shapes.to_rest, REST_SHAPE, REST_TAIL)
     raw = of_shape(shapes.to_rest, RAW_SHAPE, RAW_TAIL)
     if shapes.to_symmetric is not None:
@@ -128,7 +130,7 @@ def densities(scale:float, shapes:Shapes, scaled:bool=True)->dict: # kind -> den
         rest = potential if shapes.fixed == 2 else of_shape(shapes.symmetric_to_rest, RAW_SHAPE, RAW_TAIL)
         straight = measured*potential + by_chance*straight
         raw = of_shape(shapes.to_symmetric, RAW_SHAPE, RAW_TAIL, shapes.fixed)*rest
-    return dict(exact=rest_scale*straight, unscaled=raw_scale*straight, raw=raw_scale*raw)
+    return dict(exact=rest_scale*straight, unscaled=other_scale*straight, raw=raw_scale*raw)
 
 IMPOSSIBLE = 1e-30 # ratio of densities, below which all are the same
 
@@ -163,12 +165,15 @@ def trust_in(misfits:list, # of `Misfit`, of the crystals that may be in the ima
     if not total > 0: return dict(kinds)
     return {kind: float(value/total) for kind, value in found.items()}
 
+FAR_APART = .08 # strain in size, beyond which the middle between both sides is nobody's size
+
 def infer_cell(misfit:Misfit, trust:dict, # kind of instrument -> probability
                scaled:bool=True, # whether the image came with a pixel size
                kinds:dict=KINDS)->Inferred:
     "The cell that measurement and physics agree on: each counts as far as it can be trusted."
     strain = misfit.strain
     size = trust["unscaled"] + trust["raw"] if scaled else 1.
+    if abs(strain.scale) > FAR_APART: size = round(size)
     scale, shape = strain.scale*np.eye(2), strain.log_stretch - strain.scale*np.eye(2)
     cell = misfit.measured@expm(size*scale + trust["raw"]*shape)
     both = misfit.likely, misfit.agreed

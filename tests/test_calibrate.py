@@ -52,7 +52,7 @@ def test_a_crystal_that_rests_at_no_scale_is_named():
     class Infinite(Potential):
         name = "infinite"
         def compute(self, slabs, forces): return np.full(len(slabs), np.inf), [np.zeros((len(s.z), 3)) for s in slabs]
-    with np.errstate(invalid="ignore"), pytest.raises(ColumnError, match="At no scale is MoS2"):
+    with np.errstate(invalid="ignore"), pytest.raises(ColumnError, match="At no scale do these elements"):
         find_pixel_size(photo(MOS2, pixel_size=None), "MoS2", Infinite())
 
 def test_it_can_be_stopped(planes):

@@ -27,7 +27,7 @@ def contenders_of(crystal, noise, potential):
     question = Search(None, crystal.formula, prompt, 32, 0, lambda *said: None)
     question.use(None if potential == "none" else potential)
     run = lambda search: search.run(PROPOSERS[:2], vlm, [], KEPT)
-    _, candidates = on_its_scale(question, draw_micrograph(crystal, noise), Imaging(), run)
+    _, candidates = on_its_scale(question, draw_micrograph(crystal, noise), Imaging(), run, vlm)
     solved = [bool(compare(crystal.atoms, c.atoms, split=False).solved) for c in candidates]
     return [dict(x=c.evidence.tolist(), solved=right) for c, right in zip(candidates, solved)]
 
