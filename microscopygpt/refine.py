@@ -18,7 +18,7 @@ import contextlib, io, itertools, warnings
 from dataclasses import dataclass
 from functools import lru_cache
 import numpy as np, spglib
-from scipy.linalg import block_diag, orth
+from scipy.linalg import block_diag
 from scipy.special import fdtri # what scipy.stats' F distribution calls; that package takes long to load
 from ase.data import covalent_radii
 from .crystal import Atoms, MicroscopyGPTError, Slab, _unimodular
@@ -248,7 +248,8 @@ def free_directions(operations:list, # (turn, shift, image), as on the page of c
     for turn, _, image in operations:
         back = (np.linalg.inv(cell)@turn@cell).T/len(operations)
         for atom, other in enumerate(image): mean[2*other:2*other + 2, 2*atom:2*atom + 2] += back
-    return block_diag(orth(mean, rcond=.01), np.eye(2))
+    directions, share, _ = np.linalg.svd(mean) # shares are 1 and more, or 0
+    return block_diag(directions[:, share > .5], np.eye(2))
 
 def _damped_step(model, prior, p, seen, sigma, free=None):
     "The Gauss-Newton step (2n + 2,) towards the least cost, along the free directions."

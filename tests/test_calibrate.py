@@ -1,9 +1,11 @@
 "The scale of an image that tells none, from physics; and what is no crystal at any scale."
 import numpy as np, pytest
-from crystals import MOS2, photo
-from microscopygpt.calibrate import NUMBERS_KEPT, find_pixel_size, observe_unscaled, scale_at_rest, unscaled_planes
+from crystals import MOS2, MOS2_SLAB, photo
+from microscopygpt.calibrate import (BEHIND, NUMBERS_KEPT, distinct, find_pixel_size, observe_unscaled, pixel_sizes_by_area,
+                                       scale_at_rest, unscaled_planes)
 from microscopygpt.columns import COVERING, ColumnError, covering
 from microscopygpt.crystal import cell_lengths
+from microscopygpt.heights import Relaxed
 from microscopygpt.lattice import LatticeError
 from microscopygpt.micrograph import Micrograph
 from microscopygpt.potentials import Potential, load_potential
@@ -27,6 +29,7 @@ def test_a_pixel_size_that_an_image_tells_is_ignored():
 
 def test_planes_cover_the_cell_as_usual(planes):
     assert planes[0].plane.units == 1 and planes[0].plane.residual < .05
+    assert planes[-1].cost < planes[0].cost + BEHIND
     assert len(planes) <= NUMBERS_KEPT == 4 and len({p.plane.units for p in planes}) == len(planes)
     costs = [p.cost for p in planes]
     assert costs == sorted(costs) and all(p.level >= p.plane.residual for p in planes)
@@ -59,3 +62,13 @@ def test_it_can_be_stopped(planes):
     class Stop(Exception): "Somebody pressed a button."
     def tick(): raise Stop()
     with pytest.raises(Stop): scale_at_rest(planes, load_potential("chgnet"), tick=tick)
+
+def test_a_known_area_gives_a_size_for_each_number_of_units(unscaled, planes):
+    area = abs(np.linalg.det(MOS2_SLAB.cell))
+    sizes = pixel_sizes_by_area(unscaled, planes, area)
+    assert len(sizes) == len(planes) and sizes[0] == pytest.approx(.1, rel=.03)
+    assert [s/sizes[0] for s in sizes] == pytest.approx([np.sqrt(p.plane.units/planes[0].plane.units) for p in planes])
+
+def test_ends_are_distinct_in_energy_or_size():
+    end = lambda energy, scale=1.: Relaxed(MOS2_SLAB._replace(cell=scale*MOS2_SLAB.cell), energy, 0., 0., 0.)
+    assert len(distinct([end(-7.), end(-6.999), end(-6.9), end(-6.9, 1.1), end(-6.9, 1.003)])) == 3

@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 
 from microscopygpt.crystal import Slab, cell_from_lengths, compare, to_slab
 from microscopygpt.heights import Relaxed
-from microscopygpt.rank import (EVIDENCE, JUDGES, LOWEST_TAUGHT, Context, Contender, alike, confidences, contender, context_of, describe, evidence,
+from microscopygpt.rank import (EVIDENCE, JUDGES, LEAST_ODDS, LOWEST_TAUGHT, Context, Contender, alike, confidences, contender, context_of, describe, evidence,
                                 fingerprint, fit_in_words, merge_contenders, primitive, rank, scores)
 from microscopygpt.refine import Fit, Placement, Proof, Proposal, crowding, n_operations
 
@@ -53,6 +53,17 @@ def test_one_crystal_brought_by_several_is_one_contender():
     assert len(first.origins) == 3 and second.votes == 2 and second.origins == ("model",)
     assert first.proof.residual == .02, "the one that fits best stands for all"
     assert atoms.num_atoms == 3
+
+def leaning(by):
+    "MoS2 whose sulphur stands off its place (Å along a)."
+    return H2._replace(frac=HEXAGON + [[0, 0], [by/3.18, 0], [by/3.18, 0]])
+
+@pytest.mark.parametrize("symmetric, stands", [(.021, 12), (.03, 12), (.06, 2)])
+def test_of_descriptions_that_fit_alike_the_most_symmetric_stands_for_all(symmetric, stands):
+    leans = leaning(.08)
+    assert alike(fingerprint(leans), fingerprint(H2)) and n_operations(leans) == 2
+    (one, atoms), = merge_contenders([made(leans, residual=.02, votes=1), made(residual=symmetric, votes=3)])
+    assert one.proof.operations == stands and one.votes == 4 and atoms.num_atoms == 3
 
 def test_among_equal_residuals_the_lowest_energy_stands_for_all():
     merged = merge_contenders([made(energy=-6.4), made(origin="columns", energy=-6.5)])
@@ -232,3 +243,25 @@ def test_a_judge_finds_what_counts():
     sure = np.concatenate([confidences(score[groups == g], judge) for g in range(150)])
     assert abs(sure.mean() - y.mean()) < .1
     with pytest.raises(RankError): fit_judge(X, np.ones(900, bool), groups)
+
+
+# what is beyond the evidence that taught the judge
+
+def seen_as(one, others, name):
+    return evidence(one, context_of([one, *others], 8))[EVIDENCE.index(name)]
+
+def test_fewer_atoms_than_the_image_needs_are_no_merit():
+    two_layers, one_layer = made(bilayer(H2), residual=.02), made(residual=.9)
+    assert seen_as(one_layer, [two_layers], "log atoms over the fewest") == 0
+    assert seen_as(two_layers, [made(residual=.02)], "log atoms over the fewest") == pytest.approx(np.log(2))
+
+def test_a_contender_that_the_potential_lost_counts_as_impossible():
+    placed, lost = made(), replace(made(), lost=True)
+    assert seen_as(lost, [], "log odds of the strain") == LEAST_ODDS < seen_as(placed, [], "log odds of the strain") == 0
+
+@pytest.mark.parametrize("judge", JUDGES)
+def test_what_explains_nothing_is_not_believed_for_its_votes(judge):
+    energy = dict(energy=-6.5) if judge == "energy" else {}
+    half, nothing = made(T1, residual=.45, votes=2, **energy), made(residual=.95, votes=20, **energy)
+    ranked = rank([half, nothing], 32)
+    assert ranked[0].residual == .45 and ranked[0].confidence < .6

@@ -10,8 +10,8 @@ from microscopygpt.lattice import Imaging, Lattice2D, Observation, harmonics, ob
 from microscopygpt.micrograph import Micrograph
 from microscopygpt.refine import (Fit, PlaneModel, Proposal, atom_waves, best_shifts, correlation_map, crowding, fit_positions, fitted_gain,
                                   jacobian, most_symmetric, n_operations, placements, prove, relocate, residual_of, resimulate, strains,
-                                  structure_factors, supercells, symmetrize, without_gain, _set_down)
-from microscopygpt.stem import render
+                                  structure_factors, supercells, symmetrize, without_gain, _set_down, free_directions, operations_in_place)
+from microscopygpt.stem import Noise, render
 
 quick = settings(max_examples=20, deadline=None)
 seeds = st.integers(0, 2**31)
@@ -482,3 +482,42 @@ def test_the_resimulated_image_has_the_fitted_coefficients():
     image = observe(Micrograph(resimulate(proof, observation), observation.view.pixel_size))
     fit, placed = proof.fit, proof.placed
     assert residual_of(placed.frac, placed.numbers, placed.cell, image, fit.variance, fit.power) < .02
+
+
+# symmetry that is held
+
+STRAINED = np.array([[1.08, .04], [0, .97]])
+
+@pytest.mark.parametrize("name", CRYSTALS)
+def test_operations_lie_where_the_slab_is_placed(name):
+    "On another basis of the same lattice they are whole numbers again, and take atoms to atoms."
+    slab, turn = CRYSTALS[name], np.array([[1, 1], [0, 1]])
+    found = operations_in_place(slab, turn)
+    assert len(found) == OPERATIONS[name]
+    frac = slab.frac@turn
+    for R, shift, image in found:
+        assert np.allclose(R, R.round(), atol=1e-9)
+        d = frac@R + shift - frac[image]
+        assert np.abs(d - np.round(d)).max() < 1e-6
+
+@pytest.mark.parametrize("name", CRYSTALS)
+def test_free_directions_keep_the_symmetry_of_a_strained_cell(name):
+    "However the scan strained the cell: what the fit may do leaves every operation as exact as it was."
+    slab = CRYSTALS[name]
+    cell = slab.cell@STRAINED
+    operations = operations_in_place(slab, np.eye(2, dtype=int))
+    directions = free_directions(operations, len(slab.z), cell)
+    assert directions.T@directions == pytest.approx(np.eye(directions.shape[1]))
+    p = directions@np.random.default_rng(0).normal(size=directions.shape[1])
+    moved = p[:-2].reshape(-1, 2)@np.linalg.inv(cell)
+    for R, _, image in operations: assert moved@R == pytest.approx(moved[image], abs=1e-9)
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_rough_image_does_not_break_the_symmetry_of_a_proposal(seed, monkeypatch):
+    "1T seen by an elongated probe that this fit knows nothing of: free atoms would leave their sites to please it."
+    slab = CRYSTALS["1T"]
+    noise = Noise(blur=.2, astigmatism=.5, tilt=.3, gain=.2, background=.3, readout=.2)
+    seen = observe(Micrograph(render(from_slab(slab), noise=noise, seed=seed), .1))
+    assert prove(Proposal(slab), seen).operations == OPERATIONS["1T"]
+    monkeypatch.setattr("microscopygpt.refine._with_symmetry_held", lambda fit, *_: fit)
+    assert prove(Proposal(slab), seen).operations < OPERATIONS["1T"]

@@ -112,3 +112,17 @@ def test_the_instrument_is_one_for_all_crystals():
     assert trust == pytest.approx(trust_in([right], [1.]), abs=.01)
     assert infer_cell(wrong, trust).cell == pytest.approx(HEXAGONAL, rel=.03), "a wrong crystal cannot bend a good instrument"
     assert infer_cell(wrong, trust).log_odds < infer_cell(right, trust).log_odds - 3
+
+
+@pytest.mark.parametrize("off", [-.31, -.1, .12, .31])
+@pytest.mark.parametrize("kinds", [KINDS, CLEAN_KINDS], ids=["rough", "clean"])
+def test_sizes_far_apart_are_not_averaged(off, kinds):
+    "A size between that of the file and that at rest would be wrong whichever is right."
+    found = inferred(HEXAGONAL, HEXAGONAL*np.exp(off), kinds=kinds)
+    taken = np.log(cell_lengths(found.cell)[0]/cell_lengths(HEXAGONAL)[0])
+    assert min(abs(taken), abs(taken - off)) < 1e-9
+
+@pytest.mark.parametrize("off", [-.3, .3])
+def test_a_scale_that_belongs_to_another_image_is_not_believed(off):
+    found = inferred(HEXAGONAL, HEXAGONAL*np.exp(off))
+    assert cell_lengths(found.cell)[0] == pytest.approx(cell_lengths(HEXAGONAL)[0]*np.exp(off)) and found.trust["exact"] < .5
