@@ -20,6 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
+from zipfile import ZipFile
 
 import numpy as np
 import tifffile
@@ -223,7 +224,28 @@ def _read_npy(path, warnings, frame=None):
     data = np.load(path, mmap_mode="r", allow_pickle=False)
     return Picture(array_picture(data, path, warnings, frame))
 
+def _swift_axes(said:dict)->tuple: # steps, units; both empty where it tells none
+    "The axes that Nion Swift notes of its data."
+    axes = said.get("spatial_calibrations") or said.get("dimensional_calibrations")
+    axes = [axis if isinstance(axis, dict) else {} for axis in axes] if isinstance(axes, list) else []
+    return [_plain_number(axis.get("scale")) or 0 for axis in axes], [str(axis.get("units", "")) for axis in axes]
+
+def _swift_instrument(said:dict)->Instrument:
+    "What Nion Swift notes of the microscope; voltages in V."
+    detector = _nested(said, "channel_name", "hardware_source_name")
+    return Instrument(_kilovolts(_nested(said, "high_tension_v", "high_tension", "eht")), None, str(detector or ""))
+
+def _read_ndata(path, warnings, frame=None):
+    with ZipFile(path) as archive:
+        said = json.loads(archive.read("metadata.json")) if "metadata.json" in archive.namelist() else {}
+    with np.load(path, allow_pickle=False) as file: data = file["data"]
+    if data.dtype.kind not in "buif": raise MicrographError(f"{path}: holds {data.dtype} values; give real numbers")
+    steps, units = _swift_axes(said)
+    if len(steps) != data.ndim: steps, units = data.ndim*[0], data.ndim*[""]
+    return one_picture(path, data, steps, units, warnings, None, frame, _swift_instrument(said))
+
 def _read_npz(path, warnings, frame=None):
+    if path.suffix.lower() in (".ndata", ".ndata1"): return _read_ndata(path, warnings, frame)
     if path.suffix.lower() != ".npz": raise UnidentifiedImageError(path.name) # documents of an office are zip files, too
     with np.load(path, allow_pickle=False) as file:
         shapes = {name: file[name] for name in file.files[:50]}
@@ -437,16 +459,24 @@ def _vector_step(axis):
     if axis is None or not hasattr(axis, "ndim") or axis.ndim != 1 or len(axis) < 2 or axis.dtype.kind not in "uif": return None
     return (float(axis[-1]) - float(axis[0]))/(len(axis) - 1), str(_attribute(axis, "units"))
 
+def _properties(data)->dict:
+    "What Nion Swift writes beside a data set, as JSON."
+    try: said = json.loads(_attribute(data, "properties") or "{}")
+    except (ValueError, TypeError, RecursionError): return {}
+    return said if isinstance(said, dict) else {}
+
 def _hdf5_axes(data):
     "Steps and units of the axes of a data set, wherever they are written."
     group, steps = data.parent, []
     first = 0 if "dim0" in group else 1
     for i, dimension in enumerate(data.dims):
         scale = dimension[0] if len(dimension) else None
-        named = group.get(f"axis-{i}")
+        named = group.get(f"axis-{i}") # of HyperSpy
         found = _vector_step(group.get(f"dim{i + first}")) or _vector_step(scale)
         if named is not None and "scale" in named.attrs: found = float(_attribute(named, "scale", 0)), str(_attribute(named, "units"))
         steps.append(found or (0, ""))
+    swift = _swift_axes(_properties(data))
+    if len(swift[0]) == data.ndim: steps = list(zip(*swift))
     size = _plain_number(_attribute(data, "pixel_size", None) or _attribute(group, "pixel_size", None))
     if size and not any(unit for _, unit in steps): steps[-2:] = [(size, str(_attribute(data, "pixel_size_units", "") or _attribute(data, "units", "")))]*2
     return zip(*steps) if steps else ((), ())
@@ -458,16 +488,32 @@ def _columns_first(data):
     names = [str(_attribute(axis, "name") or axis.name.split("/")[-1]).lower() for axis in axes if axis is not None]
     return names == ["x", "y"]
 
+def _usid_picture(data)->"tuple|None": # picture, steps, units
+    "The picture in a list of values at positions, as USID and pycroscopy write it: the first position runs fastest."
+    beside = lambda name: data.file[data.attrs[name]] if name in data.attrs else data.parent.get(name)
+    indices, values = beside("Position_Indices"), beside("Position_Values")
+    if not hasattr(data, "shape") or len(data.shape) != 2 or data.shape[1] != 1 or indices is None or values is None: return None
+    if indices.shape != (len(data), 2) or values.shape != indices.shape: return None
+    places = indices[:].astype(int)
+    shape = tuple(places.max(0)[::-1] + 1)
+    if np.prod(shape) != len(data): return None
+    steps = [float(np.ptp(axis))/max(n - 1, 1) for axis, n in zip(values[:].T[::-1], shape)]
+    units = [unit.decode() if isinstance(unit, bytes) else str(unit) for unit in np.ravel(values.attrs.get("units", ["", ""]))]
+    return data[:, 0].reshape(shape), steps, units[::-1]
+
 def _hdf5_pictures(file):
     "The pictures in an HDF5 file: (how far from wanted, name, array, steps, units, instrument)."
     found = []
     def visit(name, item):
+        if name.endswith("Raw_Data") and (one := _usid_picture(item)):
+            found.append(((False, True, 2, "HAADF" not in name.upper(), -item.size), item.name, *one, Instrument()))
         if not hasattr(item, "shape") or len(item.shape) < 2 or item.dtype.kind not in "buif" or min(sorted(item.shape)[-2:]) < 3 or len(found) > 200: return
         steps, units = _hdf5_axes(item)
         marked = any(np.all(item.parent.attrs.get("emd_group_type") == kind) for kind in (1, "array"))
         lengths = sum(map(bool, map(length_of, units)))
         wanted = lengths != 2, not marked, len(item.shape), "HAADF" not in name.upper(), -item.size
-        found.append((wanted, item.name if wanted[1] else item.parent.name, item, steps, units, Instrument()))
+        instrument = _swift_instrument(_properties(item))
+        found.append((wanted, item.name if wanted[1] else item.parent.name, item, steps, units, instrument))
     file.visititems(visit)
     marked = [p for p in found if not p[0][1]]
     return marked or found
@@ -497,10 +543,11 @@ def _read_hdf5(path, warnings, frame=None):
     with _library("h5py", path).File(path, "r") as file:
         velox = "Data/Image" in file
         pictures = [p for p in (_velox if velox else _hdf5_pictures)(file) if p[2].ndim > 1 and p[2].dtype.kind in "buif"]
-        if not pictures: raise MicrographError(f"{path}: is an HDF5 file, but holds no picture in the manner of Velox or Berkeley; export the picture itself")
+        if not pictures: raise MicrographError(f"{path}: is an HDF5 file, but no picture was found in it; export the picture itself")
         _, name, data, steps, units, instrument = min(pictures, key=lambda p: p[0])
         if len(pictures) > 1: warnings.append(f"{len(pictures)} pictures in one file: only {name[-60:]!r} is read")
-        axes = (0, 1) if velox else (1, 0) if data.ndim == 2 and _columns_first(data) else None
+        turned = hasattr(data, "dims") and data.ndim == 2 and _columns_first(data)
+        axes = (0, 1) if velox else (1, 0) if turned else None
         return one_picture(path, data, steps, units, warnings, axes, frame, instrument)
 
 # %% ../nbs/13_readers.ipynb #3b417d19
@@ -648,6 +695,10 @@ def sidecar(path:Path, # of the picture
     if not beside.is_file() or beside.stat().st_size > 2**20: return None, Instrument()
     try: said = json.loads(beside.read_text(encoding="utf-8", errors="replace"))
     except (ValueError, RecursionError): return None, Instrument()
+    steps, units = _swift_axes(said) if isinstance(said, dict) else ([], [])
+    if len(steps) > 1 and (found := scale_of(steps[-2:], units[-2:], [])[0]):
+        warnings.append(f"{BESIDE} {beside.name}")
+        return found, _swift_instrument(said)
     fov = [_plain_number(_nested(said, *names)) for names in (("field_of_view_y", "fov_y", "field_of_view_x"), ("field_of_view_x", "fov_x", "field_of_view_y"))]
     unit = _nested(said, "field_of_view_units", "fov_units", "pixel_size_units", "pixel_size_unit", "units", "unit") or ""
     size = _plain_number(_nested(said, "pixel_size", "pixelsize", "pixel_size_x"))

@@ -7,6 +7,8 @@ import sys
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -337,7 +339,7 @@ def test_velox_prefers_haadf(tmp_path):
     assert np.array_equal(m.data, counts) and m.warnings[0] == "2 pictures in one file: only 'BF' is read" and "detector is BF" in m.warnings[1]
     transform = np.zeros(a.shape, [("realFloat", "<f4"), ("imagFloat", "<f4")])
     assert np.array_equal(read(("HAADF", transform), ("BM-Ceta", a)).data, counts)
-    refused(lambda: read(("HAADF", transform)), "no picture in the manner of Velox")
+    refused(lambda: read(("HAADF", transform)), "no picture was found in it")
 
 
 @needs_extra
@@ -536,7 +538,36 @@ def _file(kind):
     return out.getvalue()
 
 
+# what Nion Swift writes
+
+SWIFT = dict(spatial_calibrations=[dict(offset=0., scale=.0085, units="nm")]*2,
+             metadata=dict(instrument=dict(high_tension=60000), hardware_source=dict(channel_name="HAADF")))
+
+def swift_h5(path):
+    import h5py
+    with h5py.File(path, "w") as f: f.create_dataset("data", data=picture).attrs["properties"] = json.dumps(SWIFT)
+
+def swift_ndata(path):
+    array = BytesIO()
+    np.save(array, picture)
+    with ZipFile(path, "w") as f:
+        f.writestr("data.npy", array.getvalue())
+        f.writestr("metadata.json", json.dumps(SWIFT))
+
+def swift_npy(path):
+    np.save(path, picture)
+    path.with_suffix(".json").write_text(json.dumps(SWIFT))
+
+def _swift(name, write):
+    "The bytes of a file by Nion Swift."
+    with TemporaryDirectory() as folder:
+        write(Path(folder)/name)
+        return (Path(folder)/name).read_bytes()
+
+
 files = {kind: _file(kind) for kind in ("npy", "tif", "zip.tif", "pil.tif", "png", "jpg", "gif")} | {dict(velox="v.emd", berkeley="b.emd").get(kind, kind): make() for kind, make in microscopes.items()}
+files["ndata1"] = _swift("a.ndata1", swift_ndata)
+if "v.emd" in files: files["swift.h5"] = _swift("a.h5", swift_h5)
 
 
 def _survives(content, path, whole):
@@ -667,3 +698,39 @@ def test_real_micrographs(name, pixel_size, a):
     first = 2**.5/a if name == "FeTe" else 1/(a*.75**.5)
     ring, outside = power[abs(f/first-1) < .06].max(), power[(f > .15) & (f < .7*first)].max()
     assert ring > 2*outside
+
+
+# Nion Swift and USID
+
+@needs_extra
+@pytest.mark.parametrize("name, write", [("a.h5", swift_h5), ("a.ndata1", swift_ndata), ("a.npy", swift_npy)])
+def test_nion_swift_tells_scale_voltage_and_detector(tmp_path, name, write):
+    write(tmp_path/name)
+    read = read_micrograph(tmp_path/name)
+    assert read.pixel_size == pytest.approx(.085) and read.shape == picture.shape
+    assert str(read.instrument) == "60 kV, HAADF"
+
+@needs_extra
+@pytest.mark.parametrize("broken", ["[1, 2]", "{", '{"spatial_calibrations": 3}', '{"spatial_calibrations": [1, "nm"]}',
+                                    '{"dimensional_calibrations": [{"scale": "wide", "units": 7}, {}]}'])
+def test_what_swift_did_not_write_is_no_scale(tmp_path, broken):
+    import h5py
+    with h5py.File(tmp_path/"a.h5", "w") as f: f.create_dataset("data", data=picture).attrs["properties"] = broken
+    assert read_micrograph(tmp_path/"a.h5").pixel_size is None
+
+@needs_extra
+@pytest.mark.parametrize("referred", [True, False], ids=["by reference", "beside"])
+def test_a_list_of_values_and_positions_is_a_picture(tmp_path, referred):
+    import h5py
+    rows, columns = picture.shape
+    at = np.stack([np.tile(np.arange(columns), rows), np.repeat(np.arange(rows), columns)], 1)
+    with h5py.File(tmp_path/"a.h5", "w") as f:
+        group = f.create_group("Measurement_000/Channel_000")
+        place = f["Measurement_000"] if referred else group
+        data = group.create_dataset("Raw_Data", data=picture.reshape(-1, 1))
+        place["Position_Indices"], place["Position_Values"] = at, .0085*at
+        place["Position_Values"].attrs["units"] = ["nm", "nm"]
+        if referred:
+            for key in ("Position_Indices", "Position_Values"): data.attrs[key] = place[key].ref
+    read = read_micrograph(tmp_path/"a.h5")
+    assert read.pixel_size == pytest.approx(.085) and read.data == pytest.approx((picture - picture.min())/np.ptp(picture), abs=.02)
