@@ -87,8 +87,8 @@ PSEUDOSYMMETRIC = .1 # how often columns speak for a lattice that the crystal on
 REST_TAIL = 1.5 # degrees of freedom of Student's distribution: one crystal in ten is off by more than 5 %
 RAW_SCALE, RAW_SHAPE, RAW_TAIL = .05, .04, 3. # the same for a raw instrument
 OTHER_SCALE, OTHER_TAIL = .12, 1.5 # of a pixel size that belongs to another image: one of nine real ones was 36 % off
-KINDS = dict(exact=.3, unscaled=.06, raw=.64) # how often an instrument is of each kind
-CLEAN_KINDS = dict(exact=.85, unscaled=.06, raw=.09) # the same where nothing but white noise is left over
+KINDS = dict(exact=.28, unscaled=.08, raw=.64) # how often an instrument is of each kind
+CLEAN_KINDS = dict(exact=.83, unscaled=.08, raw=.09) # the same where nothing but white noise is left over
 
 class Inferred(NamedTuple):
     "A crystal's lattice, from measurement and physics together."
@@ -121,6 +121,7 @@ def densities(scale:float, shapes:Shapes, scaled:bool=True)->dict: # kind -> den
     rest_scale = heavy_tailed(scale, REST_SCALE, REST_TAIL) if scaled else 1.
     raw_scale = heavy_tailed(scale, RAW_SCALE, RAW_TAIL) if scaled else 1.
     other_scale = heavy_tailed(scale, OTHER_SCALE, OTHER_TAIL) if scaled else 1.
+    wrong_scale = (raw_scale + other_scale)/2 # badly calibrated, or of another image
     straight = of_shape(shapes.to_rest, REST_SHAPE, REST_TAIL)
     raw = of_shape(shapes.to_rest, RAW_SHAPE, RAW_TAIL)
     if shapes.to_symmetric is not None:
@@ -130,7 +131,7 @@ def densities(scale:float, shapes:Shapes, scaled:bool=True)->dict: # kind -> den
         rest = potential if shapes.fixed == 2 else of_shape(shapes.symmetric_to_rest, RAW_SHAPE, RAW_TAIL)
         straight = measured*potential + by_chance*straight
         raw = of_shape(shapes.to_symmetric, RAW_SHAPE, RAW_TAIL, shapes.fixed)*rest
-    return dict(exact=rest_scale*straight, unscaled=other_scale*straight, raw=raw_scale*raw)
+    return dict(exact=rest_scale*straight, unscaled=wrong_scale*straight, raw=raw_scale*raw)
 
 IMPOSSIBLE = 1e-30 # ratio of densities, below which all are the same
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple
 import numpy as np
 from .columns import turns_of
-from .lattice import Imaging, Observation, lattices_near, observe
+from .lattice import NAMED, Imaging, Observation, lattices_near, observe
 from .micrograph import Micrograph
 from .planes import image_groups
 from .region import best_region
@@ -90,7 +90,7 @@ def observe_scan(micrograph:Micrograph, # with its pixel size
     observation = observe(micrograph, imaging, bravais)
     view, lattice, undone = unwarped(observation.view, observation.lattice)
     if undone: observation = replace(observation, view=view, lattice=lattice, measured=lattice, undone=undone, _kept={})
-    return straightened(observation)
+    return straightened(observation, bravais=bravais)
 
 PASSED_OVER = .1, .33 # share of a lattice's strain and share of its misfit, below which another is better
 
@@ -99,11 +99,15 @@ def is_passed_over(shape:Shape, others:list # of `Shape`
     "Whether another lattice needs next to no strain beside this one, and leaves far less."
     return any(o.strain < PASSED_OVER[0]*shape.strain and o.misfit < PASSED_OVER[1]*shape.misfit for o in others)
 
-def straightened(observation:Observation, most:float=LARGEST_STRAIN # strain
+def straightened(observation:Observation, most:float=LARGEST_STRAIN, # strain
+                 bravais:"int|None"=None # index into `BRAVAIS`, of a lattice that was named
                 )->Observation:
-    "The observation on the most symmetric lattice that its columns speak for."
+    "The observation on the named lattice, or else the most symmetric one, that its columns speak for."
     shapes = shapes_of(observation, most)
-    agreed = (s for s in shapes if s.misfit < AGREED[s.bravais] and not is_passed_over(s, shapes))
-    chosen = next(agreed, None)
-    if chosen is None: return observation
-    return replace(observation.onto(chosen.cell, chosen.astigmatism), bravais=chosen.bravais)
+    agreed = [s for s in shapes if s.misfit < AGREED[s.bravais] and not is_passed_over(s, shapes)]
+    if not agreed: return observation
+    chosen = next((s for s in agreed if s.bravais == bravais), agreed[0])
+    straight = replace(observation.onto(chosen.cell, chosen.astigmatism), bravais=chosen.bravais)
+    if chosen.bravais != bravais: return straight
+    kept = [note for note in straight.lattice.warnings if not note.startswith(NAMED)] # the scan is to blame
+    return replace(straight, lattice=replace(straight.lattice, warnings=kept))

@@ -2,7 +2,7 @@
 import numpy as np, pytest
 from crystals import MOS2, OBLIQUE, OBLIQUE_SLAB, photo
 from microscopygpt.crystal import MicroscopyGPTError, Slab, cell_from_lengths, cell_lengths, from_slab
-from microscopygpt.lattice import Imaging, LatticeError, observe
+from microscopygpt.lattice import NAMED, Imaging, LatticeError, observe
 from microscopygpt.micrograph import Micrograph
 from microscopygpt.scan import Scan
 from microscopygpt.straighten import Shape, find_astigmatism, is_passed_over, marks, observe_scan, shapes_of, straightened, turns_of
@@ -75,3 +75,11 @@ def test_noise_has_no_lattice():
     noise = np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32)
     with pytest.raises(LatticeError): observe_scan(Micrograph(noise, .1))
     assert issubclass(LatticeError, MicroscopyGPTError)
+
+def test_a_lattice_named_rightly_is_believed_though_the_scan_is_sheared():
+    "No remark that it does not fit: what was named is what was inferred."
+    sheared = photo(MOS2, Scan(affine=.1), seed=3)
+    seen = observe_scan(sheared, bravais=0)
+    assert seen.bravais == 0 and not any(note.startswith(NAMED) for note in seen.lattice.warnings)
+    other = observe_scan(sheared, bravais=1)
+    assert other.bravais == 0 and any(note.startswith(NAMED) for note in other.lattice.warnings)
