@@ -399,7 +399,7 @@ def on_its_scale(question:Search, micrograph:Micrograph, imaging:Imaging, run,
             if found and found[0].score > best.score - SAME_SCORE: search, candidates = again, found
     return search, candidates
 
-CONVINCING = .7 # confidence of an answer on another scale than the file's, with which that is not asked any more
+CONVINCING = .5 # confidence of an answer on another scale than the file's, with which that is not asked any more
 
 def on_either_scale(question, micrograph, observation, shift, imaging, run)->tuple: # (`Search`, candidates)
     "An answer on the scale of the first plane at rest; where it does not convince, the better of it and one on the file's."

@@ -8,7 +8,7 @@ __all__ = ['PRINT_REACH', 'PRINT_STEP', 'PRINT_WIDTH', 'ALIKE', 'EVIDENCE', 'LEA
            'BY_HAND', 'JUDGES', 'LOWEST_TAUGHT', 'CERTAIN', 'FIRST_CONFIDENCE', 'EXPLAINED', 'PLAUSIBLE',
            'WELL_EXPLAINED', 'PLACED', 'RankError', 'Contender', 'contender', 'fingerprint', 'alike', 'primitive',
            'representative', 'merge_contenders', 'Context', 'context_of', 'evidence', 'Judge', 'scores', 'confidences',
-           'fit_judge', 'fit_in_words', 'describe', 'Candidate', 'rank', 'rank_merged']
+           'fit_confidence', 'fit_judge', 'fit_in_words', 'describe', 'Candidate', 'rank', 'rank_merged']
 
 # %% ../nbs/44_rank.ipynb #28c19e6e
 import itertools
@@ -153,15 +153,15 @@ class Judge(NamedTuple):
     "Weights of the evidence, and what they make of a score."
     weights: np.ndarray # (19,)
     offset: float
-    confidence: tuple # of what a score makes: see `confidences`
+    confidence: tuple # slope, offset, sharpness, weight of doubt: see `confidences`
 
 UNEXPLAINED = -1. # weight of what is left, by hand: it was small in all that taught, and is not where nothing is right
 STRAIN = .4 # weight of the log odds of a strain, by hand: contenders that are worst by it are rarely right
 BY_HAND = -.1 # weight of what the fitted micrographs cannot teach: moved, stretched, sheared, forces in the plane
 JUDGES = {"energy": Judge(np.array([-.079, -1.661, BY_HAND, BY_HAND, BY_HAND, -.734, -.359, .514, 1.012, -.018, IN_DATABASE, -.712,
-                                    BY_HAND, BY_HAND, -.043, -2.755, -.552, STRAIN, UNEXPLAINED]), 1.723, (.389, 2.116, 1.238)),
+                                    BY_HAND, BY_HAND, -.043, -2.755, -.552, STRAIN, UNEXPLAINED]), 1.723, (.486, 2.322, 1.12, 2.092)),
           "image": Judge(np.array([-.06, -.83, BY_HAND, BY_HAND, BY_HAND, -.644, -.201, .922, .807, -.88, IN_DATABASE, 0, 0, 0,
-                                   -.175, -1.816, .289, 0, UNEXPLAINED]), .094, (1.345, 1.356, 1.383))}
+                                   -.175, -1.816, .289, 0, UNEXPLAINED]), .094, (1.345, 1.356, 1.383, 0.))}
 
 # %% ../nbs/44_rank.ipynb #f87aa62f
 def scores(contenders:list, asked:int, judge:Judge)->np.ndarray: # log odds
@@ -171,17 +171,41 @@ def scores(contenders:list, asked:int, judge:Judge)->np.ndarray: # log odds
 
 LOWEST_TAUGHT = -3. # score; below it nearly no micrograph taught confidence, and the odds fall as the score does
 
-def confidences(score:np.ndarray, judge:Judge)->np.ndarray: # probabilities
+def confidences(score:np.ndarray, judge:Judge,
+                doubt:float=0. # probability that the microscope's lattice is not to be believed
+               )->np.ndarray: # probabilities
     "The estimated probability that each contender is solved: that one of them is, and which one. They add up to 1 at most."
-    slope, offset, sharpness = judge.confidence
+    slope, offset, sharpness, weight = judge.confidence
     together = np.logaddexp.reduce(score)
-    log_odds = slope*max(together, LOWEST_TAUGHT) + min(0., together - LOWEST_TAUGHT) + offset
+    log_odds = slope*max(together, LOWEST_TAUGHT) + min(0., together - LOWEST_TAUGHT) + offset - weight*doubt
     one_is = 1/(1 + np.exp(-log_odds))
     return one_is*np.exp(sharpness*score - np.logaddexp.reduce(sharpness*score))
 
 # %% ../nbs/44_rank.ipynb #f17a0002
 CERTAIN = 1e-6 # no confidence is counted as nearer to 0 or 1
-FIRST_CONFIDENCE = 1., 0., 1. # where the search for the three numbers of a confidence begins
+FIRST_CONFIDENCE = 1., 0., 1. # where the search for the numbers of a confidence begins; that of doubt begins at 0
+
+def fit_confidence(score:np.ndarray, # (m,) log odds
+                   y:np.ndarray, # (m,) bool, whether each contender is solved
+                   groups:np.ndarray, # (m,) 0, 1, ...: which micrograph each belongs to
+                   doubt:"np.ndarray|None"=None # of each micrograph; None where all lattices are as they were measured
+                  )->tuple: # slope, offset, sharpness, weight of doubt
+    "What scores are worth: by what became of the first candidates, to the highest likelihood."
+    from scipy.optimize import minimize
+    members = [np.flatnonzero(groups == group) for group in range(groups.max() + 1)]
+    right = np.array([y[rows[score[rows].argmax()]] for rows in members])
+    doubts = np.zeros(len(members)) if doubt is None else doubt
+
+    def surprise(numbers):
+        "Minus the mean log-likelihood of what became of the first candidates."
+        judge = Judge(None, 0., (*numbers, 0.)[:4])
+        sure = np.array([confidences(score[rows], judge, d).max() for rows, d in zip(members, doubts)])
+        sure = sure.clip(CERTAIN, 1 - CERTAIN)
+        return -np.log(np.where(right, sure, 1 - sure)).mean()
+
+    first = FIRST_CONFIDENCE if doubt is None else (*FIRST_CONFIDENCE, 0.)
+    found = minimize(surprise, first, method="Nelder-Mead", options=dict(maxiter=2000, fatol=1e-6))
+    return (*map(float, found.x), 0.)[:4]
 
 def fit_judge(X:np.ndarray, # (m, f) evidence
               y:np.ndarray, # (m,) bool, whether each contender is solved
@@ -189,7 +213,6 @@ def fit_judge(X:np.ndarray, # (m, f) evidence
               strength:float=1. # C of scikit-learn's `LogisticRegression`, on evidence divided by its standard deviation
              )->Judge:
     "Weights of the evidence by logistic regression; confidences by what became of the first candidates."
-    from scipy.optimize import minimize
     from sklearn.linear_model import LogisticRegression
     X, y, (_, groups) = np.asarray(X, float), np.asarray(y, bool), np.unique(groups, return_inverse=True)
     if y.all() or not y.any(): raise RankError("A judge needs contenders that are solved and contenders that are not.")
@@ -197,18 +220,7 @@ def fit_judge(X:np.ndarray, # (m, f) evidence
     regression = LogisticRegression(C=strength, max_iter=5000)
     regression.fit(X/deviation, y, sample_weight=sizes.mean()/sizes[groups])
     weights, offset = regression.coef_[0]/deviation, float(regression.intercept_[0])
-    score = X@weights + offset
-    members = [np.flatnonzero(groups == group) for group in range(len(sizes))]
-    first = np.array([rows[score[rows].argmax()] for rows in members])
-
-    def surprise(confidence):
-        "Minus the mean log-likelihood of what became of the first candidates."
-        judge = Judge(weights, offset, confidence)
-        sure = np.array([confidences(score[rows], judge).max() for rows in members]).clip(CERTAIN, 1 - CERTAIN)
-        return -np.log(np.where(y[first], sure, 1 - sure)).mean()
-
-    found = minimize(surprise, FIRST_CONFIDENCE, method="Nelder-Mead")
-    return Judge(weights, offset, tuple(map(float, found.x)))
+    return Judge(weights, offset, fit_confidence(X@weights + offset, y, groups))
 
 # %% ../nbs/44_rank.ipynb #bb3686c9
 EXPLAINED, PLAUSIBLE = .35, .02 # largest residual and smallest confidence with which a candidate still explains an image
@@ -285,7 +297,8 @@ def rank_merged(merged:list, # what `merge_contenders` gives
         placed = scores(alone, asked, judge)
         rest = np.setdiff1d(np.arange(len(score)), first)
         score[first], score[rest] = placed[first], np.minimum(score[rest], placed[first].min())
-    sure = confidences(score, judge)
+    doubt = next((1 - c.inferred.trust["exact"] for c in alone if c.inferred), 0.)
+    sure = confidences(score, judge, doubt)
     ranked = []
     for i in np.argsort(-score, kind="stable")[:k]:
         c, atoms = merged[i]

@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 from microscopygpt.crystal import Slab, cell_from_lengths, compare, to_slab
 from microscopygpt.heights import Relaxed
 from microscopygpt.rank import (EVIDENCE, JUDGES, LEAST_ODDS, LOWEST_TAUGHT, Context, Contender, alike, confidences, contender, context_of, describe, evidence,
-                                fingerprint, fit_in_words, merge_contenders, primitive, rank, scores)
+                                fingerprint, fit_confidence, fit_in_words, merge_contenders, primitive, rank, scores)
 from microscopygpt.refine import Fit, Placement, Proof, Proposal, crowding, n_operations
 
 quick = settings(max_examples=20, deadline=None)
@@ -265,3 +265,18 @@ def test_what_explains_nothing_is_not_believed_for_its_votes(judge):
     half, nothing = made(T1, residual=.45, votes=2, **energy), made(residual=.95, votes=20, **energy)
     ranked = rank([half, nothing], 32)
     assert ranked[0].residual == .45 and ranked[0].confidence < .6
+
+def test_confidence_falls_with_doubt_of_the_lattice_where_doubt_was_taught():
+    sure = [confidences(np.array([1., -2.]), JUDGES["energy"], doubt)[0] for doubt in (0., .5, 1.)]
+    assert sure == sorted(sure, reverse=True) and sure[2] < sure[0] - .1
+    assert JUDGES["image"].confidence[3] == 0, "without a potential no lattice is inferred"
+
+def test_doubt_is_weighed_by_what_became_of_the_doubtful():
+    "Micrographs of one score, half of them in doubt: there one in three is solved, else nine in ten."
+    rng = np.random.default_rng(0)
+    doubt = np.repeat([0., 1.], 400)
+    solved = rng.random(800) < np.where(doubt, 1/3, .9)
+    numbers = fit_confidence(np.full(800, 1.5), solved, np.arange(800), doubt)
+    judge = JUDGES["energy"]._replace(confidence=numbers)
+    assert confidences(np.array([1.5]), judge)[0] == pytest.approx(.9, abs=.05)
+    assert confidences(np.array([1.5]), judge, 1.)[0] == pytest.approx(1/3, abs=.05)

@@ -1,7 +1,7 @@
 """The evidence that the judge of candidates is fitted on: every contender of validation micrographs, and whether it is solved.
 
 python nbs/benchmarks/judge.py collect OUT.jsonl --source SOURCE [--noise paper] [--n 60]
-python nbs/benchmarks/judge.py pack nbs/results/judge.npz FILE.jsonl ...
+python nbs/benchmarks/judge.py pack nbs/results/judge.npz FILE.jsonl ... (judge_scans.npz for raw scans and straight ones beside them)
 
 Collecting goes on where it stopped. The page on ranking fits the judges to what was packed and shows how sure they are.
 """
@@ -15,7 +15,7 @@ MOST_ATOMS = 24 # larger crystals take minutes
 
 
 def contenders_of(crystal, noise, potential):
-    "Evidence on the contenders of one micrograph, best first, and whether each is solved."
+    "Evidence on the contenders of one micrograph, best first, whether each is solved, and how far the lattice is in doubt."
     from microscopygpt.chat import make_prompt
     from microscopygpt.crystal import compare
     from microscopygpt.evaluate import draw_micrograph
@@ -29,7 +29,8 @@ def contenders_of(crystal, noise, potential):
     run = lambda search: search.run(PROPOSERS[:2], vlm, [], KEPT)
     _, candidates = on_its_scale(question, draw_micrograph(crystal, noise), Imaging(), run, vlm)
     solved = [bool(compare(crystal.atoms, c.atoms, split=False).solved) for c in candidates]
-    return [dict(x=c.evidence.tolist(), solved=right) for c, right in zip(candidates, solved)]
+    doubt = next((1 - c.inferred.trust["exact"] for c in candidates if c.inferred), 0.)
+    return dict(rows=[dict(x=c.evidence.tolist(), solved=right) for c, right in zip(candidates, solved)], doubt=doubt)
 
 
 def collect(args):
@@ -41,7 +42,7 @@ def collect(args):
     kind = f"{Path(args.source).name.split('.')[0]}, {args.noise}" + ", no heights"*(args.heights == "none")
     for crystal in tqdm([c for c in crystals if c.id not in done], desc=kind):
         record = dict(id=crystal.id, formula=crystal.formula, kind=kind)
-        try: record["rows"] = contenders_of(crystal, args.noise, args.heights)
+        try: record.update(contenders_of(crystal, args.noise, args.heights))
         except MicroscopyGPTError as e: record.update(rows=[], error=f"{type(e).__name__}: {e}")
         with open(args.out, "a", encoding="utf-8") as f: f.write(json.dumps(record) + "\n")
 
@@ -51,7 +52,8 @@ def pack(args):
     records = [json.loads(line) for path in args.files for line in path.read_text().splitlines()]
     rows = [(i, row) for i, record in enumerate(records) for row in record["rows"]]
     np.savez_compressed(args.out, evidence=np.array([row["x"] for _, row in rows], np.float32), solved=np.array([row["solved"] for _, row in rows]),
-                        micrograph=np.array([i for i, _ in rows], np.int32), kind=np.array([r["kind"] for r in records]), formula=np.array([r["formula"] for r in records]))
+                        micrograph=np.array([i for i, _ in rows], np.int32), kind=np.array([r["kind"] for r in records]), formula=np.array([r["formula"] for r in records]),
+                        doubt=np.array([r.get("doubt", 0.) for r in records], np.float32))
     print(f"{len(records)} micrographs, {len(rows)} contenders, written to {args.out}")
 
 
