@@ -126,3 +126,10 @@ def test_sizes_far_apart_are_not_averaged(off, kinds):
 def test_a_scale_that_belongs_to_another_image_is_not_believed(off):
     found = inferred(HEXAGONAL, HEXAGONAL*np.exp(off))
     assert cell_lengths(found.cell)[0] == pytest.approx(cell_lengths(HEXAGONAL)[0]*np.exp(off)) and found.trust["exact"] < .5
+
+def test_a_potential_that_is_off_in_size_and_shape_does_not_make_a_raw_scan():
+    "Nothing but white noise is left: the potential misjudges the crystal, the measured lattice stands for the most part."
+    off = np.exp(-.09)*HEXAGONAL@np.diag([1.1, 1/1.1])
+    found = inferred(OBLIQUE_SLAB.cell, OBLIQUE_SLAB.cell@np.linalg.solve(HEXAGONAL, off), kinds=CLEAN_KINDS)
+    assert found.trust["exact"] > .5 > found.trust["raw"]
+    assert abs(strain_between(OBLIQUE_SLAB.cell, found.cell).scale) < 1e-6
