@@ -140,7 +140,7 @@ def test_the_scale_by_the_ruler_a_frame_by_the_keyboard_and_second_thoughts(lab,
     assert float(field(lab, "Pixel size (Å/px)").input_value()) == pytest.approx(.1, rel=.02)
     lab.get_by_role("button", name="Crop").click(); stage.focus(); stage.press("ArrowRight"); stage.press("Shift+ArrowDown")
     lab.get_by_text("205 × 206 px").wait_for()
-    fill(lab, "Formula", "MoSe3x")
+    fill(lab, "Formula", "MoQ2")
     lab.get_by_role("button", name="Predict").click()
     lab.locator(".mgpt-alert[role=alert]", has_text="not a chemical").wait_for()
     fill(lab, "Formula", "MoSe2")
