@@ -23,7 +23,7 @@ from scipy.fft import fft2, next_fast_len
 from scipy.optimize import linear_sum_assignment
 from .crystal import MicroscopyGPTError, equivalent_bases, parse_formula
 from .lattice import Observation
-from .refine import EXPLAINED_BY_NOISE, NUISANCES, Fit, explains_as_well, fit_positions, free_directions, residual_of
+from .refine import EXPLAINED_BY_NOISE, NUISANCES, Fit, explains_as_well, fit_positions, n_parameters, residual_of
 
 # %% ../nbs/41_columns.ipynb #a93f972b
 class ColumnError(MicroscopyGPTError): "A plane that cannot be solved: no plausible number of atoms fits into the cell."
@@ -345,8 +345,7 @@ class Columns:
     def covering(self): return covering(self.numbers, self.cell)
     @cached_property
     def parameters(self)->int: # fitted to the image
-        free = free_directions(self.operations, len(self.numbers), self.cell)
-        return NUISANCES + (2*len(self.numbers) if free is None else free.shape[1] - 2)
+        return n_parameters(self.operations, len(self.numbers), self.cell)
 
 def symmetric_columns(fit:Fit, cell, numbers, observation, units)->Columns:
     "A fit with as much of its plane symmetry made exact as the image accepts."

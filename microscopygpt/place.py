@@ -13,8 +13,8 @@ from .crystal import Slab
 from .heights import Relaxed, relax_heights
 from .lattice import Observation
 from .rank import Contender
-from .refine import (EXPLAINED_BY_NOISE, NUISANCES, best_common, crowding, explains_as_well, fit_positions,
-                                  free_directions, n_operations, operations_in_place, residual_in_place, symmetrize)
+from .refine import (EXPLAINED_BY_NOISE, NUISANCES, crowding, explains_as_well, n_operations,
+                                  operations_in_place, residual_in_place, symmetric_fit, symmetrize)
 from .rest import CLEAN_KINDS, KINDS, Misfit, at_rest, infer_cell, misfit_of, strain_between, trust_in
 
 # %% ../nbs/44a_place.ipynb #44a00006
@@ -44,18 +44,17 @@ def freed(one:Contender, rest:Relaxed, observation:Observation, potential, tick=
     exact = symmetrize(found[0].slab, SNAP)
     residual = residual_in_place(exact, placed, fit, observation)
     free, observed = 2*len(placed.z) + NUISANCES, observation.n_measured(placed.cell)
-    as_well = lambda kept: explains_as_well(proof.residual, free, NUISANCES + kept, observed, noise)
-    if residual <= max(ALLOWED*proof.residual, as_well(0)):
+    as_well = lambda kept: explains_as_well(proof.residual, free, kept, observed, noise)
+    if residual <= max(ALLOWED*proof.residual, as_well(NUISANCES)):
         one.proof = replace(proof, residual=residual)
         return replace(found[0], slab=exact, index=-1)
     operations = operations_in_place(exact, np.eye(2, dtype=int))
-    directions = free_directions(operations, len(placed.z), placed.cell)
-    if directions is None or len(operations) <= proof.operations: return rest
-    start = exact.frac - best_common(exact.frac - placed.frac, placed.numbers, fit.power)
-    held = fit_positions(start, placed.numbers, placed.cell, observation, operations=operations)
-    if held.residual > as_well(directions.shape[1] - 2): return rest
-    one.proof = replace(proof, residual=held.residual, fit=held, placed=exact._replace(cell=placed.cell, frac=held.frac % 1))
-    return replace(found[0], slab=exact._replace(frac=held.frac % 1), index=-1)
+    if len(operations) <= proof.operations: return rest
+    held, kept = symmetric_fit(exact.frac, placed.frac, placed.numbers, placed.cell, operations, observation, fit.power)
+    if held.residual > as_well(kept): return rest
+    moved = exact._replace(frac=held.frac % 1)
+    one.proof = replace(proof, residual=held.residual, fit=held, placed=moved._replace(cell=placed.cell))
+    return replace(found[0], slab=moved, index=-1)
 
 def misfit_with(one:Contender, rest:Relaxed, observation:Observation)->Misfit:
     "How a contender at rest lies to what was measured."

@@ -9,9 +9,9 @@ __all__ = ['PROPOSERS', 'PLANES', 'PLANE_GAP', 'SHOWN_PER_PLANE', 'ROUNDS', 'FIN
            'UNLIKELY', 'CONVINCING', 'NO_SCALE', 'DOUBTFUL', 'USUAL_DISTANCE', 'USUAL_CONTRAST', 'STRAINED',
            'SCALE_ERROR', 'NOTED', 'UNNAMED', 'LOWEST', 'Prediction', 'PredictError', 'asked_formula',
            'active_proposers', 'remembered', 'rising', 'scale_of', 'Search', 'lowest_of_each_size',
-           'predict_composition', 'unscaled_observation', 'area_of_unit', 'on_other_sizes', 'on_its_scale',
-           'on_either_scale', 'without_its_scale', 'rescaled', 'predict', 'corrections', 'warnings_for', 'guess',
-           'written', 'proposers_of', 'heights_of', 'own_files', 'free_folder']
+           'predict_composition', 'observed_at', 'unscaled_observation', 'answers_without_image', 'area_of_unit',
+           'on_other_sizes', 'on_its_scale', 'on_either_scale', 'without_its_scale', 'rescaled', 'predict',
+           'corrections', 'warnings_for', 'guess', 'written', 'proposers_of', 'heights_of', 'own_files', 'free_folder']
 
 # %% ../nbs/45_predict.ipynb #b33550ad
 import base64, hashlib, inspect, io, itertools, json, platform, tempfile
@@ -321,6 +321,11 @@ def predict_composition(image, elements, formula, pixel_size, given:dict)->"Pred
 RESCALED = .03 # log of the scale: an answer that is farther off is sought once more on its own scale
 SAME_SCORE = 1. # log odds, by which the answer on the other scale may be worse and is taken all the same
 
+def observed_at(micrograph:Micrograph, pixel_size:float, # Å/px, inferred
+                imaging:Imaging)->Observation:
+    "An observation on a scale that the micrograph does not tell."
+    return replace(observe_scan(replace(micrograph, pixel_size=pixel_size), imaging), scaled=False)
+
 def unscaled_observation(question:Search, micrograph:Micrograph, imaging:Imaging)->Observation:
     "An observation on the scale at which the crystal is at rest."
     if question.potential is None:
@@ -334,17 +339,20 @@ def unscaled_observation(question:Search, micrograph:Micrograph, imaging:Imaging
     try: pixel_size = pixel_size_at_rest(observation, planes, question.potential, question.seed, tick)
     except PotentialError as e:
         raise PredictError(f"The scale could not be found, give the pixel size in Å/px: {e}") from e
-    return replace(observe_scan(replace(micrograph, pixel_size=pixel_size), imaging), scaled=False)
+    return observed_at(micrograph, pixel_size, imaging)
 
 # %% ../nbs/45_predict.ipynb #45e00002
 OTHER_SIZES = 3 # pixel sizes by the model's areas, that are tried where the one at rest explains nothing,
 UNLIKELY = .1 # or gives an answer of less confidence
 
+def answers_without_image(vlm, formula:str, seed:int=0)->list: # of `Proposal`, most votes first
+    "What a model says of a formula when it is shown no image."
+    return merge_answers(*vlm.generate([None], [make_prompt(formula, dialect=vlm.dialect)], k=32, seed=seed), formula)
+
 def area_of_unit(vlm, formula:str, seed:int=0)->"float|None": # Å²; None where nothing can be read
     "The area of a formula unit in what the model says of it when it is shown no image: the median of its answers."
-    answers = vlm.generate([None], [make_prompt(formula, dialect=vlm.dialect)], k=32, seed=seed)
     areas = []
-    for one in merge_answers(*answers, formula):
+    for one in answers_without_image(vlm, formula, seed):
         units = len(one.slab.z)/len(composition(formula))
         areas += one.votes*[abs(np.linalg.det(one.slab.cell))/units]
     return float(np.median(areas)) if areas else None
@@ -358,8 +366,7 @@ def on_other_sizes(question:Search, micrograph:Micrograph, imaging:Imaging, run,
         if len(tried) > OTHER_SIZES: break
         if any(abs(np.log(size/other)) < RESCALED for other in tried): continue
         tried.append(size)
-        observation = replace(observe_scan(replace(micrograph, pixel_size=size), imaging), scaled=False)
-        other = question.on(observation)
+        other = question.on(observed_at(micrograph, size, imaging))
         found = run(other)
         if found and (not candidates or found[0].score > candidates[0].score): search, candidates = other, found
     return search, candidates
@@ -535,8 +542,7 @@ def guess(formula:str, model="compact", # name, folder or loaded model
           k:int=5, seed:int=0)->list: # of `Atoms`, most votes first
     "What the model says of a formula when it is shown no image."
     formula = reduced_formula(formula)
-    vlm = load_model(model)
-    merged = merge_answers(*vlm.generate([None], [make_prompt(formula, dialect=vlm.dialect)], k=32, seed=seed), formula)
+    merged = answers_without_image(load_model(model), formula, seed)
     return [standardize(from_slab(symmetrize(p.slab)), symprec=.1) for p in merged[:k]]
 
 # %% ../nbs/45_predict.ipynb #bfa930ea

@@ -465,8 +465,8 @@ def _properties(data)->dict:
     except (ValueError, TypeError, RecursionError): return {}
     return said if isinstance(said, dict) else {}
 
-def _hdf5_axes(data):
-    "Steps and units of the axes of a data set, wherever they are written."
+def _hdf5_axes(data, said):
+    "Steps and units of the axes of a data set, wherever they are written; Nion Swift's properties are read already."
     group, steps = data.parent, []
     first = 0 if "dim0" in group else 1
     for i, dimension in enumerate(data.dims):
@@ -475,7 +475,7 @@ def _hdf5_axes(data):
         found = _vector_step(group.get(f"dim{i + first}")) or _vector_step(scale)
         if named is not None and "scale" in named.attrs: found = float(_attribute(named, "scale", 0)), str(_attribute(named, "units"))
         steps.append(found or (0, ""))
-    swift = _swift_axes(_properties(data))
+    swift = _swift_axes(said)
     if len(swift[0]) == data.ndim: steps = list(zip(*swift))
     size = _plain_number(_attribute(data, "pixel_size", None) or _attribute(group, "pixel_size", None))
     if size and not any(unit for _, unit in steps): steps[-2:] = [(size, str(_attribute(data, "pixel_size_units", "") or _attribute(data, "units", "")))]*2
@@ -508,12 +508,12 @@ def _hdf5_pictures(file):
         if name.endswith("Raw_Data") and (one := _usid_picture(item)):
             found.append(((False, True, 2, "HAADF" not in name.upper(), -item.size), item.name, *one, Instrument()))
         if not hasattr(item, "shape") or len(item.shape) < 2 or item.dtype.kind not in "buif" or min(sorted(item.shape)[-2:]) < 3 or len(found) > 200: return
-        steps, units = _hdf5_axes(item)
+        said = _properties(item)
+        steps, units = _hdf5_axes(item, said)
         marked = any(np.all(item.parent.attrs.get("emd_group_type") == kind) for kind in (1, "array"))
         lengths = sum(map(bool, map(length_of, units)))
         wanted = lengths != 2, not marked, len(item.shape), "HAADF" not in name.upper(), -item.size
-        instrument = _swift_instrument(_properties(item))
-        found.append((wanted, item.name if wanted[1] else item.parent.name, item, steps, units, instrument))
+        found.append((wanted, item.name if wanted[1] else item.parent.name, item, steps, units, _swift_instrument(said)))
     file.visititems(visit)
     marked = [p for p in found if not p[0][1]]
     return marked or found

@@ -9,9 +9,9 @@ __all__ = ['SHIFT_GRID', 'Z_UNIT', 'PROBE_VARIANCE_SIGMA', 'PROBE_VARIANCE_LIMIT
            'MOST_UNEXPLAINED', 'USUAL_LEVEL', 'SHEAR_COST', 'MOVED_COST', 'POOR_FIT', 'RELOCATION_PAYS', 'SAME_SIZE',
            'supercells', 'Placement', 'strains', 'placements', 'structure_factors', 'correlation_map', 'best_shifts',
            'atom_waves', 'fitted_gain', 'residual_of', 'PlaneModel', 'jacobian', 'without_gain', 'free_directions',
-           'Fit', 'fit_positions', 'relocate', 'n_operations', 'symmetrize', 'too_much_left', 'explains_as_well',
-           'best_common', 'residual_in_place', 'n_orbits', 'most_symmetric', 'crowding', 'operations_in_place',
-           'Proposal', 'Proof', 'prove', 'resimulate', 'RelaxError', 'relax']
+           'Fit', 'fit_positions', 'relocate', 'n_operations', 'symmetrize', 'too_much_left', 'n_parameters',
+           'explains_as_well', 'best_common', 'residual_in_place', 'n_orbits', 'most_symmetric', 'crowding',
+           'operations_in_place', 'symmetric_fit', 'Proposal', 'Proof', 'prove', 'resimulate', 'RelaxError', 'relax']
 
 # %% ../nbs/08_refine.ipynb #4ee3cd40
 import contextlib, io, itertools, warnings
@@ -430,6 +430,14 @@ def too_much_left(residual:float)->float:
     "How unlikely it is that a right structure leaves so much of a real micrograph: minus a log odds, with a heavy tail."
     return float(np.log1p((residual/USUAL_LEVEL)**2))
 
+def n_parameters(operations:list, # (turn, shift, image), that the positions keep
+                 n:int, # atoms
+                 cell:np.ndarray # (2, 2) Å
+                )->int:
+    "How many numbers a fit takes from the image."
+    free = free_directions(operations, n, cell)
+    return NUISANCES + (2*n if free is None else free.shape[1] - 2)
+
 def explains_as_well(residual:float, # of a fit with so many
                      free:int, # parameters
                      kept:int, # parameters of a model that is a part of it
@@ -542,19 +550,30 @@ def operations_in_place(slab:Slab,
     return [(back@R[:2, :2].T@turn, t[:2]@turn, image) for R, t, image, _ in _operations(slab, symprec)]
 
 # %% ../nbs/08_refine.ipynb #08a00005
+def symmetric_fit(frac:np.ndarray, # (n, 2), symmetric, on the basis of the cell
+                  where:np.ndarray, # (n, 2), about where these atoms lie in the image
+                  numbers:np.ndarray, # (n,)
+                  cell:np.ndarray, # (2, 2) Å
+                  operations:list, # (turn, shift, image), that are kept
+                  observation:Observation,
+                  power:float # exponent of the contrast, by which heavy columns tell where
+                 )->tuple: # (`Fit`, how many parameters it has)
+    "The fit of a crystal that keeps its symmetry."
+    start = frac + best_common(where - frac, numbers, power)
+    fit = fit_positions(start, numbers, cell, observation, operations=operations)
+    return fit, n_parameters(operations, len(numbers), cell)
+
 def _with_symmetry_held(fit, slab, placement, observation):
     "The fit in which the proposal keeps its symmetry, if that explains the image as well; else the fit as it was."
-    n, noise = len(slab.z), observation.noise_residual(placement.cell)
+    cell, noise = placement.cell, observation.noise_residual(placement.cell)
     if fit.residual < EXPLAINED_BY_NOISE*noise: return fit
     slab = symmetrize(slab) # what is written in text is rounded
     operations = operations_in_place(slab, placement.turn)
-    free = free_directions(operations, n, placement.cell)
-    if free is None: return fit
-    turned = slab.frac@placement.turn
-    start = turned + best_common(fit.frac - turned, slab.numbers, observation.imaging.z_power)
-    held = fit_positions(start, slab.numbers, placement.cell, observation, operations=operations)
-    kept, observed = free.shape[1] - 2 + NUISANCES, observation.n_measured(placement.cell)
-    as_well = explains_as_well(fit.residual, 2*n + NUISANCES, kept, observed, noise)
+    if len(operations) < 2: return fit
+    turned, power = slab.frac@placement.turn, observation.imaging.z_power
+    held, kept = symmetric_fit(turned, fit.frac, slab.numbers, cell, operations, observation, power)
+    free = 2*len(slab.z) + NUISANCES
+    as_well = explains_as_well(fit.residual, free, kept, observation.n_measured(cell), noise)
     return held if held.residual <= as_well else fit
 
 # %% ../nbs/08_refine.ipynb #1c5caff0

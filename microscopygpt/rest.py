@@ -127,21 +127,18 @@ def densities(scale:float, shapes:Shapes, scaled:bool=True)->dict: # kind -> den
     raw_scale = heavy_tailed(scale, RAW_SCALE, TAIL) if scaled else 1.
     other_scale = heavy_tailed(scale, OTHER_SCALE, OTHER_TAIL) if scaled else 1.
     wrong_scale = (raw_scale + other_scale)/2 # badly calibrated, or of another image
-    raw, rest = of_shape(shapes.to_rest, RAW_SHAPE, TAIL), 0.
+    raw, measured, by_chance = of_shape(shapes.to_rest, RAW_SHAPE, TAIL), 0., 1.
     if shapes.to_symmetric is not None:
-        by_chance = PSEUDOSYMMETRIC*of_shape(shapes.to_symmetric, RAW_SHAPE, TAIL, shapes.fixed)
-        measured = of_shape(shapes.to_symmetric, SYMMETRIC_SHAPE, TAIL, shapes.fixed)
+        sheared = of_shape(shapes.to_symmetric, RAW_SHAPE, TAIL, shapes.fixed)
+        measured, by_chance = of_shape(shapes.to_symmetric, SYMMETRIC_SHAPE, TAIL, shapes.fixed), PSEUDOSYMMETRIC*sheared
+        known = POTENTIAL if shapes.fixed == 2 else (Errors(1., RAW_SCALE, RAW_SHAPE),)
+        raw = sheared*sum(e.share*of_shape(shapes.symmetric_to_rest, e.shape, TAIL) for e in known)
     exact = straight = 0.
     for share, size, shape in POTENTIAL:
-        off = of_shape(shapes.to_rest, shape, TAIL)
-        if shapes.to_symmetric is not None:
-            potential = of_shape(shapes.symmetric_to_rest, shape, TAIL)
-            off, rest = measured*potential + by_chance*off, rest + share*potential
-        straight += share*off
-        exact += share*off*(heavy_tailed(scale, size, TAIL) if scaled else 1.)
-    if shapes.to_symmetric is not None:
-        if shapes.fixed < 2: rest = of_shape(shapes.symmetric_to_rest, RAW_SHAPE, TAIL)
-        raw = of_shape(shapes.to_symmetric, RAW_SHAPE, TAIL, shapes.fixed)*rest
+        potential = of_shape(shapes.symmetric_to_rest, shape, TAIL)
+        off = share*(measured*potential + by_chance*of_shape(shapes.to_rest, shape, TAIL))
+        straight += off
+        exact += off*(heavy_tailed(scale, size, TAIL) if scaled else 1.)
     return dict(exact=exact, unscaled=wrong_scale*straight, raw=raw_scale*raw)
 
 IMPOSSIBLE = 1e-30 # ratio of densities, below which all are the same

@@ -22,6 +22,7 @@ def contenders_of(crystal, noise, potential):
     from microscopygpt.lattice import Imaging
     from microscopygpt.model import load_model
     from microscopygpt.predict import PROPOSERS, Search, on_its_scale
+    from microscopygpt.rank import doubt_of
     vlm = load_model("compact")
     prompt = make_prompt(crystal.formula, dialect=vlm.dialect)
     question = Search(None, crystal.formula, prompt, 32, 0, lambda *said: None)
@@ -29,8 +30,8 @@ def contenders_of(crystal, noise, potential):
     run = lambda search: search.run(PROPOSERS[:2], vlm, [], KEPT)
     _, candidates = on_its_scale(question, draw_micrograph(crystal, noise), Imaging(), run, vlm)
     solved = [bool(compare(crystal.atoms, c.atoms, split=False).solved) for c in candidates]
-    doubt = next((1 - c.inferred.trust["exact"] for c in candidates if c.inferred), 0.)
-    return dict(rows=[dict(x=c.evidence.tolist(), solved=right) for c, right in zip(candidates, solved)], doubt=doubt)
+    rows = [dict(x=c.evidence.tolist(), solved=right) for c, right in zip(candidates, solved)]
+    return dict(rows=rows, doubt=doubt_of(candidates))
 
 
 def collect(args):
