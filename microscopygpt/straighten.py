@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['USUAL_ASTIGMATISM', 'AMPLITUDE_SCATTER', 'LARGEST_RATIO', 'LARGEST_STRAIN', 'AGREED', 'FIELD_OF_VIEW', 'PASSED_OVER',
-           'elongations', 'find_astigmatism', 'Shape', 'marks', 'shapes_of', 'observe_scan', 'is_passed_over',
-           'straightened']
+           'UNSTRAINED', 'SELDOM', 'elongations', 'find_astigmatism', 'Shape', 'marks', 'shapes_of', 'observe_scan',
+           'is_passed_over', 'straightened']
 
 # %% ../nbs/41b_straighten.ipynb #41b00003
 from dataclasses import replace
@@ -93,11 +93,15 @@ def observe_scan(micrograph:Micrograph, # with its pixel size
     return straightened(observation, bravais=bravais)
 
 PASSED_OVER = .1, .33 # share of a lattice's strain and share of its misfit, below which another is better
+UNSTRAINED = 5e-4 # strain of a lattice that the image has as it is: what noise leaves of one, median .0001
+SELDOM = .04 # strain that scans seldom have without breaking every other lattice, too
 
 def is_passed_over(shape:Shape, others:list # of `Shape`
                   )->bool:
-    "Whether another lattice needs next to no strain beside this one, and leaves far less."
-    return any(o.strain < PASSED_OVER[0]*shape.strain and o.misfit < PASSED_OVER[1]*shape.misfit for o in others)
+    "Whether another lattice needs next to no strain beside this one, and leaves far less; or none at all."
+    strain, misfit = PASSED_OVER[0]*shape.strain, PASSED_OVER[1]*shape.misfit
+    if any(o.strain < strain and o.misfit < misfit for o in others): return True
+    return shape.strain > SELDOM and any(o.strain < UNSTRAINED and o.misfit < AGREED[o.bravais] for o in others)
 
 def straightened(observation:Observation, most:float=LARGEST_STRAIN, # strain
                  bravais:"int|None"=None # index into `BRAVAIS`, of a lattice that was named

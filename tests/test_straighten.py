@@ -65,6 +65,16 @@ def test_an_elongated_probe_is_found(stretch, skew):
     assert observation.bravais == 0 and observation.astigmatism == pytest.approx(long, abs=.012)
     assert find_astigmatism(observation, observation.lattice.cell) == pytest.approx(observation.astigmatism, abs=.01), "nothing is left to find"
 
+def test_a_lattice_that_needs_no_strain_is_not_taken_for_a_sheared_one():
+    "One column in a rhombic cell has every symmetry that a hexagonal lattice allows."
+    rhombic = from_slab(Slab(cell_from_lengths(3.4, 3.4, 110), np.zeros((1, 2)), np.zeros(1), np.array([50])))
+    observation = observe(photo(rhombic, Scan(), seed=1))
+    hexagonal = next(s for s in shapes_of(observation) if s.bravais == 0)
+    assert hexagonal.misfit < .05 and hexagonal.strain > .04, "the column has a threefold axis"
+    assert straightened(observation).bravais == 3
+    sheared = observe(photo(MOS2, SHEARED, seed=1))
+    assert max(s.strain for s in shapes_of(sheared)) > .04 and straightened(sheared).bravais == 0
+
 def test_a_distortion_that_is_given_is_obeyed():
     picture = photo(MOS2, SHEARED, seed=2)
     given = observe_scan(picture, Imaging(distortion=0.))
