@@ -507,7 +507,7 @@ def corrections(micrograph:Micrograph, observation:Observation, candidates:list)
                     f"give or take {SCALE_ERROR:.0%}: give pixel_size in Å/px if you know it.")
     elif trusted < .5 and abs(inferred.strain.scale) > RESCALED:
         said.append(f"The file says {pixel_size:.4g} Å/px; this crystal at rest fits {pixel_size*scale:.4g}: "
-                    f"the scale seems {abs(scale - 1):.0%} too {'small' if scale > 1 else 'large'}.")
+                    f"the scale seems {abs(1/scale - 1):.0%} too {'small' if scale > 1 else 'large'}.")
     resized = observation.scaled and abs(inferred.strain.scale) > STRAINED[0]
     if trusted >= .5 and (resized or inferred.strain.shape > STRAINED[1]):
         size = f"{abs(scale - 1):.1%} {'larger' if scale > 1 else 'smaller'} than it was measured and "*observation.scaled

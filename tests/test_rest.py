@@ -78,7 +78,7 @@ def test_a_good_measurement_is_kept(kinds):
 
 def test_a_wrong_scale_and_a_shear_are_not_believed():
     found = inferred(HEXAGONAL@SHEAR, HEXAGONAL)
-    assert found.trust["raw"] > .95 and cell_lengths(found.cell) == pytest.approx((3.18, 3.18, 120), abs=.15)
+    assert found.trust["raw"] > .9 and cell_lengths(found.cell) == pytest.approx((3.18, 3.18, 120), abs=.15)
     assert found.log_odds < -2
 
 def test_the_answer_lies_between_measurement_and_rest():
@@ -133,3 +133,11 @@ def test_a_potential_that_is_off_in_size_and_shape_does_not_make_a_raw_scan():
     found = inferred(OBLIQUE_SLAB.cell, OBLIQUE_SLAB.cell@np.linalg.solve(HEXAGONAL, off), kinds=CLEAN_KINDS)
     assert found.trust["exact"] > .5 > found.trust["raw"]
     assert abs(strain_between(OBLIQUE_SLAB.cell, found.cell).scale) < 1e-6
+
+@pytest.mark.parametrize("off", [.05, .1])
+def test_a_shape_that_symmetry_fixes_says_nothing_of_the_size(off):
+    "A hexagonal crystal that the potential misjudges is hexagonal still: no reason to believe its size."
+    found = inferred(HEXAGONAL, HEXAGONAL*np.exp(off), symmetric=HEXAGONAL, fixed=2, kinds=CLEAN_KINDS)
+    assert found.trust["exact"] > .5
+    far = inferred(HEXAGONAL, HEXAGONAL*np.exp(.31), symmetric=HEXAGONAL, fixed=2)
+    assert far.trust["exact"] < .5
