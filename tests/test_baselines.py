@@ -3,13 +3,17 @@ import itertools, time
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from microscopygpt import baselines as B
-from microscopygpt.crystal import FormulaError, Slab, cell_from_lengths, cell_lengths, compare, from_slab, reduced_formula, standardize, to_slab
+from microscopygpt.crystal import (FormulaError, Slab, cell_from_lengths, cell_lengths, from_slab, reduced_formula,
+                                   standardize, to_slab)
+from microscopygpt.compare import compare
 from microscopygpt.data import Crystal, split_of, to_crystal
-from microscopygpt.lattice import harmonics, observe
+from microscopygpt.fourier import harmonics
+from microscopygpt.observe import observe
 from microscopygpt.micrograph import Micrograph
-from microscopygpt.predict import propose_templates
-from microscopygpt.refine import Z_POWER, structure_factors
-from microscopygpt.stem import render
+from microscopygpt.propose import propose_templates
+from microscopygpt.observe import Z_POWER
+from microscopygpt.refine import structure_factors
+from microscopygpt.noise import render
 
 def layer(numbers, a, h=1.56, phase="2H"):
     bottom = [1/3, 2/3] if phase == "2H" else [2/3, 1/3]

@@ -9,14 +9,17 @@ from hypothesis import given, strategies as st
 from jarvis.core.atoms import Atoms
 
 from microscopygpt import benchmark
-from microscopygpt.benchmark import (IMAGE_TOLERANCE, LEVELS, BenchmarkError, benchmark_crystals, describe, find_crystals, fingerprint, make_benchmark, manifest,
-                                     pair_sums, same_image, same_structure, write_benchmark)
-from microscopygpt.crystal import Slab, cell_from_lengths, compare, from_slab, read_crystal, to_slab
+from microscopygpt.benchmark import (IMAGE_TOLERANCE, LEVELS, BenchmarkError, benchmark_crystals, describe,
+                                     find_crystals, fingerprint, make_benchmark, manifest, pair_sums, same_image,
+                                     same_structure, write_benchmark)
+from microscopygpt.crystal import Slab, cell_from_lengths, from_slab, to_slab
+from microscopygpt.compare import compare
+from microscopygpt.structure_files import read_crystal
 from microscopygpt.data import SOURCES, have_database, load_entries, split_of, to_crystal
 from microscopygpt.evaluate import draw_micrograph
-from microscopygpt.lattice import observe
+from microscopygpt.observe import observe
 from microscopygpt.micrograph import read_micrograph
-from microscopygpt.stem import NOISE
+from microscopygpt.noise import NOISE
 
 databases = pytest.mark.skipif(not all(map(have_database, SOURCES)), reason="JARVIS-DFT 2D and C2DB are not on this machine: set MICROSCOPYGPT_DATA to their folder")
 PER_SOURCE = 3

@@ -5,10 +5,11 @@ import nbformat, numpy as np, pytest
 from PIL import Image
 from browser import CHROMIUM, browser, jupyterlab, run_all, voila
 from microscopygpt.chat import parse_answer
-from microscopygpt.crystal import compare, read_crystal, write_crystal
+from microscopygpt.compare import compare
+from microscopygpt.structure_files import read_crystal, write_crystal
 from microscopygpt.explore import EXAMPLES, example
 from microscopygpt.micrograph import Micrograph, write_micrograph
-from microscopygpt.stem import render
+from microscopygpt.noise import render
 
 PlaywrightTimeout = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").TimeoutError
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine: apt-get install chromium")

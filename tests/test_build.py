@@ -7,8 +7,10 @@ from hypothesis import assume, given, settings, strategies as st
 from jarvis.core.atoms import Atoms
 from scipy.spatial import cKDTree
 
-from microscopygpt.build import BuildError, antisites, displace, grain_boundary, substitute, supercell, surface, twisted_bilayer, vacancies
-from microscopygpt.crystal import Slab, cell_from_lengths, from_slab, read_crystal, reduce_cell, to_slab, write_crystal
+from microscopygpt.build import (BuildError, antisites, displace, grain_boundary, substitute, supercell, surface,
+                                 twisted_bilayer, vacancies)
+from microscopygpt.crystal import Slab, cell_from_lengths, from_slab, reduce_cell, to_slab
+from microscopygpt.structure_files import read_crystal, write_crystal
 from microscopygpt.stem import simulate
 
 quick = settings(max_examples=20, deadline=None, database=None)

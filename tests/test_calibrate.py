@@ -1,14 +1,15 @@
 "The scale of an image that tells none, from physics; and what is no crystal at any scale."
 import numpy as np, pytest
 from crystals import MOS2, MOS2_SLAB, photo
-from microscopygpt.calibrate import (BEHIND, NUMBERS_KEPT, distinct, find_pixel_size, observe_unscaled, pixel_sizes_by_area,
-                                       scale_at_rest, unscaled_planes)
+from microscopygpt.calibrate import (BEHIND, NUMBERS_KEPT, distinct, find_pixel_size, observe_unscaled,
+                                     pixel_sizes_by_area, scale_at_rest, unscaled_planes)
 from microscopygpt.columns import COVERING, ColumnError, covering
 from microscopygpt.crystal import cell_lengths
 from microscopygpt.heights import Relaxed
-from microscopygpt.lattice import LatticeError
+from microscopygpt.fourier import LatticeError
 from microscopygpt.micrograph import Micrograph
-from microscopygpt.potentials import Potential, load_potential
+from microscopygpt.energies import Potential
+from microscopygpt.potentials import load_potential
 from microscopygpt.scan import Scan, scan_image
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,12 @@ from hypothesis import given, settings, strategies as st
 from jarvis.core.atoms import Atoms
 from pymatgen.core import Element
 
-from microscopygpt.chat import (ChatError, CoordinateError, DegenerateCellError, NoStructureError, TruncatedError, UnknownElementError, WrongCompositionError,
-                                make_prompt, parse_answer, prompt_bravais, prompt_formula, to_answer, to_compact)
-from microscopygpt.crystal import FormulaError, Slab, cell_from_lengths, cell_lengths, compare, from_slab, reduced_formula, standardize, to_slab
+from microscopygpt.chat import (ChatError, CoordinateError, DegenerateCellError, NoStructureError, TruncatedError,
+                                UnknownElementError, WrongCompositionError, make_prompt, parse_answer, prompt_bravais,
+                                prompt_formula, to_answer, to_compact)
+from microscopygpt.crystal import (FormulaError, Slab, cell_from_lengths, cell_lengths, from_slab, reduced_formula,
+                                   standardize, to_slab)
+from microscopygpt.compare import compare
 from microscopygpt.data import SOURCES, have_database, load_entries
 
 quick = settings(max_examples=100, deadline=None, database=None)

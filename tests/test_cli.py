@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pytest, tifffile
 import microscopygpt
 from microscopygpt.cli import main
-from microscopygpt.lattice import Imaging
+from microscopygpt.observe import Imaging
 
 DEMO = Path(microscopygpt.__file__).parent/"examples"/"demo.tif"
 
@@ -131,7 +131,7 @@ def mos2():
 
 @pytest.fixture(scope="module")
 def structure(mos2, tmp_path_factory):
-    from microscopygpt.crystal import write_crystal
+    from microscopygpt.structure_files import write_crystal
     path = tmp_path_factory.mktemp("structure")/"mos2.cif"
     write_crystal(mos2, path)
     return path
@@ -141,7 +141,7 @@ def structure(mos2, tmp_path_factory):
 @pytest.fixture
 def answers(mos2, tmp_path):
     "Answers to three questions, and the truth."
-    from microscopygpt.crystal import write_crystal
+    from microscopygpt.structure_files import write_crystal
     truth = tmp_path/"truth"; truth.mkdir()
     for name in "abc":
         write_crystal(mos2, truth/f"{name}.cif")
@@ -285,8 +285,8 @@ def test_who_proposes_and_what_computes_heights(options, propose, heights, mos2,
 def test_the_names_are_those_of_the_library():
     from microscopygpt import cli
     from microscopygpt.potentials import POTENTIALS
-    from microscopygpt.predict import PROPOSERS
-    assert cli._PROPOSERS == PROPOSERS and cli._POTENTIALS == tuple(POTENTIALS)
+    from microscopygpt.search import PROPOSERS
+    assert cli.PROPOSER_NAMES == PROPOSERS and cli.POTENTIAL_NAMES == tuple(POTENTIALS)
 
 # ---- predict, from end to end
 
@@ -295,7 +295,7 @@ needs_predict = pytest.mark.skipif(importlib.util.find_spec("microscopygpt.predi
 @pytest.fixture(scope="module")
 def picture(mos2):
     "A micrograph of MoS2, (256, 256) from 0 to 1, 0.1 Å/px."
-    from microscopygpt.stem import render
+    from microscopygpt.noise import render
     return render(mos2, "paper", seed=1)
 
 def _write(path, array):
@@ -337,7 +337,7 @@ USUAL = ("--formula", "MoS2", "--pixel-size", "0.1")
 
 def answered(out):
     "The best structure of a finished prediction."
-    from microscopygpt.crystal import read_crystal
+    from microscopygpt.structure_files import read_crystal
     assert isinstance(json.loads((out/"prediction.json").read_text()), dict) and (out/"report.png").stat().st_size > 1000
     return read_crystal(out/"rank_1.cif")
 

@@ -4,15 +4,17 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from microscopygpt.columns import (COVERING_RANGE, ColumnError, Descent, PlaneOperation, composition, covering, nearest_vectors, parabola_top,
-                                   plane_cost, plane_operations, plausible_units, shaken, solve_cell, stacks,
-                                   symmetric_columns, symmetrize_plane)
+from microscopygpt.columns import (COVERING_RANGE, ColumnError, Descent, PlaneOperation, composition, covering,
+                                   nearest_vectors, parabola_top, plane_cost, plane_operations, plausible_units,
+                                   shaken, solve_cell, stacks, symmetric_columns, symmetrize_plane)
 from microscopygpt.crystal import Slab, cell_from_lengths, from_slab, reduce_cell
-from microscopygpt.lattice import Imaging, Lattice2D, Observation, harmonics, observe
+from microscopygpt.fourier import harmonics
+from microscopygpt.lattice import Lattice2D
+from microscopygpt.observe import Imaging, Observation, observe
 from microscopygpt.micrograph import Micrograph
 from microscopygpt.planes import solve_columns
 from microscopygpt.refine import structure_factors
-from microscopygpt.stem import render
+from microscopygpt.noise import render
 
 quick = settings(max_examples=15, deadline=None)
 seeds = st.integers(0, 2**31)

@@ -1,8 +1,9 @@
 "The compact model is MBart, answers as transformers would generate them, and is read back as it was written."
 import json
 import pytest, torch
-from microscopygpt.compact import (END, PAD, START, VOCABULARY, AnswerGrammar, CompactConfig, CompactModel, CompactVLM, ModelError, load_compact, save_compact,
-                                   weights_folder, word_ids, words_of)
+from microscopygpt.compact import (END, PAD, START, VOCABULARY, AnswerGrammar, CompactConfig, CompactModel,
+                                   CompactVLM, ModelError, load_compact, save_compact, weights_folder, word_ids,
+                                   words_of)
 from microscopygpt.chat import make_prompt
 
 SHIPPED = str(weights_folder()/"compact")

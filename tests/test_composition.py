@@ -3,9 +3,10 @@ import numpy as np, pytest
 from crystals import MOS2, OBLIQUE, photo
 from microscopygpt.calibrate import observe_unscaled
 from microscopygpt.columns import ColumnError
-from microscopygpt.composition import LARGEST_RATIO, MOST_ATOMS, compose, formula_cost, possible_formulas, read_elements
+from microscopygpt.composition import (LARGEST_RATIO, MOST_ATOMS, compose, formula_cost, possible_formulas,
+                                       read_elements)
 from microscopygpt.crystal import FormulaError, Slab, cell_from_lengths, from_slab, parse_formula
-from microscopygpt.lattice import observe
+from microscopygpt.observe import observe
 
 BN = from_slab(Slab(cell_from_lengths(2.51, 2.51, 120), np.array([[1/3, 2/3], [2/3, 1/3]]), np.zeros(2), np.array([5, 7])))
 GRAPHENE = from_slab(Slab(cell_from_lengths(2.46, 2.46, 120), np.array([[1/3, 2/3], [2/3, 1/3]]), np.zeros(2), np.array([6, 6])))

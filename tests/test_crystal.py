@@ -5,8 +5,11 @@ import pytest
 from hypothesis import assume, given, settings, strategies as st
 from jarvis.core.atoms import Atoms
 
-from microscopygpt.crystal import (BRAVAIS, CrystalError, FormulaError, Slab, bravais_2d, canonical, cell_from_lengths, cell_lengths, compare, equivalent_bases,
-                                   from_slab, parse_formula, read_crystal, reduce_cell, reduced_formula, space_group, standardize, superpose, to_slab, write_crystal)
+from microscopygpt.crystal import (BRAVAIS, CrystalError, FormulaError, Slab, bravais_2d, canonical,
+                                   cell_from_lengths, cell_lengths, equivalent_bases, from_slab, parse_formula,
+                                   reduce_cell, reduced_formula, space_group, standardize, to_slab)
+from microscopygpt.compare import compare, superpose
+from microscopygpt.structure_files import read_crystal, write_crystal
 
 quick = settings(max_examples=40, deadline=None, database=None)
 fuzz = settings(max_examples=300, deadline=None, database=None)

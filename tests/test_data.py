@@ -7,10 +7,14 @@ import pytest
 from datasets import Dataset
 from jarvis.core.atoms import Atoms
 
-from microscopygpt import data
-from microscopygpt.crystal import CrystalError, Slab, cell_from_lengths, compare, from_slab, write_crystal
-from microscopygpt.data import (SOURCES, ChatDataset, DataError, DatasetFolder, build_dataset, example, entry_id, find_structure, have_database, load_crystals, load_entries, load_file, load_folder,
-                                read_crystals, save_crystals, split_crystals, split_of, to_crystal)
+from microscopygpt import core, data, dataset
+from microscopygpt.crystal import CrystalError, Slab, cell_from_lengths, from_slab
+from microscopygpt.compare import compare
+from microscopygpt.structure_files import write_crystal
+from microscopygpt.data import (SOURCES, DataError, entry_id, find_structure, have_database, load_crystals,
+                                load_entries, load_file, load_folder, read_crystals, save_crystals, split_crystals,
+                                split_of, to_crystal)
+from microscopygpt.dataset import ChatDataset, DatasetFolder, build_dataset, example
 from microscopygpt.cli import main
 
 databases = pytest.mark.skipif(not all(map(have_database, SOURCES)), reason="JARVIS-DFT 2D and C2DB are not on this machine: set MICROSCOPYGPT_DATA to their folder")
@@ -265,41 +269,41 @@ class Killed(BaseException): "Stands for the end of the process."
 
 @pytest.mark.parametrize("alive", [0, 1, 7, 12, 19])
 def test_interrupted_dataset_ends_the_same(crystals, whole, tmp_path, monkeypatch, alive):
-    calls, real = [], data.example
+    calls, real = [], dataset.example
     def dies(*args, **how):
         calls.append(1)
         if len(calls) > alive + 1: raise Killed # the first call checks the options
         return real(*args, **how)
-    monkeypatch.setattr(data, "_shard_rows", 4); monkeypatch.setattr(data, "example", dies)
+    monkeypatch.setattr(dataset, "_shard_rows", 4); monkeypatch.setattr(dataset, "example", dies)
     with pytest.raises(Killed): build_dataset(crystals, tmp_path/"d", seed=3)
     with pytest.raises(DataError, match="unfinished"): DatasetFolder(tmp_path/"d")
     done = sorted((tmp_path/"d"/"unfinished").glob("*.arrow"))
     if done: done[0].write_bytes(done[0].read_bytes()[:500]) # a power cut left half a shard
     kept = sum(len(Dataset.from_file(str(f))) for f in done[1:])
-    calls.clear(); monkeypatch.setattr(data, "example", lambda *args, **how: calls.append(1) or real(*args, **how))
+    calls.clear(); monkeypatch.setattr(dataset, "example", lambda *args, **how: calls.append(1) or real(*args, **how))
     build_dataset(crystals, tmp_path/"d", seed=3)
     assert len(calls) == 1 + 20 - kept
     assert files(tmp_path/"d") == files(whole.path)
 
 
 def test_interrupted_at_the_end(crystals, whole, tmp_path, monkeypatch):
-    real, left = data.os.replace, [0]
+    real, left = core.os.replace, [0]
     for stop in range(1, 9):
         def dies(a, b):
             left[0] -= 1
             if left[0] < 0: raise Killed
             real(a, b)
-        left[0] = stop; monkeypatch.setattr(data.os, "replace", dies)
+        left[0] = stop; monkeypatch.setattr(core.os, "replace", dies)
         try: build_dataset(crystals, tmp_path/"d", seed=3)
         except Killed: pass
-    monkeypatch.setattr(data.os, "replace", real)
+    monkeypatch.setattr(core.os, "replace", real)
     build_dataset(crystals, tmp_path/"d", seed=3)
     assert files(tmp_path/"d") == files(whole.path)
 
 
 def test_a_finished_dataset_is_not_made_again(crystals, whole, monkeypatch):
     before = files(whole.path)
-    monkeypatch.setattr(data, "_make", lambda *a: pytest.fail("made again"))
+    monkeypatch.setattr(dataset, "_make", lambda *a: pytest.fail("made again"))
     assert build_dataset(crystals, whole.path, seed=3).counts == whole.counts and files(whole.path) == before
 
 

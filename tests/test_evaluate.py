@@ -1,9 +1,10 @@
 "Folders of answers good and bad, runs that are stopped and go on, and baselines that do not leak."
 import json, os, signal, subprocess, sys
 import numpy as np, pytest
-from microscopygpt.crystal import Slab, canonical, cell_from_lengths, from_slab, reduced_formula, standardize, to_slab, write_crystal
+from microscopygpt.crystal import Slab, canonical, cell_from_lengths, from_slab, reduced_formula, standardize, to_slab
+from microscopygpt.structure_files import write_crystal
 from microscopygpt.data import Crystal
-from microscopygpt.lattice import LatticeError
+from microscopygpt.fourier import LatticeError
 from microscopygpt import evaluate as E, metrics as M
 
 def layer(numbers=(42, 16, 16), a=3.18, h=1.56, phase="2H"):

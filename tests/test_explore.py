@@ -2,7 +2,9 @@
 import html, re
 import numpy as np, pytest
 pytest.importorskip("anywidget", reason="the app's packages are not installed: pip install 'microscopygpt[app]'")
-from microscopygpt.crystal import cell_from_lengths, compare, read_crystal, to_slab, write_crystal
+from microscopygpt.crystal import cell_from_lengths, to_slab
+from microscopygpt.compare import compare
+from microscopygpt.structure_files import read_crystal, write_crystal
 from microscopygpt.chat import parse_answer
 from microscopygpt.explore import EXAMPLES, Explorer, complaint_html, crystal_bytes, displacements_html, example
 from microscopygpt.micrograph import Micrograph, write_micrograph

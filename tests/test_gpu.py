@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from test_train_large import FAST, sheets
 from microscopygpt.chat import make_prompt, parse_answer
-from microscopygpt.data import ChatDataset
+from microscopygpt.dataset import ChatDataset
 from microscopygpt.model import GATES, has_unsloth, load_model
 from microscopygpt.tiny import save_tiny_vlm
 from microscopygpt.train import Collator, finetune

@@ -8,10 +8,11 @@ from hypothesis import given, settings, strategies as st
 
 from microscopygpt.columns import Columns, group_table, nearest_vectors, plane_operations, signed_subgroup, stacks
 from microscopygpt.crystal import Slab, cell_from_lengths
-from microscopygpt.heights import (LARGER_CELLS, SMALL_FORCE, Relaxed, bond_strengths, centred, cheap_heights, distinct, electronegativities,
-                                   height_projectors, height_starts, in_order, morse, near_pairs, relax_heights,
-                                   tile)
-from microscopygpt.potentials import Potential, PotentialError, load_potential
+from microscopygpt.heights import (LARGER_CELLS, SMALL_FORCE, Relaxed, bond_strengths, centred, cheap_heights,
+                                   distinct, electronegativities, height_projectors, height_starts, in_order, morse,
+                                   near_pairs, relax_heights, tile)
+from microscopygpt.energies import Potential, PotentialError
+from microscopygpt.potentials import load_potential
 from microscopygpt.refine import Fit, supercells
 
 quick = settings(max_examples=15, deadline=None)
@@ -305,7 +306,7 @@ def test_an_element_that_the_potential_does_not_know_is_named():
     with pytest.raises(PotentialError, match="Rn"): relax_heights([slab], load_potential("chgnet"))
 
 def test_one_start_that_diverges_does_not_cost_the_others():
-    from microscopygpt.potentials import Potential, PotentialError
+    from microscopygpt.energies import Potential, PotentialError
     class Picky(Potential):
         "A well for every height; nothing for a slab that is flat."
         name = "picky"

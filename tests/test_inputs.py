@@ -13,11 +13,14 @@ import tifffile
 from PIL import Image
 
 from microscopygpt.batch import BatchError, Question, folder_names, predict_many, read_questions
-from microscopygpt.cli import as_options, main, pixel_size
-from microscopygpt.crystal import CrystalError, CrystalWarning, FormulaError, parse_formula, read_crystal, read_structures, space_group, typed_formula
+from microscopygpt.options import as_options, pixel_size
+from microscopygpt.cli import main
+from microscopygpt.crystal import CrystalError, FormulaError, parse_formula, space_group, typed_formula
+from microscopygpt.structure_files import CrystalWarning, read_crystal, read_structures
 from microscopygpt.data import load_folder
-from microscopygpt.micrograph import MicrographError, read_micrograph
-from microscopygpt.predict import own_files
+from microscopygpt.pictures import MicrographError
+from microscopygpt.micrograph import read_micrograph
+from microscopygpt.prediction import own_files
 
 h5 = pytest.mark.skipif(not find_spec("h5py"), reason="the extra io is not installed")
 GRAY = tifffile.imread(files("microscopygpt")/"examples/demo.tif").astype("f4")

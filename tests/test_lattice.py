@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from microscopygpt.crystal import Slab, bravais_2d, cell_from_lengths, cell_lengths, from_slab, reduce_cell
-from microscopygpt.lattice import Imaging, LatticeError, fold, fourier_coefficients, harmonics, idealize, measure_lattice, most_symmetric_cell, observe, pixel_size_from_lattice
+from microscopygpt.fourier import LatticeError, fold, fourier_coefficients, harmonics
+from microscopygpt.lattice import measure_lattice
+from microscopygpt.observe import Imaging, idealize, most_symmetric_cell, observe, pixel_size_from_lattice
 from microscopygpt.micrograph import Micrograph
-from microscopygpt.stem import render, simulate
+from microscopygpt.stem import simulate
+from microscopygpt.noise import render
 
 quick = settings(max_examples=15, deadline=None)
 seeds = st.integers(0, 2**31)

@@ -6,7 +6,8 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 from scipy.stats import wasserstein_distance
-from microscopygpt.crystal import CrystalError, Slab, cell_from_lengths, compare, from_slab, prepare, to_slab
+from microscopygpt.crystal import CrystalError, Slab, cell_from_lengths, from_slab, to_slab
+from microscopygpt.compare import compare, prepare
 from microscopygpt import metrics as M
 
 def layer(numbers=(42, 16, 16), a=3.18, h=1.56, phase="2H"):

@@ -18,9 +18,11 @@ from PIL import Image
 from scipy.optimize import minimize_scalar
 
 from microscopygpt.crystal import Slab, cell_from_lengths, from_slab
-from microscopygpt.micrograph import Micrograph, MicrographError, pixel_size_from_ruler, read_micrograph, write_micrograph
-from microscopygpt.readers import MAX_TAGS
-from microscopygpt.stem import render, simulate
+from microscopygpt.pictures import MicrographError
+from microscopygpt.micrograph import Micrograph, pixel_size_from_ruler, read_micrograph, write_micrograph
+from microscopygpt.instrument_files import MAX_TAGS
+from microscopygpt.stem import simulate
+from microscopygpt.noise import render
 
 quick = settings(max_examples=30, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 cell = cell_from_lengths(3.18, 3.18, 120)
@@ -432,7 +434,7 @@ def test_too_many_pixels(tmp_path):
 
 @pytest.mark.parametrize("kind", [kind for kind in microscopes if kind != "mrc"])
 def test_without_the_extra(kind, tmp_path, monkeypatch):
-    from microscopygpt.cli import complaint
+    from microscopygpt.options import complaint
     path = saved(tmp_path, "a", microscopes[kind]())
     for name in [n for n in sys.modules if n.split(".")[0] in ("rsciio", "h5py")] + ["rsciio", "h5py"]: monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MicrographError, match=r"pip install 'microscopygpt\[io\]'") as e: read_micrograph(path)

@@ -11,8 +11,9 @@ from microscopygpt.compact import ModelError
 from microscopygpt.crystal import Slab, cell_from_lengths, from_slab, parse_formula, reduced_formula
 from microscopygpt.data import SOURCES, have_database, load_crystals
 from microscopygpt.micrograph import Micrograph
-from microscopygpt.model import AdapterError, LargeVLM, MemoryFullError, NoGPUError, explain, has_unsloth, load_adapter, load_base, load_model, modern_names, shown
-from microscopygpt.stem import render
+from microscopygpt.model import (AdapterError, LargeVLM, MemoryFullError, NoGPUError, explain, has_unsloth,
+                                 load_adapter, load_base, load_model, modern_names, shown)
+from microscopygpt.noise import render
 from microscopygpt.tiny import FAMILIES, save_tiny_vlm, tiny_vlm
 
 ELEMENTS = [Element.from_Z(z).symbol for z in range(1, 95)]

@@ -1,4 +1,4 @@
-"The convolution model beside the multislice pictures kept in nbs/benchmarks: what the page says must hold for the simulator as it is."
+"The convolution model beside the multislice pictures kept in nbs/timings: what the page says must hold for the simulator as it is."
 import json
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from jarvis.core.atoms import Atoms
 
 from microscopygpt.stem import Probe, simulate
 
-FOLDER = Path(__file__).parents[1]/"nbs/benchmarks/multislice"
+FOLDER = Path(__file__).parents[1]/"nbs/timings/multislice"
 RUNS = json.loads((FOLDER/"index.json").read_text())["runs"]
 MONOLAYERS = [n for n in RUNS if not n.startswith(("atom", "MoS2 "))]
 SOURCE, GRID = .4, np.arange(96)*.1

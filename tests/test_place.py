@@ -4,11 +4,12 @@ import numpy as np, pytest
 from crystals import MOS2, MOS2_SLAB, photo
 from microscopygpt.crystal import Slab, cell_from_lengths, cell_lengths, from_slab
 from microscopygpt.heights import Relaxed
-from microscopygpt.lattice import observe
+from microscopygpt.observe import observe
 from microscopygpt.place import differ, freed, place
-from microscopygpt.potentials import Potential, load_potential
+from microscopygpt.energies import Potential
+from microscopygpt.potentials import load_potential
 from microscopygpt.rank import EVIDENCE, context_of, contender, evidence
-from microscopygpt.refine import Proposal, best_common, prove
+from microscopygpt.proof import Proposal, best_common, prove
 from microscopygpt.rest import at_rest
 from microscopygpt.scan import Scan
 from microscopygpt.straighten import straightened

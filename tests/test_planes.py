@@ -3,8 +3,8 @@ import numpy as np, pytest
 from test_columns import photographed
 from microscopygpt.columns import composition, nearest_vectors, plane_cost, plane_operations
 from microscopygpt.crystal import reduce_cell
-from microscopygpt.planes import (Orbits, different, image_groups, image_operations, moved, partitions, search_orbits, solve_columns,
-                                  symmetric_planes, with_images)
+from microscopygpt.planes import (Orbits, different, image_groups, image_operations, moved, partitions, search_orbits,
+                                  solve_columns, symmetric_planes, with_images)
 from microscopygpt.refine import fit_positions, free_directions
 
 HEXAGONAL = np.array([[3.3, 0], [-1.65, 2.858]])

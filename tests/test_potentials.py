@@ -9,9 +9,12 @@ from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from pymatgen.core import Lattice, Structure
 import microscopygpt.potentials as potentials
-from microscopygpt.crystal import MicroscopyGPTError, Slab
-from microscopygpt.potentials import (POTENTIALS, VACUUM, ALIGNNPotential, Bonds, CalculatorPotential, Potential, PotentialError, alignn_files, batches, bond_graph,
-                                      bonds_of, embed, joined, load_potential, neighbours, nearest_bonds)
+from microscopygpt.core import MicroscopyGPTError
+from microscopygpt.crystal import Slab
+from microscopygpt.energies import (VACUUM, Bonds, CalculatorPotential, Potential, PotentialError, batches, bonds_of,
+                                    embed, neighbours)
+from microscopygpt.chgnet import bond_graph, joined
+from microscopygpt.potentials import POTENTIALS, ALIGNNPotential, alignn_files, load_potential, nearest_bonds
 
 ELEMENTS = (3, 6, 7, 8, 13, 14, 16, 17, 25, 29, 34, 42, 52, 57, 74, 83)
 ENERGY, FORCE = 1e-4, 1e-3 # eV/atom and eV/Å: how far ours may be from CHGNet's own

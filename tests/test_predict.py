@@ -3,17 +3,21 @@ import json, os
 from pathlib import Path
 import numpy as np, pytest
 from microscopygpt.chat import make_prompt, parse_answer
-from microscopygpt.crystal import FormulaError, compare, parse_formula, read_crystal
+from microscopygpt.crystal import FormulaError, parse_formula
+from microscopygpt.compare import compare
+from microscopygpt.structure_files import read_crystal
 from microscopygpt.data import split_of
-from microscopygpt.lattice import Imaging, observe
+from microscopygpt.observe import Imaging, observe
 from microscopygpt.micrograph import Micrograph
 from microscopygpt.compact import CompactVLM, ModelError, weights_folder
 from microscopygpt.model import load_model
-from microscopygpt.potentials import Potential, PotentialError
-from microscopygpt.predict import PROPOSERS, PredictError, guess, heights_of, predict, proposers_of
-from microscopygpt.refine import Proposal, prove
+from microscopygpt.energies import Potential, PotentialError
+from microscopygpt.search import PROPOSERS, PredictError
+from microscopygpt.prediction import heights_of, proposers_of
+from microscopygpt.predict import guess, predict
+from microscopygpt.proof import Proposal, prove
 from microscopygpt.scan import Scan, scan_image
-from microscopygpt.stem import render
+from microscopygpt.noise import render
 
 UNSEEN = {"MoSe2": "3.32 3.32 18.34\n90 90 120\nMo 0 0 .5\nSe .33333 .66667 .59106\nSe .33333 .66667 .40894",
           "HfSe2": "3.77 3.77 18.16\n90 90 120\nHf 0 0 .5\nSe .33333 .66667 .587\nSe .66667 .33333 .413",

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pytest, torch
 
 bnb = pytest.importorskip("bitsandbytes", reason="four-bit models need bitsandbytes")
-spec = importlib.util.spec_from_file_location("qlora_memory", Path(__file__).parent.parent/"nbs"/"benchmarks"/"qlora_memory.py")
+spec = importlib.util.spec_from_file_location("qlora_memory", Path(__file__).parent.parent/"nbs"/"timings"/"qlora_memory.py")
 qlora_memory = importlib.util.module_from_spec(spec); spec.loader.exec_module(qlora_memory)
 
 def test_every_row_is_measured(tmp_path):

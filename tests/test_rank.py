@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from microscopygpt.crystal import Slab, cell_from_lengths, compare, to_slab
+from microscopygpt.crystal import Slab, cell_from_lengths, to_slab
+from microscopygpt.compare import compare
 from microscopygpt.heights import Relaxed
-from microscopygpt.rank import (EVIDENCE, JUDGES, LEAST_ODDS, LOWEST_TAUGHT, Context, Contender, alike, confidences, contender, context_of, describe, evidence,
-                                fingerprint, fit_confidence, fit_in_words, merge_contenders, primitive, rank, scores)
-from microscopygpt.refine import Fit, Placement, Proof, Proposal, crowding, n_operations
+from microscopygpt.rank import (EVIDENCE, JUDGES, LEAST_ODDS, LOWEST_TAUGHT, Context, Contender, alike, confidences,
+                                contender, context_of, describe, evidence, fingerprint, fit_confidence, fit_in_words,
+                                merge_contenders, primitive, rank, scores)
+from microscopygpt.refine import Fit, Placement
+from microscopygpt.proof import Proof, Proposal, crowding, n_operations
 
 quick = settings(max_examples=20, deadline=None)
 CELL = cell_from_lengths(3.18, 3.18, 120)

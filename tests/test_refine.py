@@ -6,12 +6,16 @@ from ase.spacegroup.symmetrize import prep_symmetry, refine_symmetry, symmetrize
 from hypothesis import given, settings, strategies as st
 
 from microscopygpt.crystal import Slab, cell_from_lengths, cell_lengths, from_slab, reduce_cell
-from microscopygpt.lattice import Imaging, Lattice2D, Observation, harmonics, observe
+from microscopygpt.fourier import harmonics
+from microscopygpt.lattice import Lattice2D
+from microscopygpt.observe import Imaging, Observation, observe
 from microscopygpt.micrograph import Micrograph
-from microscopygpt.refine import (Fit, PlaneModel, Proposal, atom_waves, best_shifts, correlation_map, crowding, fit_positions, fitted_gain,
-                                  jacobian, most_symmetric, n_operations, placements, prove, relocate, residual_of, resimulate, strains,
-                                  structure_factors, supercells, symmetrize, without_gain, _set_down, free_directions, operations_in_place)
-from microscopygpt.stem import Noise, render
+from microscopygpt.refine import (Fit, PlaneModel, atom_waves, best_shifts, correlation_map, fit_positions,
+                                  fitted_gain, jacobian, placements, relocate, residual_of, strains,
+                                  structure_factors, supercells, without_gain, _set_down, free_directions)
+from microscopygpt.proof import (Proposal, crowding, most_symmetric, n_operations, prove, resimulate, symmetrize,
+                                 operations_in_place)
+from microscopygpt.noise import Noise, render
 
 quick = settings(max_examples=20, deadline=None)
 seeds = st.integers(0, 2**31)
@@ -519,5 +523,5 @@ def test_a_rough_image_does_not_break_the_symmetry_of_a_proposal(seed, monkeypat
     noise = Noise(blur=.2, astigmatism=.5, tilt=.3, gain=.2, background=.3, readout=.2)
     seen = observe(Micrograph(render(from_slab(slab), noise=noise, seed=seed), .1))
     assert prove(Proposal(slab), seen).operations == OPERATIONS["1T"]
-    monkeypatch.setattr("microscopygpt.refine._with_symmetry_held", lambda fit, *_: fit)
+    monkeypatch.setattr("microscopygpt.proof._with_symmetry_held", lambda fit, *_: fit)
     assert prove(Proposal(slab), seen).operations < OPERATIONS["1T"]

@@ -3,7 +3,8 @@ import numpy as np, pytest
 from crystals import MOS2
 from microscopygpt.micrograph import Micrograph
 from microscopygpt.region import LARGE, best_region, lattice_map, other_grains, plot_map, spots_of
-from microscopygpt.stem import add_noise, simulate
+from microscopygpt.stem import simulate
+from microscopygpt.noise import add_noise
 
 SIDE, WIDTH = 512, 192
 

@@ -4,8 +4,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pytest
 from hypothesis import given, settings as how_often, strategies as st
-from microscopygpt import report as R
-from microscopygpt.crystal import Slab, cell_from_lengths, from_slab
+from fastcore.xml import to_xml
+from microscopygpt import plotting, report as R, report_page as page_of
+from microscopygpt.crystal import Slab, cell_from_lengths, equivalent_bases, from_slab, to_slab
 from microscopygpt.metrics import FAILURES, make_report, read_report
 
 EVIL = "<script>alert(1)</script>\"'><img src=http://evil.example/x onerror=alert(2)>|$\\_%"
@@ -33,7 +34,7 @@ def shuffled(records): return [r | dict(shuffled=record(i, "formula")) for i, r 
 def report(): return made(shuffled(RECORDS))
 
 @pytest.fixture(scope="module")
-def text(report): return R.html(report, structures, [report])
+def text(report): return page_of.html(report, structures, [report])
 
 @pytest.fixture(scope="module")
 def page(text): return Page(text)
@@ -101,7 +102,7 @@ def balanced(tex):
 
 def plain(tex): return re.sub(r"(?<!\\)%.*", "", tex).replace(r"\\", " NEWLINE ")
 
-@pytest.mark.parametrize("columns", R.TABLES)
+@pytest.mark.parametrize("columns", page_of.TABLES)
 def test_latex_balances(report, evil, columns):
     tex = R.latex([report, evil], None, columns, baselines=True)
     assert tex.isascii() and balanced(tex) and len(re.findall(r"(?<!\\)\$", tex)) % 2 == 0
@@ -123,7 +124,7 @@ def test_latex_takes_any_text(text):
 # ---- the page
 
 def test_nothing_from_a_file_becomes_markup(evil):
-    page = Page(R.html(evil, lambda name: structures(name), [evil]))
+    page = Page(page_of.html(evil, lambda name: structures(name), [evil]))
     assert not page.lost and len(page.all("script")) == 1 and len(page.all("style")) == 1
     assert not [e for e in page.elements if any(k.startswith("on") for k in e["attrs"])]
     assert all(e["attrs"].get("src", "data:").startswith("data:") for e in page.elements)
@@ -147,7 +148,7 @@ def test_references_inside_the_page_exist(page):
 
 def test_same_report_same_bytes(report, text):
     before = plt.get_fignums()
-    assert R.html(report, structures, [report]) == text and plt.get_fignums() == before
+    assert page_of.html(report, structures, [report]) == text and plt.get_fignums() == before
 
 AGAIN = """
 import hashlib, json, sys
@@ -155,11 +156,11 @@ sys.path.insert(0, "tests")
 import test_report as t
 report = t.read_report(sys.argv[1] + "/scores.json")
 report.records = [json.loads(line) for line in open(sys.argv[1] + "/records.jsonl")]
-print(hashlib.sha256(t.R.html(report, t.structures, [report]).encode()).hexdigest())
+print(hashlib.sha256(t.page_of.html(report, t.structures, [report]).encode()).hexdigest())
 """
 
 def test_written_files_and_same_bytes_in_another_process(report, text, tmp_path):
-    out = R.write_report(report, tmp_path/"a"/"b", structures, [report])
+    out = page_of.write_report(report, tmp_path/"a"/"b", structures, [report])
     assert sorted(p.name for p in out.iterdir()) == ["records.jsonl", "report.html", "scores.json", "table.md", "table.tex"]
     assert read_report(out/"scores.json").as_dict() == report.as_dict()
     assert [json.loads(line) for line in (out/"records.jsonl").read_text().splitlines()] == report.records
@@ -183,39 +184,39 @@ def test_choices_count_what_they_show(page):
 
 def test_every_cell_has_its_column(page):
     heads = [e for e in page.all("button") if "data-column" in e["attrs"]]
-    assert [int(e["attrs"]["data-column"]) for e in heads] == list(range(len(R.ROWS))) and all(e["attrs"]["aria-label"] for e in heads)
-    assert len([e for e in page.all("span") if e["path"][-1] == "summary"]) == 10*len(R.ROWS)
+    assert [int(e["attrs"]["data-column"]) for e in heads] == list(range(len(page_of.ROWS))) and all(e["attrs"]["aria-label"] for e in heads)
+    assert len([e for e in page.all("span") if e["path"][-1] == "summary"]) == 10*len(page_of.ROWS)
 
 def test_pictures_only_of_failures(report, text):
     asked = []
-    assert R.html(report, lambda name: asked.append(name) or structures(name), [report]) == text
+    assert page_of.html(report, lambda name: asked.append(name) or structures(name), [report]) == text
     assert len(asked) == 7 and text.count('class="crystal"') == 4*7 and text.count("data:image/jpeg") == 7
 
 def test_structures_from_a_mapping_or_not_at_all(report):
-    some = R.html(report, {"id-4": structures("id-4")})
-    assert some.count('class="crystal"') == 4 and R.html(report).count('class="crystal"') == 0
+    some = page_of.html(report, {"id-4": structures("id-4")})
+    assert some.count('class="crystal"') == 4 and page_of.html(report).count('class="crystal"') == 0
 
 @pytest.mark.parametrize("found", [None, {}, dict(truth=layer()), dict(truth=layer(), answers=[]), dict(truth=layer(), answers=[None, layer()]), dict(answers=[ValueError("rank_1.cif is empty")]),
                                    dict(truth=layer(), answers=[layer()], micrograph=np.zeros((40, 50))), dict(truth=layer(), answers=[from_slab(Slab(cell_from_lengths(3, 9, 95), np.zeros((1, 2)), np.zeros(1), np.array([6])))])])
-def test_structures_may_be_missing(report, found): assert not Page("".join(map(R.to_xml, [R._structures(found)]))).lost
+def test_structures_may_be_missing(report, found): assert not Page("".join(map(to_xml, [page_of._structures(found)]))).lost
 
 def test_fields_may_be_missing(report):
     bare = copy.deepcopy(report)
     for r in bare.records:
         for key in ("formula", "residual", "confidence", "error", "faults", "n_answers", "rmsd"): del r[key]
     bare.settings = dict(model="bare")
-    page = Page(R.html(bare))
+    page = Page(page_of.html(bare))
     assert len(page.rows) == 10 and not page.lost and "honest" not in page.all("main")[0]["text"]
 
 def test_without_records(report, tmp_path):
     report.write(tmp_path/"scores.json")
-    page = Page(R.html(read_report(tmp_path/"scores.json"), structures, [report]))
+    page = Page(page_of.html(read_report(tmp_path/"scores.json"), structures, [report]))
     assert not page.rows and "not at hand" in page.all("main")[0]["text"] and len(page.all("figure")) == 3
 
 @pytest.mark.parametrize("failure", ["", "missing"])
 def test_all_alike(failure):
     one = made([record(i, failure) for i in range(0, 6, 2)])
-    page = Page(R.html(one, structures))
+    page = Page(page_of.html(one, structures))
     checked = [e["attrs"]["value"] for e in page.all("input", type="radio") if "checked" in e["attrs"]]
     assert checked == (["!"] if failure else [""]) and len(page.rows) == 3 and f"{0 if failure else 3} of 3" in page.all("h1")[0]["text"]
     assert R.latex([one], baselines=True) and R.table([one], baselines=True) and one._repr_markdown_()
@@ -223,19 +224,19 @@ def test_all_alike(failure):
 # ---- drawings
 
 def test_drawings_are_small_and_plain():
-    for slab in (R.to_slab(layer()), Slab(cell_from_lengths(5, 22, 95), np.random.default_rng(0).random((28, 2)), np.linspace(-3, 3, 28), np.arange(20, 48))):
+    for slab in (to_slab(layer()), Slab(cell_from_lengths(5, 22, 95), np.random.default_rng(0).random((28, 2)), np.linspace(-3, 3, 28), np.arange(20, 48))):
         for side in (False, True):
-            svg = R.draw_slab(slab, R.reach_of(slab), side, label=EVIL)
+            svg = plotting.draw_slab(slab, plotting.reach_of(slab), side, label=EVIL)
             page = Page(svg)
             assert len(svg) < 20000 and not page.lost and not page.all("script") and page.all("title")[0]["text"] == EVIL
             assert all(e["attrs"].get("fill", "none")[0] in "n#" for e in page.elements)
-    assert len(R.draw_slab(R.to_slab(layer()))) < 3000
+    assert len(plotting.draw_slab(to_slab(layer()))) < 3000
 
 @pytest.mark.parametrize("side", [False, True])
 def test_atoms_stand_where_they_are(side):
     "One period of graphene's cell, in the drawing's units."
     slab = Slab(cell_from_lengths(2.46, 2.46, 120), np.array([[0, 0], [1/3, 2/3]]), np.zeros(2), np.array([6, 6]))
-    points = np.array(re.findall(r"M(-?\d+) (-?\d+)h", R.draw_slab(slab, side=side).split("/><path")[1]), float)/R.SCALE
+    points = np.array(re.findall(r"M(-?\d+) (-?\d+)h", plotting.draw_slab(slab, side=side).split("/><path")[1]), float)/plotting.SCALE
     gaps = np.sort(np.linalg.norm(points[:, None] - points, axis=2), axis=1)[:, 1]
     assert gaps == pytest.approx(2.46*np.sqrt(3)/6 if side else 2.46/np.sqrt(3), abs=.05) or side and set(np.round(gaps, 1)) <= {.7, 1.4}
 
@@ -246,10 +247,10 @@ def test_lay_on_undoes_another_setting(seed):
     cell = cell_from_lengths(*((4, 4, 120), (4, 4, 90), (4, 5.5, 90), (4, 5, 101))[seed % 4])
     n = rng.integers(1, 7)
     truth = Slab(cell, rng.random((n, 2)), rng.normal(size=n), rng.choice([6, 16, 42], n))
-    bases = R.equivalent_bases(cell)
+    bases = equivalent_bases(cell)
     M, side, order = bases[rng.integers(len(bases))], rng.choice([1, -1]), rng.permutation(n)
     other = Slab(M@cell, ((truth.frac@np.linalg.inv(M) + rng.random(2)) % 1)[order], side*truth.z[order], truth.numbers[order])
-    back = R.lay_on(other, truth)
+    back = plotting.lay_on(other, truth)
     d = truth.frac[:, None] - back.frac; d -= np.round(d)
     apart = np.linalg.norm(d, axis=2) + np.abs(truth.z[:, None] - back.z) + (truth.numbers[:, None] != back.numbers)
     assert apart.min(1).max() < 1e-6
@@ -311,7 +312,7 @@ def test_find_sort_and_open(browser, text, tmp_path):
     assert not trouble
 
 def test_names_do_no_harm_in_a_browser(browser, evil, tmp_path):
-    tab, trouble = opened(browser, R.html(evil, structures), tmp_path)
+    tab, trouble = opened(browser, page_of.html(evil, structures), tmp_path)
     tab.fill("input[type=search]", "<script>alert(1)"); assert tab.locator(SHOWN).count() == 7
     assert not trouble
 

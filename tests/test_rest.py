@@ -3,8 +3,9 @@ import numpy as np, pytest
 from ase.calculators.emt import EMT
 from crystals import MOS2_SLAB, OBLIQUE_SLAB
 from microscopygpt.crystal import Slab, cell_lengths
-from microscopygpt.potentials import CalculatorPotential, Potential, PotentialError, load_potential
-from microscopygpt.rest import (CLEAN_KINDS, KINDS, Misfit, at_rest, infer_cell, misfit_of, strain_between, trust_in)
+from microscopygpt.energies import CalculatorPotential, Potential, PotentialError
+from microscopygpt.potentials import load_potential
+from microscopygpt.rest import CLEAN_KINDS, KINDS, Misfit, at_rest, infer_cell, misfit_of, strain_between, trust_in
 
 HEXAGONAL = MOS2_SLAB.cell
 SHEAR = np.array([[1.12, .05], [0, 1.04]])

@@ -1,11 +1,13 @@
 "Raw scans: errors come from their seed, and a picture departs from a straight one by just these."
 import numpy as np, pytest
 from crystals import MOS2, OBLIQUE_SLAB, OBLIQUE
-from microscopygpt.crystal import MicroscopyGPTError, reduce_cell
+from microscopygpt.core import MicroscopyGPTError
+from microscopygpt.crystal import reduce_cell
 from microscopygpt.lattice import measure_lattice
 from microscopygpt.micrograph import Micrograph
 from microscopygpt.scan import SCANS, Scan, ScanError, draw_errors, scan_image
-from microscopygpt.stem import random_view, simulate
+from microscopygpt.stem import simulate
+from microscopygpt.noise import random_view
 
 def test_a_straight_scan_is_the_simulator_s_picture():
     image, errors = scan_image(MOS2, "straight", "none", seed=3, size=96)

@@ -1,7 +1,7 @@
 "Atoms that the image hardly shows, let go in the plane."
 import numpy as np, pytest
 from microscopygpt.crystal import Slab
-from microscopygpt.potentials import Potential
+from microscopygpt.energies import Potential
 from microscopygpt.settle import SPRING, PlaneRelaxation, plane_springs, settle
 
 CELL = np.array([[5., 0], [-1., 6.]])

@@ -7,8 +7,10 @@ from hub import running
 TEXTS = ["x1 3.20 3.20 120.0 Mo 0.00 0.00 +0.0 S 0.33 0.67 +1.6 S 0.33 0.67 -1.6", "x1 2.50 2.50 120.0 B 0.00 0.00 +0.0 N 0.33 0.67 +0.0", "x2 2.46 2.46 120.0 C 0.00 0.00 +0.0 C 0.33 0.67 +0.0"]
 MAKE = """
 from microscopygpt.chat import parse_answer
-from microscopygpt.crystal import MicroscopyGPTError, canonical, reduced_formula, to_slab
-from microscopygpt.data import ChatDataset, Crystal, build_dataset
+from microscopygpt.core import MicroscopyGPTError
+from microscopygpt.crystal import canonical, reduced_formula, to_slab
+from microscopygpt.data import Crystal
+from microscopygpt.dataset import ChatDataset, build_dataset
 from microscopygpt.model import load_model
 from microscopygpt.share import push
 from microscopygpt.tiny import save_tiny_vlm
@@ -23,7 +25,8 @@ def made(tmp_path_factory):
     "A finished run and a data set."
     from microscopygpt.chat import parse_answer
     from microscopygpt.crystal import canonical, reduced_formula, to_slab
-    from microscopygpt.data import ChatDataset, Crystal, build_dataset
+    from microscopygpt.data import Crystal
+    from microscopygpt.dataset import ChatDataset, build_dataset
     from microscopygpt.model import load_model
     from microscopygpt.tiny import save_tiny_vlm
     from microscopygpt.train import Recipe, finetune

@@ -8,8 +8,9 @@ from jarvis.core.atoms import Atoms
 from scipy.ndimage import gaussian_filter
 
 from microscopygpt.crystal import Slab, cell_from_lengths, from_slab, to_slab
-from microscopygpt.stem import (NOISE, Noise, Probe, StemError, add_noise, half_plane, image_sum, random_view, render, simulate, stemconv_view,
-    transfer, _Sheet, _atom_by_atom, _projected, _series)
+from microscopygpt.stem import (Probe, StemError, half_plane, image_sum, simulate, stemconv_view, transfer, _Sheet,
+                                _atom_by_atom, _projected, _series)
+from microscopygpt.noise import NOISE, Noise, add_noise, random_view, render
 
 quick = settings(max_examples=20, deadline=None, database=None)
 angles, seeds = st.floats(-360, 360), st.integers(0, 2**31)

@@ -1,11 +1,15 @@
 "The symmetric lattice behind a sheared scan, where the columns speak for it, and the measured one, where they do not."
 import numpy as np, pytest
 from crystals import MOS2, OBLIQUE, OBLIQUE_SLAB, photo
-from microscopygpt.crystal import MicroscopyGPTError, Slab, cell_from_lengths, cell_lengths, from_slab
-from microscopygpt.lattice import NAMED, Imaging, LatticeError, observe
+from microscopygpt.core import MicroscopyGPTError
+from microscopygpt.crystal import Slab, cell_from_lengths, cell_lengths, from_slab
+from microscopygpt.fourier import LatticeError
+from microscopygpt.observe import NAMED, Imaging, observe
 from microscopygpt.micrograph import Micrograph
 from microscopygpt.scan import Scan
-from microscopygpt.straighten import Shape, find_astigmatism, is_passed_over, marks, observe_scan, shapes_of, straightened, turns_of
+from microscopygpt.columns import turns_of
+from microscopygpt.straighten import (Shape, find_astigmatism, is_passed_over, marks, observe_scan, shapes_of,
+                                      straightened)
 
 SQUARE = from_slab(Slab(cell_from_lengths(3.8, 3.8, 90), np.array([[0, 0], [.5, .5]]), np.zeros(2), np.array([26, 34])))
 RECTANGLE = from_slab(Slab(cell_from_lengths(3.3, 5.4, 90), np.array([[0, .1], [.5, .5], [.5, .15]]), np.array([0, 1., -1.]), np.array([50, 16, 16])))

@@ -2,7 +2,8 @@
 import pytest, torch
 from transformers import TrainerCallback
 from microscopygpt.chat import parse_answer
-from microscopygpt.crystal import MicroscopyGPTError, canonical, reduced_formula, to_slab
+from microscopygpt.core import MicroscopyGPTError
+from microscopygpt.crystal import canonical, reduced_formula, to_slab
 from microscopygpt.data import Crystal, save_crystals
 from microscopygpt.compact import CompactConfig
 from microscopygpt.compact_train import SimulatedBatches, TrainError, train_compact

@@ -6,7 +6,8 @@ import numpy as np, pytest, torch
 from safetensors.torch import load_file
 from microscopygpt.chat import make_prompt, parse_answer
 from microscopygpt.crystal import Slab, cell_from_lengths
-from microscopygpt.data import ChatDataset, Crystal
+from microscopygpt.data import Crystal
+from microscopygpt.dataset import ChatDataset
 from microscopygpt.micrograph import Micrograph
 from microscopygpt.model import GATES, IGNORED, LargeVLM, load_model
 from microscopygpt.tiny import FAMILIES, save_tiny_vlm, tiny_vlm
@@ -67,8 +68,8 @@ def test_merged_it_gives_the_same_logits(learned, tmp_path):
     assert record["steps"] == 600 and record["recipe"]["r"] == 32
 
 def test_proposals_of_a_large_model_are_proven(learned):
-    from microscopygpt.crystal import compare
-    from microscopygpt.lattice import Imaging
+    from microscopygpt.compare import compare
+    from microscopygpt.observe import Imaging
     from microscopygpt.predict import predict
     item = learned.items[5]
     micrograph = Micrograph(np.asarray(item["image"], np.float32)/255, item["pixel_size"])

@@ -1,7 +1,8 @@
 "Smooth drift is found by the phases of spots and taken out; a straight scan is left as it is."
 import numpy as np, pytest
 from crystals import MOS2, OBLIQUE
-from microscopygpt.lattice import LatticeError, measure_lattice
+from microscopygpt.fourier import LatticeError
+from microscopygpt.lattice import measure_lattice
 from microscopygpt.micrograph import Micrograph
 from microscopygpt.scan import Scan, scan_image
 from microscopygpt.unwarp import WORTH, displacement_field, unwarped

@@ -92,7 +92,8 @@ def product(views, device):
 def part_simulate(small):
     "Simulated micrographs per second, 256 x 256 px: the whole call from structures to arrays, and the product alone."
     import torch
-    from microscopygpt.stem import image_sum, random_view, simulate
+    from microscopygpt.stem import image_sum, simulate
+    from microscopygpt.noise import random_view
     crystal = mos2()
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         torch.set_num_threads(1)
@@ -167,7 +168,7 @@ def part_train(small):
 
 def qlora(small, *names):
     "Training steps at batch 1, answers, then batch 2, of some ways to do QLoRA; each row is told as soon as it is measured."
-    sys.path.insert(0, str(HERE.parent/"benchmarks"))
+    sys.path.insert(0, str(HERE))
     import qlora_memory, torch
 
     class Told(list):

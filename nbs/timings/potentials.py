@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 from ase.build import mx2
 from jarvis.core.atoms import ase_to_atoms
-from microscopygpt.crystal import Slab, compare, from_slab, to_slab
+from microscopygpt.crystal import Slab, from_slab, to_slab
+from microscopygpt.compare import compare
 from microscopygpt.data import SOURCES, load_crystals
-from microscopygpt.potentials import embed, load_potential
-from microscopygpt.refine import crowding
+from microscopygpt.energies import embed
+from microscopygpt.potentials import load_potential
+from microscopygpt.proof import crowding
 
 SEED = 0
 MAX_ATOMS = 12
