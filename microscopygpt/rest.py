@@ -88,16 +88,16 @@ class Errors(NamedTuple):
     shape: float # the same in shape
 
 POTENTIAL = ( # fitted to 140 crystals at rest, but for the last share, of which they were too few
-    Errors(.65, .0075, .0035), # known
-    Errors(.27, .03, .018), # known roughly
-    Errors(.08, .1, .12)) # misjudged
+    Errors(.66, .0075, .0035), # known
+    Errors(.28, .03, .018), # known roughly
+    Errors(.06, .1, .12)) # misjudged
 SYMMETRIC_SHAPE = .001 # the same for a shape that symmetry fixes: what noise leaves of a measured one
 PSEUDOSYMMETRIC = .1 # how often columns speak for a lattice that the crystal only nearly has
 TAIL = 3. # degrees of freedom of Student's distribution
 RAW_SCALE, RAW_SHAPE = .05, .04 # widths for a raw instrument
 OTHER_SCALE, OTHER_TAIL = .12, 1.5 # of a pixel size that belongs to another image: one of nine real ones was 36 % off
 KINDS = dict(exact=.28, unscaled=.08, raw=.64) # how often an instrument is of each kind
-CLEAN_KINDS = dict(exact=.83, unscaled=.08, raw=.09) # the same where nothing but white noise is left over
+CLEAN_KINDS = dict(exact=.79, unscaled=.15, raw=.06) # the same where nothing but white noise is left over
 
 class Inferred(NamedTuple):
     "A crystal's lattice, from measurement and physics together."

@@ -135,10 +135,10 @@ def test_a_potential_that_is_off_in_size_and_shape_does_not_make_a_raw_scan():
     assert found.trust["exact"] > .5 > found.trust["raw"]
     assert abs(strain_between(OBLIQUE_SLAB.cell, found.cell).scale) < 1e-6
 
-@pytest.mark.parametrize("off", [.05, .1])
+@pytest.mark.parametrize("off", [.03, .06])
 def test_a_shape_that_symmetry_fixes_says_nothing_of_the_size(off):
     "A hexagonal crystal that the potential misjudges is hexagonal still: no reason to believe its size."
     found = inferred(HEXAGONAL, HEXAGONAL*np.exp(off), symmetric=HEXAGONAL, fixed=2, kinds=CLEAN_KINDS)
     assert found.trust["exact"] > .5
-    far = inferred(HEXAGONAL, HEXAGONAL*np.exp(.31), symmetric=HEXAGONAL, fixed=2)
+    far = inferred(HEXAGONAL, HEXAGONAL*np.exp(.15), symmetric=HEXAGONAL, fixed=2, kinds=CLEAN_KINDS)
     assert far.trust["exact"] < .5
