@@ -50,11 +50,14 @@ def constant(formula:str, # e.g. "MoS2"
     if not crystals: return []
     common = Counter(map(library.group, crystals)).most_common(1)[0][0]
     members = [c for c in crystals if library.group(c) == common]
-    lattices = np.array([cell_lengths(c.slab.cell) for c in members]); mean = lattices.mean(0)
+    lattices = np.array([cell_lengths(c.slab.cell) for c in members])
+    mean = lattices.mean(0)
     typical = members[np.abs(lattices/mean - 1).sum(1).argmin()]
     have, want = (sorted(counts, key=counts.get) for counts in map(parse_formula, (typical.formula, formula)))
     exchange = {Element(a).Z: Element(b).Z for a, b in zip(have, want)}
-    return [standardize(from_slab(typical.slab._replace(cell=cell_from_lengths(*mean), numbers=np.array([exchange[z] for z in typical.slab.numbers]))))]
+    return [standardize(from_slab(typical.slab._replace(cell=cell_from_lengths(*mean),
+                                                        numbers=np.array([exchange[z]
+                                                            for z in typical.slab.numbers]))))]
 
 # %% ../nbs/71_baselines.ipynb #69daa076
 def _distinct(slabs, k):
@@ -62,7 +65,8 @@ def _distinct(slabs, k):
     kept = []
     for slab in slabs:
         if len(kept) >= k: break
-        atoms = standardize(from_slab(slab)); structure = atoms.pymatgen_converter()
+        atoms = standardize(from_slab(slab))
+        structure = atoms.pymatgen_converter()
         if not any(matched_rmsd(other, structure) <= SOLVED for _, other in kept): kept.append((atoms, structure))
     return [atoms for atoms, _ in kept]
 
@@ -75,7 +79,8 @@ def nearest_formula(formula:str, # e.g. "MoS2"
     like, found = library.like(formula), []
     common = Counter(map(library.group, like))
     for c in like:
-        for numbers, chemistry, growth in substitutions(c, formula): found.append((round(chemistry, 6), -common[library.group(c)], resized(c.slab, numbers, growth)))
+        for numbers, chemistry, growth in substitutions(c, formula):
+            found.append((round(chemistry, 6), -common[library.group(c)], resized(c.slab, numbers, growth)))
     return _distinct((slab for *_, slab in sorted(found, key=lambda f: f[:2])), k)
 
 # %% ../nbs/71_baselines.ipynb #41e44077
@@ -105,7 +110,8 @@ def likeness(slab:Slab, observation:Observation)->float: # 1 for the same pictur
         i = correlation.argmax()
         hk, g, seen, _ = observation.coefficients(cell)
         F = structure_factors(frac[i] + shift[i], slab.numbers**Z_POWER, hk, (g**2).sum(1))
-        found.append(_overlap(seen.conj()*F*_fading(slab.cell, cell, turn[way[i]], hk, g), hk)/(np.linalg.norm(seen)*np.linalg.norm(F)))
+        found.append(_overlap(seen.conj()*F*_fading(slab.cell, cell, turn[way[i]], hk, g),
+                              hk)/(np.linalg.norm(seen)*np.linalg.norm(F)))
     return float(max(found))
 
 # %% ../nbs/71_baselines.ipynb #46828da3
@@ -125,5 +131,7 @@ def nearest_image(observation:Observation, # see `microscopygpt.observe.observe`
                  )->list: # of `Atoms`, the most alike first
     "Crystals whose own pictures are most like the micrograph. Nothing is fitted to it."
     crystals = _least_strained(library.crystals if formula is None else library.like(formula), observation.lattice.cell)
-    slabs = [c.slab._replace(numbers=numbers) for c in crystals for numbers in ([c.slab.numbers] if formula is None else [numbers for numbers, *_ in substitutions(c, formula)])]
+    slabs = [c.slab._replace(numbers=numbers) for c in crystals
+             for numbers in ([c.slab.numbers] if formula is None
+                             else [numbers for numbers, *_ in substitutions(c, formula)])]
     return _distinct(sorted(slabs, key=lambda slab: -likeness(slab, observation)), k)

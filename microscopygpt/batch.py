@@ -33,7 +33,9 @@ def pixel_size_of(text:str # a number, or two for y and x, such as 0.1 or 0.1,0.
     if len(sizes) not in (1, 2): raise ValueError(f"{text!r} is not one number or two")
     return sizes[0] if len(sizes) == 1 else sizes
 
-_COLUMNS = dict(image=("image", "file", "filename", "micrograph", "path"), formula=("formula", "composition", "material"), pixel_size=("pixel_size", "pixel size", "pixelsize", "px"))
+_COLUMNS = dict(image=("image", "file", "filename", "micrograph", "path"),
+                formula=("formula", "composition", "material"),
+                pixel_size=("pixel_size", "pixel size", "pixelsize", "px"))
 
 def read_questions(table:"str|Path", # CSV: image, formula and perhaps pixel_size; images relative to it
                    formula:"str|None"=None, # for rows without one
@@ -43,7 +45,8 @@ def read_questions(table:"str|Path", # CSV: image, formula and perhaps pixel_siz
     table = Path(table).expanduser()
     rows = read_table(table)
     heads = [cell.lower() for cell in rows[0]] if rows else []
-    places = {key: next((heads.index(name) for name in names if name in heads), None) for key, names in _COLUMNS.items()}
+    places = {key: next((heads.index(name) for name in names if name in heads), None)
+              for key, names in _COLUMNS.items()}
     if places["image"] is None: places = dict(image=0, formula=1, pixel_size=2)
     else: rows = rows[1:]
     if not rows: raise BatchError(f"{table} lists no images: give lines of image,formula,pixel_size.")
@@ -52,9 +55,11 @@ def read_questions(table:"str|Path", # CSV: image, formula and perhaps pixel_siz
         cell = {key: row[place] if place is not None and place < len(row) else "" for key, place in places.items()}
         if not cell["image"]: raise BatchError(f"Row {i} of {table} names no image.")
         try: size = pixel_size_of(cell["pixel_size"].replace(",", ".")) if cell["pixel_size"] else pixel_size
-        except ValueError as e: raise BatchError(f"Row {i} of {table}: {cell['pixel_size']!r} is no pixel size: give Å per pixel, such as 0.1.") from e
+        except ValueError as e:
+            raise BatchError(f"Row {i} of {table}: {cell['pixel_size']!r} is no pixel size: give Å per pixel, such as 0.1.") from e
         image = Path(cell["image"]).expanduser()
-        questions.append(Question(str(image if image.is_absolute() else table.parent/image), cell["formula"] or formula, size))
+        questions.append(Question(str(image if image.is_absolute() else table.parent/image), cell["formula"] or formula,
+                                  size))
     return questions
 
 # %% ../nbs/68_batch.ipynb #2479cd82
@@ -78,8 +83,10 @@ def fingerprint(question:Question, options:dict # of `predict`
     "What an answer depends on, as plain values."
     path = Path(question.image).expanduser()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
-    plain = {key: value if isinstance(value, (str, int, float, type(None))) else repr(value) for key, value in options.items()}
-    return json.loads(json.dumps(dict(image=path.name, digest=digest, formula=question.formula, pixel_size=question.pixel_size, options=plain)))
+    plain = {key: value if isinstance(value, (str, int, float, type(None))) else repr(value)
+             for key, value in options.items()}
+    return json.loads(json.dumps(dict(image=path.name, digest=digest, formula=question.formula,
+                                      pixel_size=question.pixel_size, options=plain)))
 
 def earlier_answer(folder:Path, asked:dict)->"dict|None": # the line for the table
     "The answer that an earlier run left to the same question."
@@ -89,7 +96,8 @@ def earlier_answer(folder:Path, asked:dict)->"dict|None": # the line for the tab
     return said["line"] if same and (folder/said["line"]["folder"]/"prediction.json").is_file() else None
 
 # %% ../nbs/68_batch.ipynb #178ca920
-FIELDS = ("image", "formula", "outcome", "a", "b", "gamma", "atoms", "space_group", "residual", "confidence", "pixel_size", "folder", "message")
+FIELDS = ("image", "formula", "outcome", "a", "b", "gamma", "atoms", "space_group", "residual", "confidence",
+          "pixel_size", "folder", "message")
 
 def answer_line(prediction, # of `predict`
                )->dict:
@@ -99,8 +107,10 @@ def answer_line(prediction, # of `predict`
     if not prediction.candidates: return line | dict(outcome="no candidate")
     best = prediction.best
     a, b, gamma = cell_lengths(to_slab(best.atoms).cell)
-    return line | dict(outcome="explained" if prediction.explained else "not explained", a=round(a, 4), b=round(b, 4), gamma=round(gamma, 2), atoms=int(best.atoms.num_atoms),
-                       space_group=best.space_group, residual=round(best.residual, 4), confidence=round(best.confidence, 3))
+    return line | dict(outcome="explained" if prediction.explained else "not explained", a=round(a, 4), b=round(b, 4),
+                       gamma=round(gamma, 2), atoms=int(best.atoms.num_atoms),
+                       space_group=best.space_group, residual=round(best.residual, 4),
+                       confidence=round(best.confidence, 3))
 
 def results_csv(lines:list # of dict
                )->str:
@@ -126,10 +136,13 @@ def index_page(lines:list # of dict
         good = line["outcome"] == "explained"
         figures = "a {a} Å, b {b} Å, γ {gamma}°, {atoms} atoms, space group {space_group}, residual {residual}, confidence {confidence}".format_map(line) if "a" in line else ""
         picture = f'<a href="{said(line, "folder")}/prediction.json"><img loading="lazy" alt="{said(line, "image")} and its best candidate" src="{said(line, "folder")}/report.png"></a>' if "a" in line else ""
-        sections.append(f'<h2>{said(line, "image")}: {said(line, "formula")}</h2><p{"" if good else " class=bad"}>{said(line, "outcome")} {html.escape(figures)}</p>'
+        sections.append(f'<h2>{said(line, "image")}: '
+                        f'{said(line, "formula")}</h2><p{"" if good else " class=bad"}>{said(line, "outcome")} '
+                        f'{html.escape(figures)}</p>'
                         f'<p>{said(line, "message")}</p>{picture}')
     counts = Counter(line["outcome"] for line in lines)
-    return _PAGE.format(n=len(lines), summary=html.escape(", ".join(f"{n} {what}" for what, n in counts.items())), sections="".join(sections))
+    return _PAGE.format(n=len(lines), summary=html.escape(", ".join(f"{n} {what}" for what, n in counts.items())),
+                        sections="".join(sections))
 
 # %% ../nbs/68_batch.ipynb #d6ceb82e
 _SUMMARY = ("results.csv", "index.html")
@@ -141,7 +154,8 @@ def _claim_summary(out):
     for name in (*_SUMMARY, "batch.json"):
         path = out/name
         mine = name == "batch.json" and ours or path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() in ours
-        if path.exists() and not mine: raise BatchError(f"{path} is not from an earlier run: choose another --out, or move it away.")
+        if path.exists() and not mine:
+            raise BatchError(f"{path} is not from an earlier run: choose another --out, or move it away.")
 
 def _write_summary(out, lines):
     "The table and the page, and how to know them again."
@@ -191,7 +205,8 @@ def _answer(question, folder, name, asked, ask, reading, options):
         prediction = ask(micrograph, question.formula, **options)
         line |= answer_line(prediction)
         line["folder"] = str(prediction.write(folder).relative_to(folder))
-        (folder/"question.json").write_text(json.dumps(dict(asked=asked, line=line), ensure_ascii=False), encoding="utf-8")
+        (folder/"question.json").write_text(json.dumps(dict(asked=asked, line=line), ensure_ascii=False),
+                                            encoding="utf-8")
         return line
     except Exception as e:
         what = "" if isinstance(e, MicroscopyGPTError) else f"{type(e).__name__}: "

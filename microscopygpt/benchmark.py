@@ -82,7 +82,8 @@ def describe(crystal # `Crystal`
             )->dict: # id, source, formula, structure, and a fingerprint for each level
     "A manifest's entry: a crystal and its pictures."
     pictures = {level: fingerprint(draw_micrograph(crystal, level).data) for level in LEVELS}
-    return dict(id=crystal.id, source=crystal.source, formula=crystal.formula, structure=pair_sums(crystal.slab)) | pictures
+    return dict(id=crystal.id, source=crystal.source, formula=crystal.formula,
+                structure=pair_sums(crystal.slab)) | pictures
 
 # %% ../nbs/75_benchmark.ipynb #5928bb48
 def _names(ids): return ", ".join(ids[:3]) + (" ..." if len(ids) > 3 else "")
@@ -91,7 +92,8 @@ def _recognise(entry, atoms):
     "The crystal of an entry, or None when the structure is another."
     try: crystal = to_crystal(atoms, entry["id"], entry["source"])
     except MicroscopyGPTError: return None
-    return crystal if crystal.formula == entry["formula"] and same_structure(pair_sums(crystal.slab), entry["structure"]) else None
+    return crystal if crystal.formula == entry["formula"] and same_structure(pair_sums(crystal.slab),
+        entry["structure"]) else None
 
 def find_crystals(wanted:list, # entries of a manifest
                   structures:dict, # id -> `Atoms`
@@ -100,16 +102,21 @@ def find_crystals(wanted:list, # entries of a manifest
     "The crystals of a manifest, checked."
     found = {e["id"]: _recognise(e, structures[e["id"]]) for e in wanted if e["id"] in structures}
     missing, different = [e["id"] for e in wanted if e["id"] not in found], [i for i, c in found.items() if c is None]
-    faults = [f"{what} {len(ids)} ({_names(ids)})" for what, ids in (("missing", missing), ("different", different)) if ids]
-    if faults: raise BenchmarkError(f"The benchmark takes {len(wanted)} crystals from {where}: {', '.join(faults)}. Scores on what is left would not compare with others': "
-                                    "delete that file, so that it is fetched again, or set MICROSCOPYGPT_DATA to the folder of another copy.")
+    faults = [f"{what} {len(ids)} ({_names(ids)})" for what, ids in (("missing", missing), ("different", different))
+              if ids]
+    if faults:
+        raise BenchmarkError(f"The benchmark takes {len(wanted)} crystals from {where}: {', '.join(faults)}. Scores on "
+                             "what is left would not compare with others': "
+                                    "delete that file, so that it is fetched again, or set MICROSCOPYGPT_DATA to the "
+                                    "folder of another copy.")
     return list(found.values())
 
 # %% ../nbs/75_benchmark.ipynb #43af41e3
 def _entries(sources=SOURCES, n=None):
     "The manifest's entries: all of these databases, or the first `n` of each."
     sources = [sources] if isinstance(sources, str) else list(sources)
-    if unknown := [s for s in sources if s not in SOURCES]: raise BenchmarkError(f"The benchmark has no crystals from {unknown[0]!r}: choose from {', '.join(SOURCES)}.")
+    if unknown := [s for s in sources if s not in SOURCES]:
+        raise BenchmarkError(f"The benchmark has no crystals from {unknown[0]!r}: choose from {', '.join(SOURCES)}.")
     if n is not None and n < 1: raise BenchmarkError(f"n is {n}: ask for at least one crystal.")
     return {s: [e for e in manifest()["crystals"] if e["source"] == s][:n] for s in sources}
 
@@ -122,7 +129,8 @@ def benchmark_crystals(sources=SOURCES, # database names
                        n:"int|None"=None # the first n of each, for a quick look; None for all
                       )->list: # of `Crystal`, in the manifest's order
     "The benchmark's crystals, read from the databases and checked."
-    return [c for s, wanted in _entries(sources, n).items() for c in find_crystals(wanted, _structures(s, {e["id"] for e in wanted}), database_file(s))]
+    return [c for s, wanted in _entries(sources, n).items()
+            for c in find_crystals(wanted, _structures(s, {e["id"] for e in wanted}), database_file(s))]
 
 # %% ../nbs/75_benchmark.ipynb #f5cee514
 def _is_there(path, expected):
@@ -197,8 +205,10 @@ The structures in `truth` are theirs, in another description. Cite whichever was
 """
 
 def _readme_of(crystals, levels):
-    sources = ", ".join(f"{sum(c.source == s for c in crystals)} from {s}" for s in dict.fromkeys(c.source for c in crystals))
-    return _readme.format(n=len(crystals), sources=sources, levels=f"noise {', '.join(levels)}", version=__version__, manifest=manifest()["version"], recipe=recipe_table())
+    sources = ", ".join(f"{sum(c.source == s for c in crystals)} from {s}"
+                        for s in dict.fromkeys(c.source for c in crystals))
+    return _readme.format(n=len(crystals), sources=sources, levels=f"noise {', '.join(levels)}", version=__version__,
+                          manifest=manifest()["version"], recipe=recipe_table())
 
 # %% ../nbs/75_benchmark.ipynb #04fc448a
 def write_benchmark(out:"str|Path",
@@ -210,15 +220,23 @@ def write_benchmark(out:"str|Path",
     "Write questions, pictures and truth, or what of them is not there yet."
     levels = [levels] if isinstance(levels, str) else list(levels)
     unknown = [level for level in levels if level not in LEVELS]
-    if unknown or not levels: raise BenchmarkError(f"{f'There is no level {unknown[0]!r}' if unknown else 'No level is given'}: choose from {', '.join(LEVELS)}.")
+    if unknown or not levels:
+        raise BenchmarkError(f"{f'There is no level {unknown[0]!r}' if unknown else 'No level is given'}: choose from "
+                             f"{', '.join(LEVELS)}.")
     out, ids = writable_folder(out, DataError), {c.id for c in crystals}
     strange = sorted(p.stem for p in (out/"truth").glob("*.cif") if p.stem not in ids)
-    if strange: raise BenchmarkError(f"{out} holds {len(strange)} structures that are not asked for here ({_names(strange)}): choose another folder.")
+    if strange:
+        raise BenchmarkError(f"{out} holds {len(strange)} structures that are not asked for here ({_names(strange)}): "
+                             "choose another folder.")
     for level in levels: (out/"images"/level).mkdir(parents=True, exist_ok=True)
     items = [(c, level, e[level]) for level in levels for e, c in zip(wanted, crystals)]
-    wrong = [name for name in tqdm(parallel_map(_draw, out, items, workers), total=len(items), desc="micrographs") if name]
-    if wrong: raise BenchmarkError(f"{len(wrong)} of {len(items)} micrographs came out different from the benchmark's ({_names(wrong)}) and were not written: "
-                                   "another version of numpy or scipy may draw other random numbers; take the versions of this package's constraints.txt.")
+    wrong = [name for name in tqdm(parallel_map(_draw, out, items, workers), total=len(items), desc="micrographs")
+             if name]
+    if wrong:
+        raise BenchmarkError(f"{len(wrong)} of {len(items)} micrographs came out different from the benchmark's "
+                             f"({_names(wrong)}) and were not written: "
+                                   "another version of numpy or scipy may draw other random numbers; take the versions "
+                                   "of this package's constraints.txt.")
     write_truth(crystals, out/"truth")
     write_atomically(out/"questions.csv", _questions(crystals, levels))
     write_atomically(out/"README.md", _readme_of(crystals, levels))
@@ -240,10 +258,14 @@ def _public(source, entry): return source != "c2db" or entry.get("stem2d_split")
 
 def make_manifest(path:"str|Path", workers:int=1)->None:
     "Describe the test side of the databases."
-    crystals = [to_crystal(Atoms.from_dict(e["atoms"]), entry_id(e), s) for s in SOURCES for e in load_entries(s) if _public(s, e)]
-    crystals = sorted((c for c in crystals if c.split == "test"), key=lambda c: (SOURCES.index(c.source), hashlib.sha256(c.id.encode()).hexdigest()))
+    crystals = [to_crystal(Atoms.from_dict(e["atoms"]), entry_id(e), s) for s in SOURCES for e in load_entries(s)
+                if _public(s, e)]
+    crystals = sorted((c for c in crystals if c.split == "test"),
+                      key=lambda c: (SOURCES.index(c.source), hashlib.sha256(c.id.encode()).hexdigest()))
     entries = tqdm(parallel_map(_describe, None, crystals, workers), total=len(crystals))
     head = json.dumps(dict(version=1, recipe={level: asdict(NOISE[level]) for level in LEVELS}), indent=1)
-    write_atomically(Path(path), head[:-2] + ',\n "crystals": [\n  ' + ",\n  ".join(json.dumps(e, ensure_ascii=False) for e in entries) + "\n ]\n}\n")
+    write_atomically(Path(path),
+                     head[:-2] + ',\n "crystals": [\n  ' + ",\n  ".join(json.dumps(e, ensure_ascii=False)
+                         for e in entries) + "\n ]\n}\n")
 
 def _describe(_, crystal): return describe(crystal)

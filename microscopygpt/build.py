@@ -30,7 +30,9 @@ _number = partial(checked_number, error=BuildError)
 
 def _checked(atoms):
     "The structure, or a `BuildError` when it is none"
-    if not isinstance(atoms, Atoms): raise BuildError(f"the crystal is a {type(atoms).__name__}: give jarvis.core.atoms.Atoms (read_crystal makes them)")
+    if not isinstance(atoms, Atoms):
+        raise BuildError(f"the crystal is a {type(atoms).__name__}: give jarvis.core.atoms.Atoms (read_crystal makes "
+                         "them)")
     if not len(atoms.elements): raise BuildError("the crystal has no atoms")
     return atoms
 
@@ -82,7 +84,8 @@ def _plane_basis(lattice, miller):
     h, k, l = map(int, miller)
     if k == l == 0: plane, climb = np.array([[0, 1, 0], [0, 0, 1]]), np.array([h, 0, 0])
     else:
-        p, q = ext_gcd(k, l); g = p*k + q*l
+        p, q = ext_gcd(k, l)
+        g = p*k + q*l
         s, t = ext_gcd(h, g)
         plane, climb = np.array([[0, l//g, -k//g], [g, -h*p, -h*q]]), (s*h + t*g)*np.array([s, t*p, t*q])
     a = plane @ lattice
@@ -120,15 +123,20 @@ def surface(
 ) -> Atoms: # A film with vacuum, c along the plane's normal; the structure itself where c is that already
     "The crystal turned so that the beam meets the plane (h, k, l) at a right angle"
     atoms, miller = _checked(atoms), list(miller) if isinstance(miller, (list, tuple, np.ndarray)) else [miller]
-    if len(miller) != 3 or not all(isinstance(i, Integral) for i in miller) or not any(miller): raise BuildError(f"miller must be three whole numbers, not all zero, as in (1, 1, 0), not {miller}")
-    if layers is not None and (not isinstance(layers, Integral) or layers < 1): raise BuildError(f"layers must be a whole number from 1, or None, not {layers!r}")
+    if len(miller) != 3 or not all(isinstance(i, Integral) for i in miller) or not any(miller):
+        raise BuildError(f"miller must be three whole numbers, not all zero, as in (1, 1, 0), not {miller}")
+    if layers is not None and (not isinstance(layers, Integral) or layers < 1):
+        raise BuildError(f"layers must be a whole number from 1, or None, not {layers!r}")
     (cell, primitive), miller = _indexed(atoms), np.array(miller)//np.gcd.reduce(miller)
     a, b, c = _lattice(cell)
     upright = cell is atoms and max(abs(a @ c), abs(b @ c)) < 1e-6 and (miller == [0, 0, 1]).all()
     if upright and (layers is None or layers == 1 and _is_slab(atoms)): return atoms
     hkl = _indices(primitive, cell, miller)
-    layers = layers or (1 if _is_slab(atoms) and (miller == [0, 0, 1]).all() else _planes_to_repeat(_lattice(primitive), hkl))
-    if not layers: raise BuildError(f"the planes {tuple(miller.tolist())} never lie straight above each other: say how many the film has, as in layers=1")
+    layers = layers or (1 if _is_slab(atoms) and (miller == [0, 0, 1]).all()
+                        else _planes_to_repeat(_lattice(primitive), hkl))
+    if not layers:
+        raise BuildError(f"the planes {tuple(miller.tolist())} never lie straight above each other: say how many the "
+                         "film has, as in layers=1")
     _room(layers*primitive.num_atoms)
     return _film(primitive, hkl, layers)
 
@@ -162,7 +170,8 @@ def _of(atoms, element):
 def _whole(wanted, available, what):
     "`wanted` rounded, or a `BuildError` when that is none or too many"
     n = int(round(wanted))
-    if wanted > 0 and n == 0: raise BuildError(f"that is {wanted:.2g} {what}, which rounds to none: make the sheet larger with supercell")
+    if wanted > 0 and n == 0:
+        raise BuildError(f"that is {wanted:.2g} {what}, which rounds to none: make the sheet larger with supercell")
     if n > available: raise BuildError(f"that is {n} {what}, but there is room for only {available}")
     return n
 
@@ -203,10 +212,15 @@ def antisites(
     seed=0, # Whole number
 ) -> Atoms:
     "Exchange atoms of two elements at random; the composition stays"
-    density, kinds, rng = _number("density", density, 0, 1e3, " per nm²"), sorted(set(_checked(atoms).elements)), _rng(seed)
-    if pair is None and len(kinds) != 2: raise BuildError(f"the crystal holds {', '.join(kinds)}: antisites need two elements; name them, as in pair=('Mo', 'S')" if len(kinds) > 2 else f"the crystal holds only {kinds[0]}: antisites need two elements")
+    density, kinds, rng = _number("density", density, 0, 1e3,
+                                  " per nm²"), sorted(set(_checked(atoms).elements)), _rng(seed)
+    if pair is None and len(kinds) != 2:
+        raise BuildError(f"the crystal holds {', '.join(kinds)}: antisites need two elements; name them, as in "
+                         "pair=('Mo', 'S')" if len(kinds) > 2 else f"the crystal holds only {kinds[0]}: antisites need "
+                             "two elements")
     pair = kinds if pair is None else pair
-    if not isinstance(pair, (list, tuple)) or len(set(pair)) != 2 or len(pair) != 2: raise BuildError(f"pair must be two different elements, as in ('Mo', 'S'), not {pair!r}")
+    if not isinstance(pair, (list, tuple)) or len(set(pair)) != 2 or len(pair) != 2:
+        raise BuildError(f"pair must be two different elements, as in ('Mo', 'S'), not {pair!r}")
     where = [_of(atoms, element) for element in pair]
     n = _whole(density*_area(atoms)/100, min(map(len, where)), "exchanges")
     i, j = (rng.choice(w, n, replace=False) for w in where)
@@ -227,7 +241,9 @@ def displace(
     if missing: raise BuildError(f"u says nothing of {', '.join(missing)}: give a number for every element")
     of = {element: _number("u", value, 0, 2, " Å") for element, value in of.items()}
     widths = np.array([of[element] for element in atoms.elements])[:, None]
-    return _atoms(_lattice(atoms), _frac(atoms) + widths*rng.normal(size=(atoms.num_atoms, 3)) @ np.linalg.inv(_lattice(atoms)), atoms.elements)
+    return _atoms(_lattice(atoms),
+                  _frac(atoms) + widths*rng.normal(size=(atoms.num_atoms, 3)) @ np.linalg.inv(_lattice(atoms)),
+                  atoms.elements)
 
 # %% ../nbs/06_build.ipynb #93fc9010
 def _rotation(angle):
@@ -269,7 +285,8 @@ def _common(lower, upper, angle, tolerance, max_strain, area):
     m, n = _coincidences(lower, upper @ _rotation(angle), 2*area**.5, np.radians(tolerance), max_strain)
     i, j = np.triu_indices(len(m), 1)
     below, above = np.linalg.det(lower)*_det(m, i, j), np.linalg.det(upper)*_det(n, i, j)
-    keep = (abs(below) < area + 1e-6) & (below*above > 0) & (abs(below) < abs(above)*(1+max_strain)**2 + 1e-3) & (abs(below) > abs(above)*(1-max_strain)**2 - 1e-3)
+    keep = (abs(below) < area + 1e-6) & (below*above > 0) & (abs(below) < abs(above)*(1+max_strain)**2
+        + 1e-3) & (abs(below) > abs(above)*(1-max_strain)**2 - 1e-3)
     i, j, areas = i[keep], j[keep], abs(below[keep])
     M, N = np.stack([m[i], m[j]], 1), np.stack([n[i], n[j]], 1)
     turn, strain = _turn_and_strain(np.linalg.inv(N @ upper) @ (M @ lower))
@@ -300,7 +317,8 @@ def _stacked(lower, upper, M, N, gap):
     _room(sum(f[..., 0].size for f in fracs))
     heights = lower.z, upper.z - upper.z.min() + lower.z.max() + gap
     rows = lambda arrays: np.concatenate([np.tile(a, len(f)) for a, f in zip(arrays, fracs)])
-    return from_slab(Slab(H @ M @ lower.cell, np.vstack([f.reshape(-1, 2) for f in fracs]), rows(heights), rows((lower.numbers, upper.numbers))))
+    return from_slab(Slab(H @ M @ lower.cell, np.vstack([f.reshape(-1, 2) for f in fracs]), rows(heights),
+                          rows((lower.numbers, upper.numbers))))
 
 # %% ../nbs/06_build.ipynb #478f45c4
 class Bilayer(NamedTuple):
@@ -320,14 +338,16 @@ def twisted_bilayer(
 ) -> Bilayer: # The atoms (a along x), the true angle, the strain
     "The smallest cell that two sheets share when turned against each other"
     lower, upper = (to_slab(_checked(a)) for a in (atoms, atoms if other is None else other))
-    angle, gap, tolerance = _number("angle", angle, -360, 360, "°"), _number("gap", gap, 0, 20, " Å"), _number("tolerance", tolerance, 0, 5, "°")
+    angle, gap, tolerance = _number("angle", angle, -360, 360, "°"), _number("gap", gap, 0, 20,
+        " Å"), _number("tolerance", tolerance, 0, 5, "°")
     max_strain, max_area = _number("max_strain", max_strain, 0, .2), _number("max_area", max_area, 1, 2e4, " Å²")
     search = lambda area: _common(lower.cell, upper.cell, angle, tolerance, max_strain, min(area, max_area))
     for area in max_area/2.**np.arange(11, -1, -1):
         if not len(found := search(area)[-1]): continue
         M, N, turn, strain = _best(lower.cell, *search(max(area, 1.25*found.min())), angle)
         return Bilayer(_stacked(lower, upper, M, N, gap), turn, strain)
-    raise BuildError(f"no common cell at {angle:g}° ± {tolerance:g}° with a strain up to {max_strain:g} and up to {max_area:g} Å²: allow a larger tolerance, max_strain or max_area")
+    raise BuildError(f"no common cell at {angle:g}° ± {tolerance:g}° with a strain up to {max_strain:g} and up to "
+                     f"{max_area:g} Å²: allow a larger tolerance, max_strain or max_area")
 
 # %% ../nbs/06_build.ipynb #23814387
 def _shortest(slab):
@@ -364,7 +384,8 @@ def grain_boundary(
     side, bond = np.linalg.norm(slab.cell, axis=1).max(), _shortest(slab)
     angle = _number("angle", angle, -360, 360, "°")
     box = _number("width", width, 2*side, 1e3, " Å"), _number("height", height, side, 1e3, " Å")
-    closest = .7*bond if closest is None else _number("closest", closest, 0, .99*bond, " Å, less than the shortest bond")
+    closest = .7*bond if closest is None else _number("closest", closest, 0, .99*bond,
+                                                      " Å, less than the shortest bond")
     _room(len(slab.z)*np.prod(box)/abs(np.linalg.det(slab.cell)))
     grains = _grain(slab, angle/2, box, 0, box[0]/2), _grain(slab, -angle/2, box, box[0]/2, box[0])
     xyz, numbers = (np.concatenate(parts) for parts in zip(*grains))

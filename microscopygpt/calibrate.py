@@ -54,7 +54,8 @@ def observe_unscaled(micrograph:Micrograph, # its own pixel size is ignored
 MOST_ATOMS = 15 # in the cell
 TOO_COSTLY = .5 # numbers of atoms at which even a perfect plane would cost so much more than the best are not tried
 NUMBERS_KEPT = 4 # of formula units, whose best planes are let go to their size at rest,
-BEHIND = 1. # unless they cost so much more than the best: of 26 validation images the right one was never farther behind
+# unless they cost so much more than the best: of 26 validation images the right one was never farther behind
+BEHIND = 1.
 
 class UnscaledPlane(NamedTuple):
     "A plane on a made-up scale."

@@ -55,7 +55,8 @@ def make_prompt(formula:str, # chemical formula, e.g. "MoS2"
     "The prompt for a formula, by default the paper's."
     name = reduced_formula(formula)
     lattice = "" if bravais is None else f" The Bravais lattice is {BRAVAIS[bravais]}."
-    return (f"The chemical formula is {name}.{lattice} Generate atomic structure description with lattice lengths, angles, coordinates{dialect_of(dialect).conjunction} atom types. "
+    return (f"The chemical formula is {name}.{lattice} Generate atomic structure description with lattice lengths, "
+            f"angles, coordinates{dialect_of(dialect).conjunction} atom types. "
             "Also predict the Miller index.")
 
 def prompt_formula(prompt:str # a prompt that names the formula
@@ -69,7 +70,8 @@ def prompt_bravais(prompt:str # a prompt that may name the Bravais lattice
     "The Bravais lattice that a prompt names; raises `ChatError` when there is none of that name."
     found = re.search(r"\bBravais lattice(?: is)?(?: ?:)? (\w+)", " ".join((prompt or "").split()))
     if found is None: return None
-    if found.group(1).lower() not in BRAVAIS: raise ChatError(f"The prompt names the Bravais lattice {found.group(1)!r}: it is one of {', '.join(BRAVAIS)}.")
+    if found.group(1).lower() not in BRAVAIS:
+        raise ChatError(f"The prompt names the Bravais lattice {found.group(1)!r}: it is one of {', '.join(BRAVAIS)}.")
     return BRAVAIS.index(found.group(1).lower())
 
 # %% ../nbs/30_chat.ipynb #31fd4d88
@@ -79,7 +81,8 @@ def to_answer(atoms:Atoms, dialect:"str|Dialect"="paper")->str:
     n, m, k = form.decimals
     angles = [f"{x:.{m}f}" if m else str(int(x)) for x in atoms.lattice.angles]
     lines = [" ".join(f"{x:.{n}f}" for x in atoms.lattice.abc), " ".join(angles)]
-    lines += [f"{e} " + " ".join(f"{x:.{k}f}" for x in np.round(xyz, k) % 1) for e, xyz in zip(atoms.elements, np.array(atoms.frac_coords))]
+    lines += [f"{e} " + " ".join(f"{x:.{k}f}" for x in np.round(xyz, k) % 1)
+              for e, xyz in zip(atoms.elements, np.array(atoms.frac_coords))]
     return form.start + "\n".join(lines) + form.end
 
 # %% ../nbs/30_chat.ipynb #fe427841
@@ -88,7 +91,8 @@ def answer_pattern(formula:str, # e.g. "MoS2"
                    max_atoms:int=24 # in the largest cell; one formula unit is always allowed
                   )->str: # regular expression
     "What an answer for a formula may look like: a lattice, then the atoms of a whole number of formula units, element by element."
-    form, counts = dialect_of(dialect), parse_formula(formula); n, m, k = form.decimals
+    form, counts = dialect_of(dialect), parse_formula(formula)
+    n, m, k = form.decimals
     point = lambda decimals: rf"\.[0-9]{{{decimals}}}" if decimals else ""
     length, vacuum = rf"(?:1\.[5-9][0-9]{{{n-1}}}|[2-9]{point(n)}|[1-9][0-9]{point(n)})", rf"[1-9][0-9]{point(n)}"
     right, gamma = "90" + r"\." + m*"0" if m else "(?:89|90)", rf"(?:[3-9][0-9]|1[0-4][0-9]){point(m)}"
@@ -105,10 +109,18 @@ HEIGHTS = [f"{(i-130)/10:+.1f}" for i in range(261)]  # -13.0 to +13.0 Å
 UNITS = [f"x{i}" for i in range(1, 25)]               # formula units in the cell
 
 def _nearest(value, grid, start, step): return grid[int(np.clip(round((value - start)/step), 0, len(grid)-1))]
-def length_word(x:float)->str:   "A length in Å as a word, e.g. 3.20.";      return _nearest(x, LENGTHS, 1.5, .05)
-def angle_word(x:float)->str:    "An angle in degrees as a word, e.g. 120.0."; return _nearest(x, ANGLES, 88, .5)
-def fraction_word(x:float)->str: "A fraction of the cell as a word, e.g. 0.33."; return FRACTIONS[round(100*x) % 100]
-def height_word(x:float)->str:   "A height in Å as a word, e.g. +1.6.";       return _nearest(x, HEIGHTS, -13, .1)
+def length_word(x:float)->str:
+    "A length in Å as a word, e.g. 3.20."
+    return _nearest(x, LENGTHS, 1.5, .05)
+def angle_word(x:float)->str:
+    "An angle in degrees as a word, e.g. 120.0."
+    return _nearest(x, ANGLES, 88, .5)
+def fraction_word(x:float)->str:
+    "A fraction of the cell as a word, e.g. 0.33."
+    return FRACTIONS[round(100*x) % 100]
+def height_word(x:float)->str:
+    "A height in Å as a word, e.g. +1.6."
+    return _nearest(x, HEIGHTS, -13, .1)
 
 # %% ../nbs/30_chat.ipynb #30bf36b6
 def formula_words(formula:str # e.g. "MoS2"
@@ -124,7 +136,8 @@ def to_compact(slab:Slab # in canonical form
     counts = parse_formula("".join(symbols))
     a, b, gamma = cell_lengths(slab.cell)
     lines = [f"x{len(symbols)//sum(counts.values())} {length_word(a)} {length_word(b)} {angle_word(gamma)}"]
-    lines += [f"{e} {fraction_word(x)} {fraction_word(y)} {height_word(z)}" for e, (x, y), z in zip(symbols, slab.frac, slab.z)]
+    lines += [f"{e} {fraction_word(x)} {fraction_word(y)} {height_word(z)}"
+              for e, (x, y), z in zip(symbols, slab.frac, slab.z)]
     return "\n".join(lines)
 
 # %% ../nbs/30_chat.ipynb #8a8f1b9b
@@ -161,7 +174,8 @@ _atom = re.compile(rf"\s*([A-Za-z]{{1,3}})\s+{_numbers(3)}")
 
 def _find_lattice(text):
     "The first lattice that an atom follows, else the first: whether it is compact, its numbers, and where it ends."
-    heads = [(m.start(), True, m) for m in _compact_lattice.finditer(text)] + [(m.start(), False, m) for m in _paper_lattice.finditer(text)]
+    heads = [(m.start(), True, m) for m in _compact_lattice.finditer(text)] + [(m.start(), False, m)
+        for m in _paper_lattice.finditer(text)]
     heads = [(compact, m.groups(), m.end(m.lastindex)) for _, compact, m in sorted(heads, key=lambda head: head[0])]
     return next((head for head in heads if _atom.match(text, head[2])), heads[0] if heads else None)
 
@@ -169,7 +183,9 @@ def _read_atoms(text, at):
     "The run of atoms that starts at a place in a text, as symbols and number words, and what follows it."
     symbols, words = [], []
     while found := _atom.match(text, at):
-        symbols.append(found.group(1).capitalize()); words.append(found.groups()[1:]); at = found.end()
+        symbols.append(found.group(1).capitalize())
+        words.append(found.groups()[1:])
+        at = found.end()
     return symbols, words, text[at:]
 
 # %% ../nbs/30_chat.ipynb #eb3591f1
@@ -191,34 +207,48 @@ _elements = {e.symbol for e in Element}
 def _check(symbols, words, rest, formula, units):
     "Raise what is wrong with the atoms of an answer; `units` is None in the paper's form."
     for symbol in symbols:
-        if symbol not in _elements: raise UnknownElementError(f"The answer names {symbol!r}, which is not a chemical element.")
-    want, have, tail = parse_formula(formula) if formula is not None else {}, {s: symbols.count(s) for s in dict.fromkeys(symbols)}, " ".join(rest.split())
+        if symbol not in _elements:
+            raise UnknownElementError(f"The answer names {symbol!r}, which is not a chemical element.")
+    want, have, tail = parse_formula(formula) if formula is not None else {}, {s: symbols.count(s)
+        for s in dict.fromkeys(symbols)}, " ".join(rest.split())
     k = units or (len(symbols)/sum(want.values()) if want else 0)
     whole = bool(symbols) and have == {e: k*n for e, n in want.items()}
-    cut = _cut_number(words, rest, units is not None) or tail and _cut_atom.match(rest) and (not whole or tail.split()[0] in have)
-    if cut: raise TruncatedError(f"The answer stops in the middle of an atom: {' '.join([symbols[-1], *words[-1]]) if not tail else tail[:60]!r}. Allow more tokens.")
+    cut = _cut_number(words, rest,
+                      units is not None) or tail and _cut_atom.match(rest) and (not whole or tail.split()[0] in have)
+    if cut:
+        raise TruncatedError("The answer stops in the middle of an atom: "
+                             f"{' '.join([symbols[-1], *words[-1]]) if not tail else tail[:60]!r}. Allow more tokens.")
     if not symbols: raise NoStructureError("The answer has a lattice but no atoms.")
     if whole: return
-    if broken := _broken_atom.match(rest): raise CoordinateError(f"The answer's atom {' '.join(broken.group().split())[:60]!r} has no three coordinates.")
+    if broken := _broken_atom.match(rest):
+        raise CoordinateError(f"The answer's atom {' '.join(broken.group().split())[:60]!r} has no three coordinates.")
     if not want: return
     named, formula = "".join(f"{e}{n}" for e, n in have.items()), reduced_formula(formula)
     if not tail and all(have[e] <= (units or 1)*want.get(e, 0) for e in have):
         raise TruncatedError(f"The answer stops after {named}, short of {units or 1} {formula}. Allow more tokens.")
-    raise WrongCompositionError(f"The answer's atoms, {named[:60]}, are not {units or 'a whole number of'} {formula} unit{'' if units == 1 else 's'}.")
+    raise WrongCompositionError(f"The answer's atoms, {named[:60]}, are not {units or 'a whole number of'} {formula} "
+                                f"unit{'' if units == 1 else 's'}.")
 
 # %% ../nbs/30_chat.ipynb #0ce54fc1
 def _cell_3d(lengths, angles):
-    if not all(1.5 <= x <= 1000 for x in lengths) or not all(15 <= x <= 165 for x in angles): raise DegenerateCellError(
-        f"The answer's cell is degenerate: lengths {' '.join(f'{x:g}' for x in lengths)} Å, angles {' '.join(f'{x:g}' for x in angles)}.")
-    a, b, c = lengths; ca, cb, cg = np.cos(np.radians(angles)); sg = np.sin(np.radians(angles[2]))
+    if not all(1.5 <= x <= 1000 for x in lengths) or not all(15 <= x <= 165 for x in angles):
+        raise DegenerateCellError(
+        f"The answer's cell is degenerate: lengths {' '.join(f'{x:g}' for x in lengths)} Å, angles "
+        f"{' '.join(f'{x:g}' for x in angles)}.")
+    a, b, c = lengths
+    ca, cb, cg = np.cos(np.radians(angles))
+    sg = np.sin(np.radians(angles[2]))
     cx, cy = c*cb, c*(ca - cb*cg)/sg
-    if c*c - cx*cx - cy*cy < .25: raise DegenerateCellError(f"The answer's angles {' '.join(f'{x:g}' for x in angles)} do not close to a cell.")
+    if c*c - cx*cx - cy*cy < .25:
+        raise DegenerateCellError(f"The answer's angles {' '.join(f'{x:g}' for x in angles)} do not close to a cell.")
     return np.array([[a, 0, 0], [b*cg, b*sg, 0], [cx, cy, np.sqrt(c*c - cx*cx - cy*cy)]])
 
 def _coordinates(symbols, words, limits):
     coords = np.array(words, float)
     for symbol, row, far in zip(symbols, words, ~(np.abs(coords) <= limits).all(1)):
-        if far: raise CoordinateError(f"The answer's atom {' '.join([symbol, *row])[:60]!r} has coordinates that are no fractions of the cell.")
+        if far:
+            raise CoordinateError(f"The answer's atom {' '.join([symbol, *row])[:60]!r} has coordinates that are no "
+                                  "fractions of the cell.")
     return coords
 
 # %% ../nbs/30_chat.ipynb #39b45c35
@@ -228,8 +258,11 @@ def parse_answer(text:str, # a model's answer in the paper's form or the compact
     "Read the first crystal structure in a text; raises a `ChatError` that says what is missing or wrong."
     text = _clean(text)
     head = _find_lattice(text)
-    if head is None and _cut_lattice.search(("\n" + text)[-200:]): raise TruncatedError("The answer stops in the middle of the lattice. Allow more tokens.")
-    if head is None: raise NoStructureError("The answer holds no lattice: expected three lengths and three angles, then one line per atom.")
+    if head is None and _cut_lattice.search(("\n" + text)[-200:]):
+        raise TruncatedError("The answer stops in the middle of the lattice. Allow more tokens.")
+    if head is None:
+        raise NoStructureError("The answer holds no lattice: expected three lengths and three angles, then one line "
+                               "per atom.")
     is_compact, values, end = head
     values, (symbols, words, rest) = [float(x) for x in values], _read_atoms(text, end)
     _check(symbols, words, rest, formula, int(min(values[0], 1000)) if is_compact else None)
@@ -237,5 +270,7 @@ def parse_answer(text:str, # a model's answer in the paper's form or the compact
         a, b, gamma = values[1:]
         _cell_3d([a, b, 10.], [90., 90., gamma])
         coords = _coordinates(symbols, words, [2, 2, 100])
-        return from_slab(Slab(cell_from_lengths(a, b, gamma), coords[:, :2], coords[:, 2], np.array([Element(s).Z for s in symbols])))
-    return Atoms(lattice_mat=_cell_3d(values[:3], values[3:]), coords=_coordinates(symbols, words, 2), elements=symbols, cartesian=False)
+        return from_slab(Slab(cell_from_lengths(a, b, gamma), coords[:, :2], coords[:, 2],
+                              np.array([Element(s).Z for s in symbols])))
+    return Atoms(lattice_mat=_cell_3d(values[:3], values[3:]), coords=_coordinates(symbols, words, 2), elements=symbols,
+                 cartesian=False)

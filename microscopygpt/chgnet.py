@@ -62,7 +62,8 @@ class GatedLayer:
     def __init__(self, perceptron # CHGNet's
                 ):
         import torch
-        linear = [[m for m in half.layers if isinstance(m, torch.nn.Linear)] for half in (perceptron.mlp_core, perceptron.mlp_gate)]
+        linear = [[m for m in half.layers if isinstance(m, torch.nn.Linear)]
+                  for half in (perceptron.mlp_core, perceptron.mlp_gate)]
         self.bias = torch.cat([half[0].bias for half in linear])
         self.parts = [part.contiguous() for part in torch.cat([half[0].weight for half in linear]).T.split(WIDTH)]
         self.second = [(half[1].weight.T.contiguous(), half[1].bias) for half in linear if len(half) > 1]
@@ -218,7 +219,8 @@ def small_graphs():
         torch.set_num_threads(threads)
 
 # %% ../nbs/51_chgnet.ipynb #39a00059
-ANGLES_AS_AN_ATOM = 17 # take as long as an atom without angles; a crowded start of light atoms has hundreds for each atom
+# take as long as an atom without angles; a crowded start of light atoms has hundreds for each atom
+ANGLES_AS_AN_ATOM = 17
 
 class CHGNetPotential(Potential):
     "CHGNet 0.3.0, its weights as its package brings them, on one thread of the CPU."

@@ -65,12 +65,14 @@ def _predict_many(args, out, options):
 def run_predict(args:argparse.Namespace # see `microscopygpt predict --help`
                )->int: # exit code: 0, or 3 when no candidate explains the image
     "Write ranked candidate structures for a micrograph."
-    if not args.image and not args.table: raise UsageError("No image: name one or more, or a --table of them. See `microscopygpt predict --help`.")
+    if not args.image and not args.table:
+        raise UsageError("No image: name one or more, or a --table of them. See `microscopygpt predict --help`.")
     out = output_folder(args.out)
     with pausing_collection():
         from microscopygpt.observe import Imaging
         from microscopygpt.predict import predict
-    options = dict(elements=args.elements, prompt=args.prompt, k=args.k, propose=args.propose, model=args.model, heights=_potential(args), relax=args.relax,
+    options = dict(elements=args.elements, prompt=args.prompt, k=args.k, propose=args.propose, model=args.model,
+                   heights=_potential(args), relax=args.relax,
                    imaging=Imaging(distortion=args.distortion), seed=args.seed)
     if args.table or len(args.image) > 1: return _predict_many(args, out, options)
     prediction = predict(_image(args), args.formula, args.pixel_size, **options)
@@ -79,7 +81,8 @@ def run_predict(args:argparse.Namespace # see `microscopygpt predict --help`
     for note in prediction.warnings: print(f"Note: {as_options(note)}")
     print(f"Written to {out}")
     if prediction.explained: return 0
-    print("microscopygpt: no candidate explains the image. The best are written all the same: check the formula and the pixel size.", file=sys.stderr)
+    print("microscopygpt: no candidate explains the image. The best are written all the same: check the formula and "
+          "the pixel size.", file=sys.stderr)
     return 3
 
 # %% ../nbs/83_cli.ipynb #ac559353
@@ -108,9 +111,13 @@ def _probe(text):
     from microscopygpt.stem import Probe
     if text == "atomvision": return text
     try: found = number_or_values(text)
-    except argparse.ArgumentTypeError: raise UsageError(f"--probe: {text!r} is none: give a width in Å, atomvision, or an instrument such as voltage=80,semi_angle=30") from None
+    except argparse.ArgumentTypeError:
+        raise UsageError(f"--probe: {text!r} is none: give a width in Å, atomvision, or an instrument such as "
+                         "voltage=80,semi_angle=30") from None
     try: return Probe(**found) if isinstance(found, dict) else found
-    except TypeError: raise UsageError(f"--probe: an instrument has {', '.join(Probe.__dataclass_fields__)}, not {', '.join(set(found)-set(Probe.__dataclass_fields__))}") from None
+    except TypeError:
+        raise UsageError(f"--probe: an instrument has {', '.join(Probe.__dataclass_fields__)}, not "
+                         f"{', '.join(set(found)-set(Probe.__dataclass_fields__))}") from None
 
 def _noise_table(text):
     "What `--noise` names: a level, with lines of its table changed."
@@ -120,7 +127,9 @@ def _noise_table(text):
     if name not in NOISE: raise UsageError(f"--noise: {name!r} is none of {', '.join(NOISE)}")
     try: return replace(NOISE[name], **(values(changes) if changes else {}))
     except argparse.ArgumentTypeError as e: raise UsageError(f"--noise: {e}") from None
-    except TypeError: raise UsageError(f"--noise: it has {', '.join(NOISE[name].__dataclass_fields__)}, not {', '.join(set(values(changes))-set(NOISE[name].__dataclass_fields__))}") from None
+    except TypeError:
+        raise UsageError(f"--noise: it has {', '.join(NOISE[name].__dataclass_fields__)}, not "
+                         f"{', '.join(set(values(changes))-set(NOISE[name].__dataclass_fields__))}") from None
 
 # %% ../nbs/83_cli.ipynb #8d2822f7
 def run_simulate(args:argparse.Namespace # see `microscopygpt simulate --help`
@@ -133,9 +142,11 @@ def run_simulate(args:argparse.Namespace # see `microscopygpt simulate --help`
     probe, noise = _probe(args.probe), _noise_table(args.noise)
     with telling_doubts(): atoms = _specimen(args)
     shift = args.shift or (_middle(atoms, args) if args.grain_boundary else (0., 0.))
-    clean = simulate(atoms, args.pixel_size, args.size, args.rotation, shift, args.mirror, probe, args.z_power, args.thermal)
+    clean = simulate(atoms, args.pixel_size, args.size, args.rotation, shift, args.mirror, probe, args.z_power,
+                     args.thermal)
     image = add_noise(clean, noise, pixel_size=args.pixel_size, seed=args.seed)
-    print(f"Simulated: {atoms.num_atoms} atoms in a cell of {atoms.lattice.abc[0]:.4g} x {atoms.lattice.abc[1]:.4g} Å, {args.size} x {args.size} px of {args.pixel_size:g} Å")
+    print(f"Simulated: {atoms.num_atoms} atoms in a cell of {atoms.lattice.abc[0]:.4g} x {atoms.lattice.abc[1]:.4g} Å, "
+          f"{args.size} x {args.size} px of {args.pixel_size:g} Å")
     source = f"simulated by microscopygpt {__version__} from {Path(args.structure).name}"
     print(f"Written to {write_micrograph(Micrograph(image, args.pixel_size, source), out)}")
     return 0
@@ -147,11 +158,13 @@ def run_dataset(args:argparse.Namespace # see `microscopygpt dataset --help`
     out = output_folder(args.out)
     from microscopygpt.dataset import build_dataset
     with telling_doubts():
-        made = build_dataset(args.source, out, split=args.split, noise=args.noise, seed=args.seed, n=args.n, bravais=args.bravais)
+        made = build_dataset(args.source, out, split=args.split, noise=args.noise, seed=args.seed, n=args.n,
+                             bravais=args.bravais)
     print(made)
     return 0
 
-_LARGE = ("recipe", "epochs", "lr", "batch_size", "accumulate", "vision", "report_to", "workers") # options of the verb train that are for large models
+# options of the verb train that are for large models
+_LARGE = ("recipe", "epochs", "lr", "batch_size", "accumulate", "vision", "report_to", "workers")
 
 def run_train(args:argparse.Namespace # see `microscopygpt train --help`
              )->int:
@@ -159,7 +172,8 @@ def run_train(args:argparse.Namespace # see `microscopygpt train --help`
     out = output_folder(args.out)
     from microscopygpt.train import train
     names = ("steps", "seed", *_LARGE)
-    train(args.dataset, args.base, out, resume=args.resume, **{name: value for name in names if (value := getattr(args, name)) is not None})
+    train(args.dataset, args.base, out, resume=args.resume,
+          **{name: value for name in names if (value := getattr(args, name)) is not None})
     print(f"Written to {out}")
     return 0
 
@@ -171,14 +185,18 @@ def _told(report, out):
     "What a report says on a screen, with the answers that could not be used by name."
     print(report)
     faults = [f"{r['id']}, rank {f['rank']}: {f['reason']}" for r in report.records for f in r["faults"]]
-    if faults: print("\n".join([f"\n{len(faults)} answers could not be used, and count as failures:", *faults[:10]] + ["..."]*(len(faults) > 10)))
+    if faults:
+        print("\n".join([f"\n{len(faults)} answers could not be used, and count as failures:",
+                         *faults[:10]] + ["..."]*(len(faults) > 10)))
     print(f"\nWritten to {out}: report.html to read and browse, scores.json, table.md, table.tex, records.jsonl")
     return 0
 
 def run_evaluate(args:argparse.Namespace # see `microscopygpt evaluate --help`
                 )->int:
     "Ask a model, or a baseline, about known crystals, and score the answers."
-    if not args.source and args.subset != "benchmark": raise UsageError("--source is missing: name a database (dft_2d_2021, c2db), a .json file or a folder, or take --subset benchmark. See `microscopygpt evaluate --help`.")
+    if not args.source and args.subset != "benchmark":
+        raise UsageError("--source is missing: name a database (dft_2d_2021, c2db), a .json file or a folder, or take "
+                         "--subset benchmark. See `microscopygpt evaluate --help`.")
     out = output_folder(args.out)
     from microscopygpt.evaluate import evaluate
     source, subset = args.source, args.subset
@@ -186,7 +204,8 @@ def run_evaluate(args:argparse.Namespace # see `microscopygpt evaluate --help`
         from microscopygpt.benchmark import benchmark_crystals
         from microscopygpt.data import SOURCES
         source = benchmark_crystals(args.source or SOURCES)
-    report = evaluate(source, subset, args.model, args.noise, args.n, out, seed=args.seed, k=args.k, workers=args.workers,
+    report = evaluate(source, subset, args.model, args.noise, args.n, out, seed=args.seed, k=args.k,
+                      workers=args.workers,
                       beside=_beside(args.beside), propose=args.propose, heights=_potential(args))
     return _told(report, out)
 
@@ -196,7 +215,8 @@ def run_score(args:argparse.Namespace # see `microscopygpt score --help`
     "Score a folder of answers against the true structures."
     out = output_folder(args.out)
     from microscopygpt.evaluate import score
-    return _told(score(args.predictions, args.truth, out, args.workers, settings=dict(model=args.name) if args.name else None, beside=_beside(args.beside)), out)
+    return _told(score(args.predictions, args.truth, out, args.workers,
+                       settings=dict(model=args.name) if args.name else None, beside=_beside(args.beside)), out)
 
 def run_benchmark(args:argparse.Namespace # see `microscopygpt benchmark --help`
                  )->int:
@@ -214,7 +234,8 @@ def explorer_notebook(folder:"str|Path"=".")->Path:
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
     path = output_folder(folder)/"explorer.ipynb"
     text = "# MicroscopyGPT\n\nRun the cell below (Shift+Enter), then drop a micrograph, type its formula and press *Predict*."
-    cells = [new_markdown_cell(text), new_code_cell("from microscopygpt.explore import Explorer\n\nexplorer = Explorer()\nexplorer")]
+    cells = [new_markdown_cell(text), new_code_cell("from microscopygpt.explore import Explorer\n\nexplorer = "
+                                                    "Explorer()\nexplorer")]
     kernel = dict(kernelspec=dict(name="python3", display_name="Python 3", language="python"))
     if not path.exists(): nbformat.write(new_notebook(cells=cells, metadata=kernel), path)
     return path
@@ -235,70 +256,113 @@ def _verb(verbs, name, run, summary):
     p.set_defaults(run=run)
     return p
 
-def _seed(p): p.add_argument("--seed", type=int, default=0, help="the same seed gives the same result (default: %(default)s)")
+def _seed(p):
+    p.add_argument("--seed", type=int, default=0, help="the same seed gives the same result (default: %(default)s)")
 def _noise(p, *more):
     levels = ("paper", "hard", "low", "mid", "high", "none", *more)
     p.add_argument("--noise", choices=levels, default="paper", help="how bad the image is (default: %(default)s)")
 def _workers(p): p.add_argument("--workers", type=at_least_one, default=1, help="processes (default: %(default)s)")
 def _proposing(p):
-    p.add_argument("--propose", type=proposer_names, default=PROPOSER_NAMES, metavar="NAME,...", help="who proposes structures: columns (solved from the image), model, templates (relatives from the databases on this machine) (default: all of them)")
-    p.add_argument("--heights", choices=(*POTENTIAL_NAMES, "none"), default="chgnet", help="potential that computes the heights, which the image does not show; none leaves them guessed, and is faster (default: %(default)s)")
-def _compared(p): p.add_argument("--beside", nargs="+", default=(), metavar="JSON", help="scores.json of other runs, to stand in the same tables")
-def _out(p, what="folder for the results", metavar="DIR"): p.add_argument("--out", required=True, metavar=metavar, help=what)
+    p.add_argument("--propose", type=proposer_names, default=PROPOSER_NAMES, metavar="NAME,...",
+                   help="who proposes structures: columns (solved from the image), model, templates (relatives from "
+                        "the databases on this machine) (default: all of them)")
+    p.add_argument("--heights", choices=(*POTENTIAL_NAMES, "none"), default="chgnet",
+                   help="potential that computes the heights, which the image does not show; none leaves them guessed, "
+                        "and is faster (default: %(default)s)")
+def _compared(p):
+    p.add_argument("--beside", nargs="+", default=(), metavar="JSON",
+                   help="scores.json of other runs, to stand in the same tables")
+def _out(p, what="folder for the results", metavar="DIR"):
+    p.add_argument("--out", required=True, metavar=metavar, help=what)
 
 # %% ../nbs/83_cli.ipynb #3fa0f900
 def _predict_options(p):
-    p.add_argument("image", nargs="*", metavar="IMAGE", help="the micrograph: TIFF, PNG, JPEG, npy, DM3, DM4, EMD, MRC and more; of several, each gets a folder")
+    p.add_argument("image", nargs="*", metavar="IMAGE",
+                   help="the micrograph: TIFF, PNG, JPEG, npy, DM3, DM4, EMD, MRC and more; of several, each gets a "
+                        "folder")
     p.add_argument("--formula", type=formula_text, help="chemical formula, such as MoS2")
-    p.add_argument("--elements", type=elements_text, metavar="A,B,...", help="in place of a formula: the elements, such as Mo,S, whose ratio the image then tells")
-    p.add_argument("--pixel-size", type=pixel_size, metavar="A", help="Å per pixel, or Y,X for pixels that are not square (default: what the file says; where it says nothing, the scale is inferred)")
-    p.add_argument("--table", metavar="CSV", help="many images at once: lines of image,formula,pixel_size; the same command goes on where it stopped")
-    p.add_argument("--frame", type=int, metavar="N", help="read this frame of a series alone, from 0 (default: all, aligned and averaged)")
+    p.add_argument("--elements", type=elements_text, metavar="A,B,...",
+                   help="in place of a formula: the elements, such as Mo,S, whose ratio the image then tells")
+    p.add_argument("--pixel-size", type=pixel_size, metavar="A",
+                   help="Å per pixel, or Y,X for pixels that are not square (default: what the file says; where it "
+                        "says nothing, the scale is inferred)")
+    p.add_argument("--table", metavar="CSV",
+                   help="many images at once: lines of image,formula,pixel_size; the same command goes on where it "
+                        "stopped")
+    p.add_argument("--frame", type=int, metavar="N",
+                   help="read this frame of a series alone, from 0 (default: all, aligned and averaged)")
     p.add_argument("--invert", action="store_true", help="atoms are dark, as in bright field")
     p.add_argument("--prompt", help="the whole prompt, instead of the standard one made from the formula")
     p.add_argument("--k", type=at_least_one, default=5, help="how many candidates to keep (default: %(default)s)")
-    p.add_argument("--distortion", type=distortion_share, default="inferred", metavar="SHARE", help="how far drift may have distorted the image, such as 0.03 for 3 %%: the lattice is then taken as symmetric as that allows; inferred asks the columns and the potential instead (default: %(default)s)")
-    p.add_argument("--model", default="compact", metavar="compact|PATH|HUB-ID", help="the model that proposes (default: %(default)s)")
+    p.add_argument("--distortion", type=distortion_share, default="inferred", metavar="SHARE",
+                   help="how far drift may have distorted the image, such as 0.03 for 3 %%: the lattice is then taken "
+                        "as symmetric as that allows; inferred asks the columns and the potential instead (default: "
+                        "%(default)s)")
+    p.add_argument("--model", default="compact", metavar="compact|PATH|HUB-ID",
+                   help="the model that proposes (default: %(default)s)")
     _proposing(p)
-    p.add_argument("--relax", choices=("chgnet",), help="relax the candidates as a whole with this potential: the plane is then no longer what was measured")
-    _seed(p); _out(p)
+    p.add_argument("--relax", choices=("chgnet",),
+                   help="relax the candidates as a whole with this potential: the plane is then no longer what was "
+                        "measured")
+    _seed(p)
+    _out(p)
 
 def _simulate_options(p):
-    p.add_argument("structure", metavar="STRUCTURE", help="CIF, POSCAR or extxyz, or the identifier of a database entry, such as JVASP-664")
+    p.add_argument("structure", metavar="STRUCTURE",
+                   help="CIF, POSCAR or extxyz, or the identifier of a database entry, such as JVASP-664")
     p.add_argument("--pixel-size", type=float, default=.1, metavar="A", help="Å per pixel (default: %(default)s)")
     p.add_argument("--size", type=at_least_one, default=256, help="width and height in pixels (default: %(default)s)")
-    p.add_argument("--miller", type=miller_index, default=(0, 0, 1), metavar="H,K,L", help="the plane that faces the beam, of bulk crystals too (default: 0,0,1)")
-    p.add_argument("--layers", type=at_least_one, help="lattice planes in the film (default: as many as repeat straight along the beam)")
+    p.add_argument("--miller", type=miller_index, default=(0, 0, 1), metavar="H,K,L",
+                   help="the plane that faces the beam, of bulk crystals too (default: 0,0,1)")
+    p.add_argument("--layers", type=at_least_one,
+                   help="lattice planes in the film (default: as many as repeat straight along the beam)")
     p.add_argument("--rotation", type=float, default=0., metavar="DEG", help="degrees, clockwise (default: 0)")
-    p.add_argument("--shift", type=point, metavar="X,Y", help="where the cell's origin lies, Å from the first pixel (default: 0,0)")
+    p.add_argument("--shift", type=point, metavar="X,Y",
+                   help="where the cell's origin lies, Å from the first pixel (default: 0,0)")
     p.add_argument("--mirror", action="store_true", help="the sheet seen from its other side")
-    p.add_argument("--probe", default="0.5", help="width of a Gaussian in Å, atomvision, or an instrument: voltage=80,semi_angle=30,defocus=0,cs=0,source_size=.3 (kV, mrad, Å, mm, Å) (default: %(default)s)")
+    p.add_argument("--probe", default="0.5",
+                   help="width of a Gaussian in Å, atomvision, or an instrument: "
+                        "voltage=80,semi_angle=30,defocus=0,cs=0,source_size=.3 (kV, mrad, Å, mm, Å) (default: "
+                        "%(default)s)")
     p.add_argument("--z-power", type=float, default=1.7, help="exponent of the atomic number (default: %(default)s)")
-    p.add_argument("--thermal", type=number_or_values, default=0., metavar="U", help="root mean square displacement along one axis in Å, or Mo=.06,S=.08 (default: 0)")
+    p.add_argument("--thermal", type=number_or_values, default=0., metavar="U",
+                   help="root mean square displacement along one axis in Å, or Mo=.06,S=.08 (default: 0)")
     _defect_options(p.add_argument_group("what is wrong with the crystal"))
-    p.add_argument("--noise", default="paper", metavar="LEVEL[,NAME=VALUE...]", help="paper, hard, low, mid, high or none, with changes such as paper,dose=500,drift=2 (e/Å², Å) (default: %(default)s)")
-    _seed(p); _out(p, "the image: .tif with the pixel size in its tags, .png or .npy", "IMAGE")
+    p.add_argument("--noise", default="paper", metavar="LEVEL[,NAME=VALUE...]",
+                   help="paper, hard, low, mid, high or none, with changes such as paper,dose=500,drift=2 (e/Å², Å) "
+                        "(default: %(default)s)")
+    _seed(p)
+    _out(p, "the image: .tif with the pixel size in its tags, .png or .npy", "IMAGE")
 
 def _defect_options(p):
     p.add_argument("--vacancies", type=float, default=0., metavar="N", help="missing atoms per nm²")
     p.add_argument("--antisites", type=float, default=0., metavar="N", help="exchanged pairs per nm²")
     p.add_argument("--substitute", type=replacement, metavar="OLD=NEW:FRACTION", help="an alloy, such as Mo=W:0.2")
-    p.add_argument("--frozen", type=number_or_values, metavar="U", help="displace every atom at random, Å along each axis, or Mo=.06,S=.08")
-    p.add_argument("--grain-boundary", type=float, metavar="DEG", help="two grains, so many degrees apart, that meet in the middle")
+    p.add_argument("--frozen", type=number_or_values, metavar="U",
+                   help="displace every atom at random, Å along each axis, or Mo=.06,S=.08")
+    p.add_argument("--grain-boundary", type=float, metavar="DEG",
+                   help="two grains, so many degrees apart, that meet in the middle")
     p.add_argument("--twist", type=float, metavar="DEG", help="a bilayer, the upper sheet turned by so many degrees")
 
 # %% ../nbs/83_cli.ipynb #8acab783
 def _dataset_options(p):
-    p.add_argument("--source", nargs="+", required=True, metavar="NAME|FILE|DIR", help="dft_2d_2021, c2db, or a .json of entries (in a .zip too) or folder of your own")
-    p.add_argument("--split", choices=("formula", "paper"), default="formula", help="no formula on both sides, or the paper's random 90/10 (default: %(default)s)")
+    p.add_argument("--source", nargs="+", required=True, metavar="NAME|FILE|DIR",
+                   help="dft_2d_2021, c2db, or a .json of entries (in a .zip too) or folder of your own")
+    p.add_argument("--split", choices=("formula", "paper"), default="formula",
+                   help="no formula on both sides, or the paper's random 90/10 (default: %(default)s)")
     p.add_argument("--n", type=at_least_one, help="only this many structures, drawn at random (default: all)")
     p.add_argument("--bravais", action="store_true", help="name the Bravais lattice in the prompts")
-    _noise(p); _seed(p); _out(p, "folder for the data set; an interrupted run goes on there")
+    _noise(p)
+    _seed(p)
+    _out(p, "folder for the data set; an interrupted run goes on there")
 
 def _train_options(p):
     p.add_argument("--dataset", required=True, metavar="DIR", help="made by the verb dataset")
-    p.add_argument("--base", default="compact", metavar="compact|PATH|HUB-ID", help="the model to start from (default: %(default)s)")
-    p.add_argument("--steps", type=at_least_one, help="training steps (default: 7500 of 64 samples for compact, the recipe's epochs for a large model)")
+    p.add_argument("--base", default="compact", metavar="compact|PATH|HUB-ID",
+                   help="the model to start from (default: %(default)s)")
+    p.add_argument("--steps", type=at_least_one,
+                   help="training steps (default: 7500 of 64 samples for compact, the recipe's epochs for a large "
+                        "model)")
     p.add_argument("--seed", type=int, help="of the weights and the samples (default: 0, or the recipe's)")
     p.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
     _out(p, "folder for the model, or for the adapter of a large one")
@@ -308,39 +372,56 @@ def _train_options(p):
     large.add_argument("--lr", type=float, help="learning rate")
     large.add_argument("--batch-size", type=at_least_one, help="micrographs at a time")
     large.add_argument("--accumulate", type=at_least_one, help="batches to a step")
-    large.add_argument("--no-vision", dest="vision", action="store_const", const=False, help="leave the image encoder as it is: less memory")
+    large.add_argument("--no-vision", dest="vision", action="store_const", const=False,
+                       help="leave the image encoder as it is: less memory")
     large.add_argument("--report-to", metavar="tensorboard|trackio", help="watch the run there as well")
     large.add_argument("--workers", type=int, help="processes that render micrographs (default: 0)")
 
 # %% ../nbs/83_cli.ipynb #d5c30af1
 def _evaluate_options(p):
-    p.add_argument("--source", nargs="+", metavar="NAME|FILE|DIR", help="databases (dft_2d_2021, c2db), or .json files of entries (in a .zip too) or folders of your own")
-    p.add_argument("--subset", choices=("test", "validation", "train", "all", "benchmark"), default="test", help="which part of the split, or of a file whose entries name their subset; or the fixed benchmark (default: %(default)s)")
-    p.add_argument("--model", default="compact", metavar="NAME|PATH|HUB-ID", help="compact, compact+templates, PATH, PATH+templates; or a baseline: templates, nearest-image, image-only, blank, PATH+blank, nearest-formula, constant (default: %(default)s)")
+    p.add_argument("--source", nargs="+", metavar="NAME|FILE|DIR",
+                   help="databases (dft_2d_2021, c2db), or .json files of entries (in a .zip too) or folders of your own")
+    p.add_argument("--subset", choices=("test", "validation", "train", "all", "benchmark"), default="test",
+                   help="which part of the split, or of a file whose entries name their subset; or the fixed benchmark "
+                        "(default: %(default)s)")
+    p.add_argument("--model", default="compact", metavar="NAME|PATH|HUB-ID",
+                   help="compact, compact+templates, PATH, PATH+templates; or a baseline: templates, nearest-image, "
+                        "image-only, blank, PATH+blank, nearest-formula, constant (default: %(default)s)")
     p.add_argument("--n", type=at_least_one, help="how many structures from each source (default: all)")
     p.add_argument("--k", type=at_least_one, default=5, help="how many candidates to keep (default: %(default)s)")
     _proposing(p)
-    _workers(p); _compared(p); _noise(p, "raw", "unscaled"); _seed(p); _out(p, "folder for answers and report; the same command goes on where it stopped")
+    _workers(p)
+    _compared(p)
+    _noise(p, "raw", "unscaled")
+    _seed(p)
+    _out(p, "folder for answers and report; the same command goes on where it stopped")
 
 def _score_options(p):
     p.add_argument("predictions", metavar="PREDICTIONS", help="folder of ID_0/rank_1.cif to rank_5.cif, best first")
     p.add_argument("truth", metavar="TRUTH", help="folder of ID.cif")
     p.add_argument("--name", help="what the report calls the method (default: the folder's name)")
-    _workers(p); _compared(p); _out(p, "folder for the report")
+    _workers(p)
+    _compared(p)
+    _out(p, "folder for the report")
 
 def _lab_options(p):
-    p.add_argument("folder", nargs="?", default=".", metavar="DIR", help="where the app's notebook is kept (default: here)")
+    p.add_argument("folder", nargs="?", default=".", metavar="DIR",
+                   help="where the app's notebook is kept (default: here)")
     p.add_argument("--voila", action="store_true", help="serve the app alone, without JupyterLab around it")
 
 def _benchmark_options(p):
-    p.add_argument("--source", nargs="+", choices=("dft_2d_2021", "c2db"), default=("dft_2d_2021", "c2db"), help="only this database's crystals (default: both)")
-    p.add_argument("--level", nargs="+", choices=("low", "mid", "high"), default=("low", "mid", "high"), help="noise levels (default: all three)")
-    _workers(p); _out(p, "folder for the benchmark, about 150 MB; the same command goes on where it stopped")
+    p.add_argument("--source", nargs="+", choices=("dft_2d_2021", "c2db"), default=("dft_2d_2021", "c2db"),
+                   help="only this database's crystals (default: both)")
+    p.add_argument("--level", nargs="+", choices=("low", "mid", "high"), default=("low", "mid", "high"),
+                   help="noise levels (default: all three)")
+    _workers(p)
+    _out(p, "folder for the benchmark, about 150 MB; the same command goes on where it stopped")
 
 # %% ../nbs/83_cli.ipynb #4ce1be95
 def parser()->Parser:
     "The command line."
-    p = Parser(prog="microscopygpt", description="Crystal structures from STEM images of two-dimensional materials: proposed by a model, proven against the image.",
+    p = Parser(prog="microscopygpt", description="Crystal structures from STEM images of two-dimensional materials: "
+                                                 "proposed by a model, proven against the image.",
                epilog="Exit codes: 0 an answer, 2 bad input (one line says what), 3 no candidate explains the image.")
     p.add_argument("--version", action="version", version=f"microscopygpt {__version__}")
     verbs = p.add_subparsers(required=True, metavar="VERB", dest="verb")

@@ -60,20 +60,29 @@ def _waves(values, periods):
 def _element_features():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        E = [Element(e) for e in ELEMENTS]; electronegativity = np.nan_to_num([e.X for e in E])
+        E = [Element(e) for e in ELEMENTS]
+        electronegativity = np.nan_to_num([e.X for e in E])
     Z = np.array([e.Z for e in E])
-    return np.c_[covalent_radii[Z], electronegativity/2, Z/50, (Z/50)**1.7, np.eye(19)[[e.group for e in E]], np.array([e.row for e in E])/4,
+    return np.c_[covalent_radii[Z], electronegativity/2, Z/50, (Z/50)**1.7, np.eye(19)[[e.group
+        for e in E]], np.array([e.row for e in E])/4,
                  [[e.is_transition_metal, e.is_chalcogen, e.is_halogen, e.is_metal] for e in E]]
 
 def word_features()->np.ndarray: # (vocabulary, features)
     "What is known of each word before any training: numeric value as waves, element properties."
-    blocks = {"count": (COUNTS, _waves(range(1, 41), [40, 20, 8, 4, 2])), "unit": (UNITS, _waves(range(1, 25), [24, 12, 6, 3, 2])), "element": (ELEMENTS, _element_features()),
-              "length": (LENGTHS, _waves([float(w) for w in LENGTHS], [50, 25, 12, 6, 3, 1.5, .75, .4])), "angle": (ANGLES, _waves([float(w) for w in ANGLES], [64, 32, 16, 8, 4, 2])),
-              "fraction": (FRACTIONS, _waves([float(w) for w in FRACTIONS], [1, 1/2, 1/3, 1/4, 1/6, 1/8, 1/12])), "height": (HEIGHTS, _waves([float(w) for w in HEIGHTS], [32, 16, 8, 4, 2, 1, .5]))}
-    out = np.zeros((len(VOCABULARY), sum(b.shape[1] + 1 for _, b in blocks.values()))); column = 0
+    blocks = {"count": (COUNTS, _waves(range(1, 41), [40, 20, 8, 4, 2])),
+              "unit": (UNITS, _waves(range(1, 25), [24, 12, 6, 3, 2])), "element": (ELEMENTS, _element_features()),
+              "length": (LENGTHS, _waves([float(w) for w in LENGTHS], [50, 25, 12, 6, 3, 1.5, .75, .4])),
+              "angle": (ANGLES, _waves([float(w) for w in ANGLES], [64, 32, 16, 8, 4, 2])),
+              "fraction": (FRACTIONS, _waves([float(w) for w in FRACTIONS], [1, 1/2, 1/3, 1/4, 1/6, 1/8, 1/12])),
+              "height": (HEIGHTS, _waves([float(w) for w in HEIGHTS], [32, 16, 8, 4, 2, 1, .5]))}
+    out = np.zeros((len(VOCABULARY), sum(b.shape[1] + 1 for _, b in blocks.values())))
+    column = 0
     for words, block in blocks.values():
-        rows = [token_id[w] for w in words]; k = block.shape[1]
-        out[rows, column:column+k] = block; out[rows, column+k] = 1; column += k + 1
+        rows = [token_id[w] for w in words]
+        k = block.shape[1]
+        out[rows, column:column+k] = block
+        out[rows, column+k] = 1
+        column += k + 1
     return out
 
 # %% ../nbs/33_compact.ipynb #6d3cf27d
@@ -199,8 +208,10 @@ class CompactModel(nn.Module):
         self.config = config
         self.model = nn.Module()
         self.model.shared = nn.Embedding(len(VOCABULARY), config.d_model, padding_idx=PAD)
-        self.model.encoder = Stack(config, config.encoder_layers, config.encoder_attention_heads, config.encoder_ffn_dim)
-        self.model.decoder = Stack(config, config.decoder_layers, config.decoder_attention_heads, config.decoder_ffn_dim, decodes=True)
+        self.model.encoder = Stack(config, config.encoder_layers, config.encoder_attention_heads,
+                                   config.encoder_ffn_dim)
+        self.model.decoder = Stack(config, config.decoder_layers, config.decoder_attention_heads,
+                                   config.decoder_ffn_dim, decodes=True)
         self.register_buffer("final_logits_bias", torch.zeros(1, len(VOCABULARY)))
         self.apply(start_small)
         self.vision = CellEncoder(config.d_model, config.cell_shape)
@@ -226,7 +237,8 @@ def start_small(module, std=.02):
     "Weights before any training, as MBart has them."
     if isinstance(module, (nn.Linear, nn.Embedding)): nn.init.normal_(module.weight, std=std)
     if isinstance(module, nn.Linear): nn.init.zeros_(module.bias)
-    if isinstance(module, nn.Embedding) and module.padding_idx is not None: nn.init.zeros_(module.weight[module.padding_idx])
+    if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+        nn.init.zeros_(module.weight[module.padding_idx])
 
 @patch
 def start_from_features(self:CompactModel, seed:int=0)->CompactModel:
@@ -246,10 +258,12 @@ def start_from_features(self:CompactModel, seed:int=0)->CompactModel:
 def cell_image(folded:np.ndarray # (..., na, nb) folded cells
               )->np.ndarray: # (..., 2, na, nb) float32
     "Two channels of a folded cell, brightest point at the origin: intensity and its square root, each standardised."
-    x = np.asarray(folded, float); na, nb = x.shape[-2:]
+    x = np.asarray(folded, float)
+    na, nb = x.shape[-2:]
     flat = x.reshape(-1, na, nb)
     top = flat.reshape(len(flat), -1).argmax(1)
-    rows = (np.arange(na)[None] + (top//nb)[:, None]) % na; cols = (np.arange(nb)[None] + (top % nb)[:, None]) % nb
+    rows = (np.arange(na)[None] + (top//nb)[:, None]) % na
+    cols = (np.arange(nb)[None] + (top % nb)[:, None]) % nb
     flat = flat[np.arange(len(flat))[:, None, None], rows[:, :, None], cols[:, None, :]]
     low, high = flat.min((1, 2), keepdims=True), flat.max((1, 2), keepdims=True)
     unit = (flat - low)/np.maximum(high - low, 1e-9)
@@ -279,7 +293,8 @@ def look(observation:Observation,
 
 # %% ../nbs/33_compact.ipynb #4071a1ed
 def _ids(words): return torch.tensor(word_ids(words))
-_slots = {"unit": _ids(UNITS), "length": _ids(LENGTHS), "angle": _ids(ANGLES), "fraction": _ids(FRACTIONS), "height": _ids(HEIGHTS)}
+_slots = {"unit": _ids(UNITS), "length": _ids(LENGTHS), "angle": _ids(ANGLES), "fraction": _ids(FRACTIONS),
+          "height": _ids(HEIGHTS)}
 
 class AnswerGrammar:
     "Lets only answers through that hold a whole number of formula units, element by element, number by number."
@@ -287,11 +302,14 @@ class AnswerGrammar:
         words = formula_words(formula)
         self.elements, self.counts = word_ids(words[::2]), [int(w) for w in words[1::2]]
         self.max_units = max_atoms//sum(self.counts)
-        if not self.max_units: raise ModelError(f"The compact model writes at most {max_atoms} atoms, and {formula} has {sum(self.counts)} in one formula unit.")
+        if not self.max_units:
+            raise ModelError(f"The compact model writes at most {max_atoms} atoms, and {formula} has "
+                             f"{sum(self.counts)} in one formula unit.")
     def allowed(self, row):
         "Token ids that may follow a row of tokens."
         position = len(row) - 1
-        if position < 4: return [_slots["unit"][:self.max_units], _slots["length"], _slots["length"], _slots["angle"]][position]
+        if position < 4:
+            return [_slots["unit"][:self.max_units], _slots["length"], _slots["length"], _slots["angle"]][position]
         atom, slot = divmod(position - 4, 4)
         units = int(row[1]) - token_id["x1"] + 1
         sequence = [e for e, n in zip(self.elements, self.counts) for _ in range(n*units)]
@@ -300,7 +318,8 @@ class AnswerGrammar:
     def __call__(self, input_ids, scores):
         masked = torch.full_like(scores, -float("inf"))
         for row, tokens in enumerate(input_ids.tolist()):
-            ids = self.allowed(tokens); masked[row, ids] = scores[row, ids]
+            ids = self.allowed(tokens)
+            masked[row, ids] = scores[row, ids]
         return masked
 
 # %% ../nbs/33_compact.ipynb #4ff9d214
@@ -326,7 +345,8 @@ def generate(self:CompactModel, pixel_values, input_ids, attention_mask,
 @contextlib.contextmanager
 def one_thread():
     "Small matrices: a second thread costs more than it brings, and much more on a busy machine."
-    n = torch.get_num_threads(); torch.set_num_threads(1)
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
     try: yield
     finally: torch.set_num_threads(n)
 
@@ -341,14 +361,16 @@ class CompactVLM:
         pixels = [np.zeros((2, *shape), np.float32) if v is None else look(*v, shape) for v in views]
         words = [word_ids(prompt_words(formula, None if v is None else v[1])) for v in views]
         words = torch.tensor(list(zip(*itertools.zip_longest(*words, fillvalue=PAD))))
-        return dict(pixel_values=torch.from_numpy(np.array(pixels)), input_ids=words, attention_mask=(words != PAD).long())
+        return dict(pixel_values=torch.from_numpy(np.array(pixels)), input_ids=words,
+                    attention_mask=(words != PAD).long())
 
     def generate(self, micrographs:list, # of `Observation` or `Micrograph`; None for a blank image
                  prompts:list, # one for each micrograph, names the formula
                  k:int=32, # answers to each
                  seed:int=0, temperature:float=1.)->list: # of k `Answer`s for each micrograph
         "Sample answers, shown the cell from several equivalent sides."
-        return [self.ask(observe(m) if isinstance(m, Micrograph) else m, prompt, k, seed, temperature) for m, prompt in zip(micrographs, prompts, strict=True)]
+        return [self.ask(observe(m) if isinstance(m, Micrograph) else m, prompt, k, seed, temperature)
+                for m, prompt in zip(micrographs, prompts, strict=True)]
 
     def ask(self, observation, prompt, n, seed, temperature):
         "n answers about one micrograph."
@@ -356,7 +378,8 @@ class CompactVLM:
         views = [None]*n if observation is None else self.sides(observation, n, np.random.default_rng(seed))
         with one_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            rows, log_p = self.model.generate(**self.inputs(formula, views), grammar=AnswerGrammar(formula), temperature=temperature)
+            rows, log_p = self.model.generate(**self.inputs(formula, views), grammar=AnswerGrammar(formula),
+                                              temperature=temperature)
         return [Answer(words_of(row), p) for row, p in zip(rows.tolist(), log_p.tolist())]
 
     def sides(self, observation, n, rng):
@@ -364,7 +387,8 @@ class CompactVLM:
         lattice = observation.lattice
         larger = [a.cell for a in lattice.alternatives if a.index > 1.5 and a.evidence > .008 and a.snr > 4][:1]
         cells = [lattice.cell]*(n - n//3*bool(larger)) + larger*(n//3)
-        return [(observation, bases[rng.integers(len(bases))]@cell) for cell in cells for bases in [equivalent_bases(cell, .015, 1.)]]
+        return [(observation, bases[rng.integers(len(bases))]@cell) for cell in cells
+                for bases in [equivalent_bases(cell, .015, 1.)]]
 
 # %% ../nbs/33_compact.ipynb #5fd764a3
 def weights_folder()->Path:

@@ -29,7 +29,8 @@ from .compact import (ELEMENTS, END, PAD, START, VOCABULARY, CompactConfig, Comp
 class TrainError(MicroscopyGPTError): "A training run that cannot start."
 
 # %% ../nbs/34_compact_train.ipynb #57903b26
-_finer = [np.linalg.inv([[a, s], [0, index//a]]) for index in (2, 3, 4, 6, 8) for a in range(1, index+1) if index % a == 0 for s in range(a)]
+_finer = [np.linalg.inv([[a, s], [0, index//a]]) for index in (2, 3, 4, 6, 8) for a in range(1, index+1)
+          if index % a == 0 for s in range(a)]
 
 class Projection:
     "A crystal seen from above: which smaller cells its image would suggest, for any choice of elements."
@@ -37,7 +38,8 @@ class Projection:
         n = np.ceil(g_max*np.linalg.norm(slab.cell, axis=1)).astype(int) + 1
         hk = np.stack(np.meshgrid(np.arange(-n[0], n[0]+1), np.arange(n[1]+1), indexing="ij"), -1).reshape(-1, 2)
         hk = hk[(hk[:, 1] > 0) | (hk[:, 0] > 0)]
-        g2 = ((hk@np.linalg.inv(slab.cell).T)**2).sum(1); hk, g2 = hk[g2 < g_max**2], g2[g2 < g_max**2]
+        g2 = ((hk@np.linalg.inv(slab.cell).T)**2).sum(1)
+        hk, g2 = hk[g2 < g_max**2], g2[g2 < g_max**2]
         self.phases = (np.exp(-2j*np.pi*hk@slab.frac.T)*np.exp(-2*np.pi**2*sigma**2*g2)[:, None]).astype(np.complex64)
         q = np.array([hk@finer.T for finer in _finer]) # whole numbers where the finer lattice has the harmonic
         self.missing = np.abs(q - np.round(q)).max(-1) > 1e-6
@@ -60,7 +62,9 @@ def fold_crystals(frac:np.ndarray, # (B, n, 2) positions in the observed cell
     (na, nb), h, k = shape, np.fft.fftfreq(shape[0], 1/shape[0]), np.arange(shape[1]//2+1)
     along_a, along_b = np.exp(-2j*np.pi*h*frac[..., :1])*weights[..., None], np.exp(-2j*np.pi*k*frac[..., 1:])
     g = np.stack(np.meshgrid(h, k, indexing="ij"), -1)@np.linalg.inv(cells).transpose(0, 2, 1)[:, None]
-    keep = (g**2).sum(-1) < g_max**2; keep[:, na//2] = False; keep[:, :, -1] = False
+    keep = (g**2).sum(-1) < g_max**2
+    keep[:, na//2] = False
+    keep[:, :, -1] = False
     spectrum = along_a.transpose(0, 2, 1)@along_b*np.exp(-2*np.pi**2*np.einsum("bhki,bij,bhkj->bhk", g, sigma, g))*keep
     clean = np.fft.irfft2(spectrum, s=shape)*na*nb
     white = rng.normal(size=(2, *spectrum.shape))*(noise*np.ptp(clean, axis=(1, 2))/np.sqrt(2))[:, None, None]
@@ -76,16 +80,19 @@ class SimulatedBatches(Dataset):
         self.n_batches, self.batch_size, self.seed, self.augment, self.substitute_until = n_batches, batch_size, seed, augment, substitute_until
         self.slabs = [c.slab for c in crystals]
         self.sizes, self.projections = np.array([len(s.z) for s in self.slabs]), [Projection(s) for s in self.slabs]
-        weight = np.array([1.5 if c.source.startswith("dft") else 1. for c in crystals]); self.weight = weight/weight.sum()
+        weight = np.array([1.5 if c.source.startswith("dft") else 1. for c in crystals])
+        self.weight = weight/weight.sum()
         elements = [Element(e) for e in ELEMENTS]
         self.group, self.metal = np.array([e.group for e in elements]), np.array([e.is_metal for e in elements])
-        self.frequency = np.sqrt(np.bincount(np.concatenate([np.unique(s.numbers) for s in self.slabs]), minlength=104)[1:104])
+        self.frequency = np.sqrt(np.bincount(np.concatenate([np.unique(s.numbers) for s in self.slabs]),
+                                             minlength=104)[1:104])
 
     def __len__(self): return self.n_batches
 
     def __getitem__(self, i):
         rng = np.random.default_rng((self.seed, 2, i))
-        return make_batch([self.sample(j, i/max(1, self.n_batches), rng) for j in self.members(i)], rng, .08 if self.augment else 0.)
+        return make_batch([self.sample(j, i/max(1, self.n_batches), rng) for j in self.members(i)], rng,
+                          .08 if self.augment else 0.)
 
     def members(self, i, block=8):
         "Crystals of batch i: drawn in blocks and sorted by size, so that little is padded."
@@ -103,29 +110,38 @@ def substitute(self:SimulatedBatches, numbers, rng)->"np.ndarray|None":
         p = self.frequency*(self.group == self.group[z-1] if rng.random() < .6 else self.metal == self.metal[z-1])
         new[z] = z if rng.random() < .3 or not p.sum() else int(rng.choice(103, p=p/p.sum())) + 1
     symbols = [Element.from_Z(new[z]).symbol for z in old]
-    if len(set(symbols)) < len(old) or symbols != element_order({s: int((numbers == z).sum()) for s, z in zip(symbols, old)}): return None
+    if len(set(symbols)) < len(old) or symbols != element_order({s: int((numbers == z).sum())
+        for s, z in zip(symbols, old)}):
+        return None
     return np.array([new[z] for z in numbers.tolist()])
 
 # %% ../nbs/34_compact_train.ipynb #a2b0f782
 @patch
 def sample(self:SimulatedBatches, index, progress, rng)->tuple: # slab, positions, weights, cell, cell as measured, probe covariance, noise
     "A crystal and how it was seen."
-    slab = self.slabs[index]; numbers, scale, z = slab.numbers, 1., slab.z
+    slab = self.slabs[index]
+    numbers, scale, z = slab.numbers, 1., slab.z
     if self.augment:
-        if rng.random() < .5*np.clip((self.substitute_until - progress)/.2, 0, 1) and (swapped := self.substitute(numbers, rng)) is not None:
+        if rng.random() < .5*np.clip((self.substitute_until - progress)/.2, 0,
+                                     1) and (swapped := self.substitute(numbers, rng)) is not None:
             s = (covalent_radii[swapped].sum()/covalent_radii[numbers].sum())**.8
             if .7 < s < 1.4: numbers, scale, z = swapped, s, z*s
-        scale *= np.clip(1 + .02*rng.normal(), .93, 1.07); z = z*np.clip(1 + .007*rng.normal(), .97, 1.03)
+        scale *= np.clip(1 + .02*rng.normal(), .93, 1.07)
+        z = z*np.clip(1 + .007*rng.normal(), .97, 1.03)
     cell = slab.cell*scale
     ordinary = not self.augment or rng.random() < .5
     weights = (numbers/50.)**(1.7 if ordinary else rng.uniform(.9, 2.))
-    seen = self.projections[index].observed(weights, np.exp(rng.uniform(np.log(1e-3), np.log(2.5e-2))) if self.augment else 3e-3)
+    seen = self.projections[index].observed(weights,
+                                            np.exp(rng.uniform(np.log(1e-3), np.log(2.5e-2))) if self.augment else 3e-3)
     M, _ = reduce_cell(seen@cell)
-    U = equivalent_bases(M, .012, .8); M = U[rng.integers(len(U))]@M
+    U = equivalent_bases(M, .012, .8)
+    M = U[rng.integers(len(U))]@M
     if not ordinary and rng.random() < .5: weights = weights*np.exp(.06*rng.normal(size=len(weights)))
     measured = M@(np.eye(2) + rng.normal(size=(2, 2))*(.0005 if ordinary else .006)) if self.augment else M
     sigma = np.eye(2)*(.51 if ordinary else rng.uniform(.38, .8))**2
-    if not ordinary and rng.random() < .4: v = rng.normal(size=2)*.2; sigma = sigma + np.outer(v, v)
+    if not ordinary and rng.random() < .4:
+        v = rng.normal(size=2)*.2
+        sigma = sigma + np.outer(v, v)
     noise = np.exp(rng.uniform(np.log(2e-4), np.log(4e-3))) if self.augment else 6e-4
     return Slab(cell, slab.frac, z, numbers), (slab.frac@cell@np.linalg.inv(M)) % 1, weights, M, measured, sigma, noise
 
@@ -143,7 +159,8 @@ def make_batch(samples:list, # from `SimulatedBatches.sample`
     pixels, blank = cell_image(fold_crystals(frac, weights, cells, sigma, noise, rng)), rng.random(B) < blank_share
     pixels[blank] = 0
     formulas = ["".join(Element.from_Z(int(z)).symbol for z in s[0].numbers) for s in samples]
-    prompt = _pad([word_ids(prompt_words(f, None if hide else s[4])) for f, s, hide in zip(formulas, samples, blank)], PAD)
+    prompt = _pad([word_ids(prompt_words(f, None if hide else s[4])) for f, s, hide in zip(formulas, samples, blank)],
+                  PAD)
     answers = [[*word_ids(to_compact(s[0])), END] for s in samples]
     return dict(pixel_values=torch.from_numpy(pixels), input_ids=prompt, attention_mask=(prompt != PAD).long(),
                 decoder_input_ids=_pad([[START] + a[:-1] for a in answers], PAD), labels=_pad(answers, -100))
@@ -154,9 +171,11 @@ def soft_targets(width:float=.8 # steps of the number's grid
     "Labels that give neighbouring numbers a Gaussian share."
     soft = torch.eye(len(VOCABULARY))
     for grid, wraps in ((LENGTHS, False), (ANGLES, False), (HEIGHTS, False), (FRACTIONS, True)):
-        i = torch.arange(len(grid)); d = (i[:, None] - i).abs().float()
+        i = torch.arange(len(grid))
+        d = (i[:, None] - i).abs().float()
         if wraps: d = torch.minimum(d, len(grid) - d)
-        w = torch.exp(-d**2/(2*width**2))*(d <= 3); start = token_id[grid[0]]
+        w = torch.exp(-d**2/(2*width**2))*(d <= 3)
+        start = token_id[grid[0]]
         soft[start:start+len(grid), start:start+len(grid)] = w/w.sum(1, keepdim=True)
     return soft
 
@@ -174,7 +193,8 @@ class CompactTrainer(Trainer):
         self.soft = soft_targets().to(self.args.device)
     def _get_train_sampler(self, *args, **kw): return SequentialSampler(self.train_dataset)
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        inputs = dict(inputs); labels = inputs.pop("labels")
+        inputs = dict(inputs)
+        labels = inputs.pop("labels")
         logits = model(**inputs)
         soft, plain = answer_loss(logits, labels, self.soft)
         loss = soft if model.training else plain
@@ -190,7 +210,9 @@ def plot_losses(log:list, # Trainer's log history
     for key, label in zip(("loss", "eval_loss"), labels):
         points = [(r["step"], r[key]) for r in log if key in r]
         if points: ax.plot(*zip(*points), marker="o" if key == "eval_loss" else None, label=label)
-    ax.set(xlabel="step", ylabel="loss per word"); ax.legend(); ax.grid(alpha=.3)
+    ax.set(xlabel="step", ylabel="loss per word")
+    ax.legend()
+    ax.grid(alpha=.3)
     return ax
 
 class LossCurve(TrainerCallback):
@@ -199,29 +221,41 @@ class LossCurve(TrainerCallback):
     def on_log(self, args, state, control, **kw):
         if not state.is_world_process_zero: return
         if "eval_loss" not in state.log_history[-1] and state.global_step < state.max_steps: return
-        ax = plot_losses(state.log_history, **self.how); fig = ax.figure
-        fig.savefig(self.out/"loss.png", dpi=120, bbox_inches="tight"); (self.out/"log.json").write_text(json.dumps(state.log_history, indent=1))
-        if get_ipython(): self.handle = self.handle.update(fig) or self.handle if self.handle else display(fig, display_id=True)
+        ax = plot_losses(state.log_history, **self.how)
+        fig = ax.figure
+        fig.savefig(self.out/"loss.png", dpi=120, bbox_inches="tight")
+        (self.out/"log.json").write_text(json.dumps(state.log_history, indent=1))
+        if get_ipython():
+            self.handle = self.handle.update(fig) or self.handle if self.handle else display(fig, display_id=True)
         plt.close(fig)
 
 # %% ../nbs/34_compact_train.ipynb #5d268b21
 def train_compact(train:list, # of `Crystal`
                   validation:list, # of `Crystal`
                   out:"str|Path", # folder for checkpoints and the final model
-                  steps:int=7500, batch_size:int=64, lr:float=1e-3, seed:int=0, resume:"bool|str"=False, config:"CompactConfig|None"=None, eval_every:int=500,
+                  steps:int=7500, batch_size:int=64, lr:float=1e-3, seed:int=0, resume:"bool|str"=False,
+                  config:"CompactConfig|None"=None, eval_every:int=500,
                   workers:int=1, # processes that make batches
                   substitute_until:float=1., # share of the run at whose end elements are no longer exchanged
                   callbacks:tuple=())->CompactTrainer:
     "Train the compact model on simulated folded cells; the last checkpoint is the model."
-    torch.manual_seed(seed); out = Path(out); out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
     model = CompactModel(config or CompactConfig()).start_from_features(seed)
-    args = TrainingArguments(str(out), max_steps=steps, per_device_train_batch_size=1, per_device_eval_batch_size=1, learning_rate=lr, lr_scheduler_type="cosine", warmup_steps=min(300, steps//10),
-                             weight_decay=.05, adam_beta2=.98, max_grad_norm=1., bf16=True, use_cpu=not torch.cuda.is_available(), optim="adamw_torch_fused",
-                             logging_steps=max(1, min(50, eval_every//5)), eval_strategy="steps", eval_steps=eval_every, save_steps=eval_every, save_total_limit=2,
+    args = TrainingArguments(str(out), max_steps=steps, per_device_train_batch_size=1, per_device_eval_batch_size=1,
+                             learning_rate=lr, lr_scheduler_type="cosine", warmup_steps=min(300, steps//10),
+                             weight_decay=.05, adam_beta2=.98, max_grad_norm=1., bf16=True,
+                             use_cpu=not torch.cuda.is_available(), optim="adamw_torch_fused",
+                             logging_steps=max(1, min(50, eval_every//5)), eval_strategy="steps", eval_steps=eval_every,
+                             save_steps=eval_every, save_total_limit=2,
                              prediction_loss_only=True, label_names=["labels"], dataloader_num_workers=workers,
                              remove_unused_columns=False, seed=seed, report_to="none")
-    trainer = CompactTrainer(model, args, train_dataset=SimulatedBatches(train, steps, batch_size, seed, substitute_until=substitute_until),
-                             eval_dataset=SimulatedBatches(validation, 12, batch_size, 99, augment=False), callbacks=[LossCurve(out), *callbacks])
+    trainer = CompactTrainer(model, args,
+                             train_dataset=SimulatedBatches(train, steps, batch_size, seed,
+                                                            substitute_until=substitute_until),
+                             eval_dataset=SimulatedBatches(validation, 12, batch_size, 99, augment=False),
+                             callbacks=[LossCurve(out), *callbacks])
     trainer.train(resume_from_checkpoint=resume)
     save_compact(model, out)
     return trainer

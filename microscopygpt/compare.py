@@ -51,7 +51,8 @@ def _rms(matcher, truth, guess, ltol=.3, scale=False):
 
 def _matches(matcher, truth, guess):
     "Whether `_rms` finds a match; `fit` stops at the first that is good enough."
-    return not _hopeless(truth, guess, .3, False) and bool(matcher.fit(truth, guess) or np.isfinite(_rms(matcher, truth, guess)))
+    return not _hopeless(truth, guess, .3,
+                         False) and bool(matcher.fit(truth, guess) or np.isfinite(_rms(matcher, truth, guess)))
 
 SOLVED, TIGHT = .2, .1 # Å
 
@@ -78,7 +79,8 @@ def _flat(structure):
     "The structure pressed into its plane, in a cell 15 Å high."
     flat = structure.copy()
     for i, site in enumerate(flat): flat[i] = site.specie, [*site.frac_coords[:2], .5]
-    matrix = flat.lattice.matrix.copy(); matrix[2] *= 15/np.linalg.norm(matrix[2])
+    matrix = flat.lattice.matrix.copy()
+    matrix[2] *= 15/np.linalg.norm(matrix[2])
     return type(flat)(matrix, flat.species, flat.frac_coords)
 
 def _why_not(truth, guess, solved, da, db, dgamma):
@@ -115,11 +117,14 @@ def compare(truth:"Atoms|Prepared",
     (a, b, gamma), (a2, b2, gamma2), t, g = truth.lattice, guess.lattice, truth.structure, guess.structure
     lattice = a2/a - 1, b2/b - 1, gamma2 - gamma
     rmsd, rms = matched_rmsd(t, g), _rms(_matcher(scale=True, **_loose), t, g, scale=True)
-    solved, same_cell = bool(rmsd <= SOLVED), len(t) == len(g) and max(map(abs, lattice[:2])) < .05 and abs(lattice[2]) < 2
-    match_abs = solved and same_cell or _matches(_matcher(**_loose), t, g) # what the strict matcher finds in the same cell, the loose one finds too
+    solved, same_cell = bool(rmsd <= SOLVED), len(t) == len(g) and max(map(abs,
+        lattice[:2])) < .05 and abs(lattice[2]) < 2
+    # what the strict matcher finds in the same cell, the loose one finds too
+    match_abs = solved and same_cell or _matches(_matcher(**_loose), t, g)
     xy, z = _displacements(t, g) if split and np.isfinite(rmsd) else (np.nan, np.nan)
     if solved and len(t) != len(g): lattice = np.nan, np.nan, np.nan # the matcher found a smaller cell in one of them
-    return Comparison(solved, bool(rmsd <= TIGHT), bool(np.isfinite(rms)), match_abs, truth.group == guess.group, rms, rmsd, xy, z, *lattice,
+    return Comparison(solved, bool(rmsd <= TIGHT), bool(np.isfinite(rms)), match_abs, truth.group == guess.group, rms,
+                      rmsd, xy, z, *lattice,
                       _why_not(t, g, solved, *lattice))
 
 # %% ../nbs/02_compare.ipynb #9c5b1019
@@ -136,12 +141,20 @@ def superpose(reference:Atoms, other:Atoms, # of the same formula
              )->Superposition:
     "Lay a crystal over a reference with as many or more atoms in its cell; raises `CrystalError` where that cannot be done."
     slabs = first, _ = [to_slab(standardize(a)) for a in (reference, other)]
-    if reduced_formula(reference) != reduced_formula(other): raise CrystalError(f"{reduced_formula(other)} cannot be laid over {reduced_formula(reference)}: choose crystals of one formula.")
+    if reduced_formula(reference) != reduced_formula(other):
+        raise CrystalError(f"{reduced_formula(other)} cannot be laid over {reduced_formula(reference)}: choose "
+                           "crystals of one formula.")
     c = max(np.ptp(s.z) for s in slabs) + 6 # so low that leaning by a whole cell is far outside the tolerance of angles
     r, o = (from_slab(s, c - np.ptp(s.z)).pymatgen_converter() for s in slabs)
     matcher = _matcher(tol/(r.volume/len(r))**(1/3), ltol=.3, angle_tol=5, attempt_supercell=len(o) < len(r))
     found = None if len(o) > len(r) or _hopeless(r, o, .3, False) and len(o) == len(r) else matcher.get_s2_like_s1(r, o)
-    if found is None: raise CrystalError(f"These two crystals have no common description: {len(r)} and {len(o)} atoms in cells of {r.volume/c:.1f} and {o.volume/c:.1f} Å².")
-    d = found.frac_coords - r.frac_coords; d -= np.round(d); d -= d.mean(0)
+    if found is None:
+        raise CrystalError(f"These two crystals have no common description: {len(r)} and {len(o)} atoms in cells of "
+                           f"{r.volume/c:.1f} and {o.volume/c:.1f} Å².")
+    d = found.frac_coords - r.frac_coords
+    d -= np.round(d)
+    d -= d.mean(0)
     a, b, _, _, _, gamma = found.lattice.parameters
-    return Superposition(first, Slab(cell_from_lengths(a, b, gamma), first.frac + d[:, :2], first.z + d[:, 2]*c, first.numbers), d@r.lattice.matrix)
+    return Superposition(first,
+                         Slab(cell_from_lengths(a, b, gamma), first.frac + d[:, :2], first.z + d[:, 2]*c,
+                              first.numbers), d@r.lattice.matrix)

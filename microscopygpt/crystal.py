@@ -47,20 +47,26 @@ class FormulaError(MicroscopyGPTError): "A chemical formula that cannot be read.
 ISOTOPES = {"D": "H", "T": "H"} # symbol -> element
 _subscripts = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 NAMED_CRYSTALS = dict(
-    graphene="C", graphite="C", graphane="CH", fluorographene="CF", phosphorene="P", blackphosphorus="P", bluephosphorus="P",
-    silicene="Si", germanene="Ge", stanene="Sn", plumbene="Pb", borophene="B", borophane="BH", gallenene="Ga", arsenene="As",
-    antimonene="Sb", bismuthene="Bi", selenene="Se", tellurene="Te", goldene="Au", boronnitride="BN", hexagonalboronnitride="BN",
-    hbn="BN", molybdenite="MoS2", molybdenumdisulfide="MoS2", tungstendisulfide="WS2", molybdenumdiselenide="MoSe2", tungstendiselenide="WSe2")
+    graphene="C", graphite="C", graphane="CH", fluorographene="CF", phosphorene="P", blackphosphorus="P",
+    bluephosphorus="P",
+    silicene="Si", germanene="Ge", stanene="Sn", plumbene="Pb", borophene="B", borophane="BH", gallenene="Ga",
+    arsenene="As",
+    antimonene="Sb", bismuthene="Bi", selenene="Se", tellurene="Te", goldene="Au", boronnitride="BN",
+    hexagonalboronnitride="BN",
+    hbn="BN", molybdenite="MoS2", molybdenumdisulfide="MoS2", tungstendisulfide="WS2", molybdenumdiselenide="MoSe2",
+    tungstendiselenide="WSe2")
 _GREEK = "alpha|beta|gamma|delta|epsilon|[α-ω]"
 _POLYTYPE = rf"\d{{0,2}}[HTRMOC][dh]?['′’\"″]*|{_GREEK}"
 _PREFIX = re.compile(rf"^(?:{_POLYTYPE}|[a-z]|ML|\d+L|mono|bulk)[-–—‐‑_ ](?=[A-Za-z(])")
 _SUFFIX = re.compile(rf"(?:[-–—‐‑ ](?:{_POLYTYPE})|\s*\((?:{_POLYTYPE})\))$")
-_SHAPE = re.compile(r"\b(?:mono|single|bi|double|tri|few|multi)[- ]?layer(?:ed)?s?\b|\b(?:nano)?(?:sheet|flake|film)s?\b|\b(?:bulk|2D|ML|\d+L)\b", re.I)
+_SHAPE = re.compile(r"\b(?:mono|single|bi|double|tri|few|multi)[- "
+                    r"]?layer(?:ed)?s?\b|\b(?:nano)?(?:sheet|flake|film)s?\b|\b(?:bulk|2D|ML|\d+L)\b", re.I)
 
 def plain_formula(text:str # as people write it
                  )->str: # element symbols and numbers
     "A formula without LaTeX, polytype, or words such as monolayer; names of crystals become formulas."
-    formula = re.sub(r"\\(?:mathrm|text|rm|ce|mathit)\b|</?sub>|[${}_~\\]", "", str(text or "").translate(_subscripts)).strip()
+    formula = re.sub(r"\\(?:mathrm|text|rm|ce|mathit)\b|</?sub>|[${}_~\\]", "",
+                     str(text or "").translate(_subscripts)).strip()
     bare = re.sub(r"\s+", " ", _SHAPE.sub(" ", formula)).strip(" -,") or formula
     name = re.sub(r"[\s-]", "", bare).lower()
     if name in NAMED_CRYSTALS: return NAMED_CRYSTALS[name]
@@ -79,7 +85,8 @@ def recased(text:str # letters and numbers
             for n in (2, 1):
                 symbol = run[i:i+n].capitalize()
                 known = len(symbol) == n and symbol not in ISOTOPES and Element.is_valid_symbol(symbol) and Element(symbol).Z <= 83
-                if known and best[i+n] is not None and (best[i] is None or len(best[i+n]) + 1 < len(best[i])): best[i] = [symbol, *best[i+n]]
+                if known and best[i+n] is not None and (best[i] is None or len(best[i+n]) + 1 < len(best[i])):
+                    best[i] = [symbol, *best[i+n]]
         return best[0]
     runs = [(spelt(letters), rest) for letters, rest in re.findall(r"([A-Za-z]+)([^A-Za-z]*)", text)]
     if not runs or any(symbols is None for symbols, _ in runs): return ""
@@ -113,33 +120,44 @@ def parse_formula(text:str # chemical formula, e.g. "MoS2"
     if not formula: raise FormulaError("The formula is empty: give one such as MoS2.")
     shown = repr(formula if len(formula) < 50 else formula[:47] + "...")
     _refuse_mixtures(formula, shown)
-    if not re.fullmatch(r"[A-Za-z0-9().\[\]]+", formula): raise FormulaError(f"{shown} is not a chemical formula: use element symbols and numbers, as in MoS2.")
+    if not re.fullmatch(r"[A-Za-z0-9().\[\]]+", formula):
+        raise FormulaError(f"{shown} is not a chemical formula: use element symbols and numbers, as in MoS2.")
     meant = recased(formula) if len(formula) < 50 else ""
     for symbol in re.findall(r"[A-Z][a-z]*|[a-z]+", formula):
         if not Element.is_valid_symbol(symbol):
             hint = f"do you mean {meant}?" if meant else "check the capitals, as in MoS2."
             raise FormulaError(f"{symbol[:20]!r} in {shown} is not a chemical element: {hint}")
-        if Element(symbol).Z > HEAVIEST: raise FormulaError(f"{symbol!r} in {shown} has no data here: elements up to {Element.from_Z(HEAVIEST).symbol} can be asked for.")
+        if Element(symbol).Z > HEAVIEST:
+            raise FormulaError(f"{symbol!r} in {shown} has no data here: elements up to "
+                               f"{Element.from_Z(HEAVIEST).symbol} can be asked for.")
     try: counts = Composition(formula).get_el_amt_dict()
-    except ValueError as e: raise FormulaError(f"{shown} is not a chemical formula: use element symbols and numbers, as in MoS2.") from e
+    except ValueError as e:
+        raise FormulaError(f"{shown} is not a chemical formula: use element symbols and numbers, as in MoS2.") from e
     return _whole_counts(counts, shown)
 
 def _refuse_mixtures(formula, shown):
     "Say what to do about hydrates, stacks, charges and open compositions."
-    if re.search(r"[·•∙⋅*]|\.\d*H2O", formula): raise FormulaError(f"{shown} is a hydrate or an adduct: write all atoms in one formula, as in CuSO9H10.")
-    if re.search(r"[A-Za-z0-9)][/@|][A-Z]", formula): raise FormulaError(f"{shown} is a stack of crystals: write all atoms of the common cell in one formula, as in MoWS4.")
+    if re.search(r"[·•∙⋅*]|\.\d*H2O", formula):
+        raise FormulaError(f"{shown} is a hydrate or an adduct: write all atoms in one formula, as in CuSO9H10.")
+    if re.search(r"[A-Za-z0-9)][/@|][A-Z]", formula):
+        raise FormulaError(f"{shown} is a stack of crystals: write all atoms of the common cell in one formula, as in "
+                           "MoWS4.")
     if re.search(r"[0-9a-z][+-]$|[xyzδ]\)?$|[-+±][xyzδ]", formula) and not re.search(r"(?:Dy|Cx)$", formula):
-        raise FormulaError(f"{shown} leaves its composition or charge open: write whole numbers and every element, as in Ti3C2O2.")
+        raise FormulaError(f"{shown} leaves its composition or charge open: write whole numbers and every element, as "
+                           "in Ti3C2O2.")
 
 def _whole_counts(counts, shown):
     "Whole numbers without a common divisor, hydrogen for its isotopes."
     merged = {}
-    for element, n in counts.items(): merged[ISOTOPES.get(element, element)] = merged.get(ISOTOPES.get(element, element), 0) + n
+    for element, n in counts.items():
+        merged[ISOTOPES.get(element, element)] = merged.get(ISOTOPES.get(element, element), 0) + n
     if not merged or any(n < 1 or n % 1 != 0 for n in merged.values()):
         whole = whole_formula(merged)
-        nearest = "".join(f"{e}{round(n) if round(n) > 1 else ''}" for e, n in merged.items()) if merged and min(merged.values()) >= .5 and max(merged.values()) < 1000 else ""
+        nearest = "".join(f"{e}{round(n) if round(n) > 1 else ''}"
+                          for e, n in merged.items()) if merged and min(merged.values()) >= .5 and max(merged.values()) < 1000 else ""
         ways = " or ".join(dict.fromkeys(f for f in (nearest, whole) if f and len(f) < 40)) or "MoS2"
-        raise FormulaError(f"{shown} has fractional or zero counts: a crystal has whole atoms. Give whole numbers, as in {ways}.")
+        raise FormulaError(f"{shown} has fractional or zero counts: a crystal has whole atoms. Give whole numbers, as "
+                           f"in {ways}.")
     divisor = reduce(gcd, map(int, merged.values()))
     return {element: int(n)//divisor for element, n in merged.items()}
 
@@ -156,7 +174,8 @@ def typed_formula(text:str # what somebody typed
     "The formula that somebody means; raises `FormulaError` where the case of its letters leaves a doubt."
     reduced, plain = reduced_formula(text), plain_formula(text)
     if len(plain) < 50 and " " not in plain and (other := wrong_case(plain)):
-        raise FormulaError(f"{plain!r} names {', '.join(dict.fromkeys(re.findall('[A-Z][a-z]?', plain)))}: do you mean {other}? If not, write the symbols with spaces between them.")
+        raise FormulaError(f"{plain!r} names {', '.join(dict.fromkeys(re.findall('[A-Z][a-z]?', plain)))}: do you mean "
+                           f"{other}? If not, write the symbols with spaces between them.")
     return reduced
 
 # %% ../nbs/01_crystal.ipynb #3a08688c
@@ -186,14 +205,20 @@ def reduce_cell(cell:np.ndarray # (2, 2) in Å
                )->tuple: # (reduced cell (2, 2), H (2, 2) integers with reduced = H @ cell)
     "Gauss-reduce a two-dimensional cell to a <= b and 90 <= gamma <= 120."
     cell, H = np.array(cell, float), np.eye(2, dtype=int)
-    if not np.isfinite(cell).all(): raise CrystalError("The in-plane cell holds numbers that are not finite. Check the lattice vectors.")
-    if abs(np.linalg.det(cell)) < 0.5: raise CrystalError(f"The in-plane cell is degenerate: its area is {abs(np.linalg.det(cell)):.3f} Å². Check the lattice vectors.")
+    if not np.isfinite(cell).all():
+        raise CrystalError("The in-plane cell holds numbers that are not finite. Check the lattice vectors.")
+    if abs(np.linalg.det(cell)) < 0.5:
+        raise CrystalError(f"The in-plane cell is degenerate: its area is {abs(np.linalg.det(cell)):.3f} Å². Check the "
+                           "lattice vectors.")
     while True:
         if cell[0]@cell[0] > cell[1]@cell[1] + 1e-9: cell, H = cell[::-1], H[::-1]
         m = int(np.round(cell[0]@cell[1]/(cell[0]@cell[0])))
         if abs(cell[0]@cell[1]/(cell[0]@cell[0])) < .5001: break # a hexagonal cell stays as it is
-        M = np.array([[1, 0], [-m, 1]]); cell, H = M@cell, M@H
-    if cell[0]@cell[1] > 1e-9: M = np.diag([1, -1]); cell, H = M@cell, M@H
+        M = np.array([[1, 0], [-m, 1]])
+        cell, H = M@cell, M@H
+    if cell[0]@cell[1] > 1e-9:
+        M = np.diag([1, -1])
+        cell, H = M@cell, M@H
     return cell, H
 
 # %% ../nbs/01_crystal.ipynb #d47a12ce
@@ -201,7 +226,9 @@ def _vacuum(lattice, frac):
     "Axis with the widest empty gap, its width in Å, and the fractional coordinate where the slab starts."
     best = (-1., 2, 0.)
     for axis in (2, 1, 0):
-        f = np.sort(frac[:, axis] % 1); gaps = np.diff(np.r_[f, f[0]+1]); i = gaps.argmax()
+        f = np.sort(frac[:, axis] % 1)
+        gaps = np.diff(np.r_[f, f[0]+1])
+        i = gaps.argmax()
         height = abs(np.linalg.det(lattice))/np.linalg.norm(np.cross(lattice[axis-2], lattice[axis-1]))
         if gaps[i]*height > best[0] + 1e-3: best = gaps[i]*height, axis, f[(i+1) % len(f)]
     return best
@@ -212,7 +239,8 @@ def plain_arrays(atoms):
     if unknown: raise CrystalError(f"The structure names {unknown[0]!r}, which is not a chemical element.")
     lattice, frac = np.array(atoms.lattice_mat, float), np.array(atoms.frac_coords, float).reshape(-1, 3)
     if not len(frac): raise CrystalError("The structure has no atoms.")
-    if not np.isfinite(lattice).all() or not np.isfinite(frac).all(): raise CrystalError("The structure holds numbers that are not finite.")
+    if not np.isfinite(lattice).all() or not np.isfinite(frac).all():
+        raise CrystalError("The structure holds numbers that are not finite.")
     if abs(np.linalg.det(lattice)) < 1e-3: raise CrystalError("The cell is degenerate: its volume is zero.")
     return lattice, frac, np.array([Element(e).Z for e in atoms.elements])
 
@@ -225,7 +253,8 @@ def to_slab(atoms:Atoms # a slab with vacuum along one axis
     lattice, frac = lattice[order], frac[:, order].copy()
     frac[:, 2] = (frac[:, 2] - start + 1e-6) % 1
     xyz, e1 = frac@lattice, lattice[0]/np.linalg.norm(lattice[0])
-    normal = np.cross(lattice[0], lattice[1]); normal /= np.linalg.norm(normal)
+    normal = np.cross(lattice[0], lattice[1])
+    normal /= np.linalg.norm(normal)
     plane, z = np.array([e1, np.cross(normal, e1)]).T, xyz@normal
     cell, _ = reduce_cell(lattice[:2]@plane)
     return Slab(cell, (xyz@plane@np.linalg.inv(cell)) % 1, z - (z.max()+z.min())/2, numbers)
@@ -236,10 +265,12 @@ def from_slab(slab:Slab,
              )->Atoms: # c along z, slab centred at c/2
     "Build the three-dimensional structure of a slab."
     c = float(np.ptp(slab.z)) + vacuum
-    lattice = np.zeros((3, 3)); lattice[2, 2] = c
+    lattice = np.zeros((3, 3))
+    lattice[2, 2] = c
     lattice[:2, :2] = cell_from_lengths(*cell_lengths(slab.cell))
     centred = slab.z - (slab.z.max()+slab.z.min())/2
-    return Atoms(lattice_mat=lattice, coords=np.c_[slab.frac % 1, centred/c + .5], elements=[Element.from_Z(int(n)).symbol for n in slab.numbers], cartesian=False)
+    return Atoms(lattice_mat=lattice, coords=np.c_[slab.frac % 1, centred/c + .5],
+                 elements=[Element.from_Z(int(n)).symbol for n in slab.numbers], cartesian=False)
 
 # %% ../nbs/01_crystal.ipynb #29c9cbff
 def from_spglib(call, *args, **options):
@@ -256,7 +287,9 @@ def standardize(atoms:Atoms,
     if symprec and len(slab.numbers) > 1:
         found = from_spglib(spglib.find_primitive, (std.lattice_mat, std.frac_coords, slab.numbers), symprec=symprec)
         if found is not None and len(found[2]) < len(slab.numbers):
-            smaller = from_slab(to_slab(Atoms(lattice_mat=found[0], coords=found[1], elements=[Element.from_Z(int(n)).symbol for n in found[2]], cartesian=False)))
+            smaller = from_slab(to_slab(Atoms(lattice_mat=found[0], coords=found[1],
+                                              elements=[Element.from_Z(int(n)).symbol for n in found[2]],
+                                              cartesian=False)))
             if abs(np.ptp(to_slab(smaller).z) - np.ptp(slab.z)) < .2: return smaller
     return std
 
@@ -294,17 +327,21 @@ def element_order(counts:dict # symbol -> count
         warnings.simplefilter("ignore")
         return sorted(counts, key=lambda e: (counts[e], np.nan_to_num(Element(e).X), Element(e).Z))
 
-UNIMODULAR = np.array([m for m in (np.array(p).reshape(2, 2) for p in itertools.product((-1, 0, 1), repeat=4)) if round(abs(np.linalg.det(m))) == 1])
+UNIMODULAR = np.array([m for m in (np.array(p).reshape(2, 2) for p in itertools.product((-1, 0, 1), repeat=4))
+                       if round(abs(np.linalg.det(m))) == 1])
 
 def equivalent_bases(cell:np.ndarray, # (2, 2) reduced, Å
                      length_tol:float=.01, # relative
                      angle_tol:float=.6 # degrees
                     )->np.ndarray: # (k, 2, 2) integers
     "Integer matrices (determinant 1 or -1) that take a cell to another of the same lengths and angle."
-    metric = lambda c: np.stack([np.linalg.norm(c[..., 0, :], axis=-1), np.linalg.norm(c[..., 1, :], axis=-1), (c[..., 0, :]*c[..., 1, :]).sum(-1)], -1)
+    metric = lambda c: np.stack([np.linalg.norm(c[..., 0, :], axis=-1), np.linalg.norm(c[..., 1, :], axis=-1),
+                                 (c[..., 0, :]*c[..., 1, :]).sum(-1)], -1)
     new, old = metric(UNIMODULAR@cell), metric(cell)
-    angle = np.degrees(np.arccos(np.clip(new[:, 2]/new[:, 0]/new[:, 1], -1, 1))) - np.degrees(np.arccos(old[2]/old[0]/old[1]))
-    same = (np.abs(new[:, 0]/old[0] - 1) < length_tol) & (np.abs(new[:, 1]/old[1] - 1) < length_tol) & (np.abs(angle) < angle_tol)
+    angle = np.degrees(np.arccos(np.clip(new[:, 2]/new[:, 0]/new[:, 1], -1,
+                                         1))) - np.degrees(np.arccos(old[2]/old[0]/old[1]))
+    same = (np.abs(new[:, 0]/old[0] - 1) < length_tol) & (np.abs(new[:, 1]/old[1]
+        - 1) < length_tol) & (np.abs(angle) < angle_tol)
     return UNIMODULAR[same]
 
 # %% ../nbs/01_crystal.ipynb #649baa64

@@ -41,7 +41,9 @@ class Crystal:
     def split(self): return split_of(self.formula)
     @property
     def atoms(self): return from_slab(self.slab)
-    def __repr__(self): return "Crystal({}, {!r} of {!r}: {} atoms, a {:.3f} Å, b {:.3f} Å, gamma {:.1f}°)".format(self.formula, self.id, self.source, len(self.slab.z), *cell_lengths(self.slab.cell))
+    def __repr__(self):
+        return "Crystal({}, {!r} of {!r}: {} atoms, a {:.3f} Å, b {:.3f} Å, gamma {:.1f}°)".format(self.formula,
+            self.id, self.source, len(self.slab.z), *cell_lengths(self.slab.cell))
 
 def to_crystal(atoms:Atoms, # a slab with vacuum
                id:str, # unique within its source
@@ -72,7 +74,9 @@ def have_database(source:str # a jarvis-tools database name
 def load_entries(source:str="dft_2d_2021" # a jarvis-tools database of 2D materials
                 )->list: # dicts with "atoms" (jarvis dictionaries) and identifiers
     "Read a database through jarvis-tools, which downloads it when it is not there."
-    if source not in _archives: raise DataError(f"Unknown source {source!r}: give one of {', '.join(_archives)}, a .json file of entries, or a folder of structure files.")
+    if source not in _archives:
+        raise DataError(f"Unknown source {source!r}: give one of {', '.join(_archives)}, a .json file of entries, or a "
+                        "folder of structure files.")
     from jarvis.db.figshare import data
     import contextlib, io
     folder = data_folder()
@@ -81,14 +85,17 @@ def load_entries(source:str="dft_2d_2021" # a jarvis-tools database of 2D materi
         with contextlib.redirect_stdout(io.StringIO()): return data(source, store_dir=str(folder))
     except Exception as e:
         file = database_file(source)
-        if isinstance(e, (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError)) and file.is_file(): raise DataError(f"{file} is damaged ({e}): delete it, and it is fetched again.") from e
+        if isinstance(e, (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError)) and file.is_file():
+            raise DataError(f"{file} is damaged ({e}): delete it, and it is fetched again.") from e
         raise DataError(f"The database {source!r} is not in {folder} and could not be fetched ({type(e).__name__}). "
                         "Set MICROSCOPYGPT_DATA to a folder that holds it, or connect to the internet once.") from e
 
 # %% ../nbs/31_data.ipynb #184923ad
 _many = (".xyz", ".extxyz", ".db")
 
-def _is_structure(name): return name.upper().startswith(("POSCAR", "CONTCAR")) or name[0] != "." and Path(name).suffix.lower() in (".cif", ".vasp", ".poscar", *_many)
+def _is_structure(name):
+    return name.upper().startswith(("POSCAR", "CONTCAR")) or name[0] != "." and Path(name).suffix.lower() in (".cif",
+        ".vasp", ".poscar", *_many)
 
 def entry_id(entry:dict # of a database
             )->str:
@@ -105,14 +112,16 @@ def find_structure(name:"str|Path" # a structure file, or an identifier such as 
         if not jarvis and not have_database(source): continue
         for entry in load_entries(source):
             if entry_id(entry).lower() == str(name).lower(): return Atoms.from_dict(entry["atoms"])
-    raise DataError(f"{name!r} is neither a structure file nor an identifier in {', '.join(s for s in SOURCES if have_database(s)) or 'a database on this machine'}: "
+    raise DataError(f"{name!r} is neither a structure file nor an identifier in "
+                    f"{', '.join(s for s in SOURCES if have_database(s)) or 'a database on this machine'}: "
                     "give a CIF, POSCAR or extxyz, or an identifier such as JVASP-664.")
 
 # %% ../nbs/31_data.ipynb #60479768
 def read_table(path:"str|Path")->list: # of lists of str, empty rows left out
     "The rows of a CSV, whatever its encoding and its separator: comma, semicolon or tab."
     try: text = file_text(path)
-    except OSError as e: raise DataError(f"{path} cannot be read ({(e.strerror or str(e)).lower()}): check the path.") from e
+    except OSError as e:
+        raise DataError(f"{path} cannot be read ({(e.strerror or str(e)).lower()}): check the path.") from e
     if "\0" in text: raise DataError(f"{path} is no table of text: save it as CSV.")
     first = next((line for line in text.splitlines() if line.strip()), "")
     separator = max(";\t,", key=first.count)
@@ -124,7 +133,8 @@ def _named_file(folder, name):
     "The structure file that a table names, with or without its suffix."
     path = folder/name
     if path.is_file() or not name: return path
-    return next((p for suffix in (".cif", ".vasp", ".poscar", ".xyz", ".extxyz") if (p := folder/f"{name}{suffix}").is_file()), path)
+    return next((p for suffix in (".cif", ".vasp", ".poscar", ".xyz", ".extxyz")
+                 if (p := folder/f"{name}{suffix}").is_file()), path)
 
 def _structure_files(folder):
     "The files that id_prop.csv names, or all whose names say that they are structures."
@@ -148,24 +158,30 @@ def _read_structures(path):
     "(identifier, structure) for every structure in a file; doubts are a `CrystalWarning`."
     if path.suffix.lower() == ".db" and path.is_file(): return _numbered(path, _database_structures(path))
     found = read_structures(path)
-    for note in dict.fromkeys(note for _, notes in found for note in notes): warnings.warn(f"{path.name}: {note}", CrystalWarning)
+    for note in dict.fromkeys(note for _, notes in found for note in notes):
+        warnings.warn(f"{path.name}: {note}", CrystalWarning)
     return _numbered(path, [atoms for atoms, _ in found])
 
 def _database_structures(path):
     "Every structure in an ASE database."
     from ase.io import read
     try: frames = read(path, ":")
-    except Exception as e: raise CrystalError(f"{path.name} cannot be read: {type(e).__name__}: {e}".splitlines()[0]) from e
+    except Exception as e:
+        raise CrystalError(f"{path.name} cannot be read: {type(e).__name__}: {e}".splitlines()[0]) from e
     if not frames: raise CrystalError(f"{path.name} holds no structure.")
-    if any(abs(a.cell.volume) < 1e-3 for a in frames): raise CrystalError(f"{path.name} holds a structure without a cell: a crystal needs lattice vectors.")
-    return [Atoms(lattice_mat=a.cell.array, coords=a.get_scaled_positions(), elements=a.get_chemical_symbols(), cartesian=False) for a in frames]
+    if any(abs(a.cell.volume) < 1e-3 for a in frames):
+        raise CrystalError(f"{path.name} holds a structure without a cell: a crystal needs lattice vectors.")
+    return [Atoms(lattice_mat=a.cell.array, coords=a.get_scaled_positions(), elements=a.get_chemical_symbols(),
+                  cartesian=False) for a in frames]
 
 # %% ../nbs/31_data.ipynb #f393def7
 def _require_vacuum(atoms, name, least=5.):
     "Refuse a structure whose widest empty gap (Å) is too small for a slab."
     slab = to_slab(atoms)
     gap = abs(np.linalg.det(atoms.lattice_mat))/abs(np.linalg.det(slab.cell)) - np.ptp(slab.z)
-    if gap < least: raise CrystalError(f"{name} is no slab: its widest empty gap is {gap:.1f} Å. Give it at least {least:g} Å of vacuum.")
+    if gap < least:
+        raise CrystalError(f"{name} is no slab: its widest empty gap is {gap:.1f} Å. Give it at least {least:g} Å of "
+                           "vacuum.")
 
 def load_folder(path:"str|Path", # folder with id_prop.csv, *.cif, POSCAR*, *.vasp, *.xyz, *.extxyz or *.db
                 skip_bad:bool=False # go on with a warning when a file cannot be used
@@ -180,7 +196,9 @@ def load_folder(path:"str|Path", # folder with id_prop.csv, *.cif, POSCAR*, *.va
                 _require_vacuum(atoms, name)
                 crystals.append(to_crystal(atoms, name, folder.resolve().name))
         except MicroscopyGPTError as e: bad.append(f"{file.name}: {e}" if file.name not in str(e) else str(e))
-    if not files: raise DataError(f"{folder} holds no structures: expected id_prop.csv, or files like *.cif, POSCAR*, *.vasp, *.extxyz.")
+    if not files:
+        raise DataError(f"{folder} holds no structures: expected id_prop.csv, or files like *.cif, POSCAR*, *.vasp, "
+                        "*.extxyz.")
     what = f"{len(bad)} of {len(files)} structure files in {folder} cannot be used. "
     if bad and not (skip_bad and crystals): raise DataError(what + f"The first: {bad[0]}")
     if bad: warnings.warn(what + " ".join(bad))
@@ -197,32 +215,41 @@ def _unpacked(path):
         with open(path, "rb") as f: return f.read(LARGEST_FILE + 1)
     with zipfile.ZipFile(path) as archive:
         members = [m for m in archive.infolist() if not m.is_dir()]
-        if len(members) != 1: raise DataError(f"{path} holds {len(members)} files: put one .json of entries into a zip.")
+        if len(members) != 1:
+            raise DataError(f"{path} holds {len(members)} files: put one .json of entries into a zip.")
         with archive.open(members[0]) as f: return f.read(LARGEST_FILE + 1)
 
 def _json(path):
     "What a file of entries says; an error that tells why it says nothing."
     try: text = _unpacked(path)
-    except OSError as e: raise DataError(f"{path} cannot be read ({(e.strerror or str(e)).lower()}): check the path.") from e
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as e: raise DataError(f"{path} is a damaged or locked zip ({e}): copy it again, or unpack it yourself.") from e
-    if len(text) > LARGEST_FILE: raise DataError(f"{path} is larger than {LARGEST_FILE/2**20:.0f} MB when unpacked: give fewer entries at a time.")
+    except OSError as e:
+        raise DataError(f"{path} cannot be read ({(e.strerror or str(e)).lower()}): check the path.") from e
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as e:
+        raise DataError(f"{path} is a damaged or locked zip ({e}): copy it again, or unpack it yourself.") from e
+    if len(text) > LARGEST_FILE:
+        raise DataError(f"{path} is larger than {LARGEST_FILE/2**20:.0f} MB when unpacked: give fewer entries at a "
+                        "time.")
     try: return json.loads(text)
-    except (ValueError, RecursionError) as e: raise DataError(f"{path} holds no JSON that can be read ({e}): give a list of entries.") from e
+    except (ValueError, RecursionError) as e:
+        raise DataError(f"{path} holds no JSON that can be read ({e}): give a list of entries.") from e
 
 # %% ../nbs/31_data.ipynb #8824b4d2
 def _check_entry(entry, place):
     "Refuse an entry that has no structure, or no identifier that can name a file."
-    if not isinstance(entry, dict) or not isinstance(entry.get("atoms"), dict): raise DataError(f"{place} has no atoms: an entry holds a jarvis dictionary under 'atoms'.")
+    if not isinstance(entry, dict) or not isinstance(entry.get("atoms"), dict):
+        raise DataError(f"{place} has no atoms: an entry holds a jarvis dictionary under 'atoms'.")
     name = entry.get("jid") or entry.get("id")
     if not name: raise DataError(f"{place} has no identifier: give each a 'jid' or an 'id'.")
-    if not re.fullmatch(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,99}", str(name)): raise DataError(f"{place} is called {str(name)[:40]!r}, which cannot name a file: use letters, digits and -_.")
+    if not re.fullmatch(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,99}", str(name)):
+        raise DataError(f"{place} is called {str(name)[:40]!r}, which cannot name a file: use letters, digits and -_.")
 
 def read_entries(path:"str|Path" # .json, or .zip with one .json in it
                 )->list: # dicts with "atoms" (jarvis dictionaries) and identifiers
     "Read a file of entries; one that cannot be used is an error that says where."
     path = Path(path).expanduser()
     entries = _json(path)
-    if not isinstance(entries, list) or not entries: raise DataError(f"{path} holds no entries: give a list with one dictionary for each structure.")
+    if not isinstance(entries, list) or not entries:
+        raise DataError(f"{path} holds no entries: give a list with one dictionary for each structure.")
     for i, entry in enumerate(entries): _check_entry(entry, f"Entry {i} of {path.name}")
     twice = [name for name, times in Counter(map(entry_id, entries)).items() if times > 1]
     if twice: raise DataError(f"{path.name} has two entries called {twice[0]!r}: give each its own identifier.")
@@ -234,7 +261,8 @@ def _entry_atoms(entry, file):
     name = f"{entry_id(entry)} of {file}"
     try: atoms = Atoms.from_dict(entry["atoms"])
     except (KeyError, ValueError, TypeError, AttributeError, IndexError) as e:
-        raise DataError(f"{name} is no structure ({type(e).__name__}: {e}): give what jarvis-tools' Atoms.to_dict writes.") from e
+        raise DataError(f"{name} is no structure ({type(e).__name__}: {e}): give what jarvis-tools' Atoms.to_dict "
+                        "writes.") from e
     try: _require_vacuum(atoms, name)
     except (MicroscopyGPTError, ValueError, TypeError) as e: raise DataError(f"{name} cannot be used: {e}") from e
     return atoms
@@ -244,10 +272,13 @@ def load_file(path:"str|Path", # .json, or .zip with one .json in it
              )->list: # of `Crystal`, the file's name as source
     "Read a file of entries; those of a subset by what they say themselves, else by their formula."
     name, entries = Path(path).name, read_entries(path)
-    sides = [str(entry["subset"]) if entry.get("subset") else split_of(reduced_formula(_entry_atoms(entry, name))) for entry in entries]
-    if subset is not None and subset not in sides: raise DataError(f"No entry of {name} is in the subset {subset!r}: it has {', '.join(sorted(set(sides)))}.")
+    sides = [str(entry["subset"]) if entry.get("subset") else split_of(reduced_formula(_entry_atoms(entry, name)))
+             for entry in entries]
+    if subset is not None and subset not in sides:
+        raise DataError(f"No entry of {name} is in the subset {subset!r}: it has {', '.join(sorted(set(sides)))}.")
     chosen = [entry for entry, side in zip(entries, sides) if subset in (None, side)]
-    return [to_crystal(_entry_atoms(entry, name), entry_id(entry), name) for entry in tqdm(chosen, desc=name, leave=False)]
+    return [to_crystal(_entry_atoms(entry, name), entry_id(entry), name)
+            for entry in tqdm(chosen, desc=name, leave=False)]
 
 # %% ../nbs/31_data.ipynb #6ce8a7c0
 def _is_folder(source): return str(source) not in _archives and Path(source).expanduser().is_dir()
@@ -259,11 +290,16 @@ def load_crystals(sources=SOURCES, # database names, or files and folders of one
     "Read databases, files and folders into canonical slabs."
     crystals = []
     for source in ([sources] if isinstance(sources, (str, os.PathLike)) else sources):
-        if _is_folder(source): crystals += [c for c in load_folder(source) if subset in (None, c.split)]; continue
-        if _is_file(source): crystals += load_file(source, subset); continue
+        if _is_folder(source):
+            crystals += [c for c in load_folder(source) if subset in (None, c.split)]
+            continue
+        if _is_file(source):
+            crystals += load_file(source, subset)
+            continue
         for entry in tqdm(load_entries(str(source)), desc=source, leave=False):
             atoms = Atoms.from_dict(entry["atoms"])
-            if subset is None or split_of(reduced_formula(atoms)) == subset: crystals.append(to_crystal(atoms, entry_id(entry), source))
+            if subset is None or split_of(reduced_formula(atoms)) == subset:
+                crystals.append(to_crystal(atoms, entry_id(entry), source))
     return [c for c in crystals if not max_atoms or len(c.slab.z) <= max_atoms]
 
 # %% ../nbs/31_data.ipynb #05122d7f
@@ -278,7 +314,8 @@ def split_crystals(crystals:list, # of `Crystal`
     else:
         test = set(np.random.default_rng(42).permutation(len(crystals))[:round(len(crystals)/10)].tolist())
         sides = ["test" if i in test else "train" for i in range(len(crystals))]
-    return {side: [c for c, s in zip(crystals, sides) if s == side] for side in ("train", "validation", "test") if side in sides}
+    return {side: [c for c, s in zip(crystals, sides) if s == side] for side in ("train", "validation", "test")
+            if side in sides}
 
 # %% ../nbs/31_data.ipynb #58371ccd
 def save_crystals(crystals:list, # of `Crystal`
@@ -291,7 +328,9 @@ def save_crystals(crystals:list, # of `Crystal`
     arrays = {k: np.concatenate([getattr(s, k) for s in slabs]) for k in ("frac", "z", "numbers")}
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(new, "wb") as f: np.savez_compressed(f, **texts, n_atoms=np.array([len(s.z) for s in slabs]), cell=np.array([s.cell for s in slabs]), **arrays)
+    with open(new, "wb") as f:
+        np.savez_compressed(f, **texts, n_atoms=np.array([len(s.z) for s in slabs]),
+                            cell=np.array([s.cell for s in slabs]), **arrays)
     os.replace(new, path)
     return path
 
@@ -303,8 +342,12 @@ def read_crystals(path:"str|Path", # .npz written by `save_crystals`
     try:
         with np.load(path, allow_pickle=False) as f: a = {k: f[k] for k in f.files}
         ends = np.cumsum(a["n_atoms"])
-        slabs = [Slab(a["cell"][i], a["frac"][e-n:e], a["z"][e-n:e], a["numbers"][e-n:e]) for i, (e, n) in enumerate(zip(ends, a["n_atoms"]))]
+        slabs = [Slab(a["cell"][i], a["frac"][e-n:e], a["z"][e-n:e], a["numbers"][e-n:e])
+                 for i, (e, n) in enumerate(zip(ends, a["n_atoms"]))]
         crystals = [Crystal(*map(str, row), slab) for *row, slab in zip(a["id"], a["source"], a["formula"], slabs)]
-    except FileNotFoundError as e: raise DataError(f"{path}: no such file. Make it with `microscopygpt dataset`.") from e
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as e: raise DataError(f"{path} is not a file of prepared crystals ({e}): make it with `microscopygpt dataset`.") from e
+    except FileNotFoundError as e:
+        raise DataError(f"{path}: no such file. Make it with `microscopygpt dataset`.") from e
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, zipfile.BadZipFile,
+            zlib.error) as e:
+        raise DataError(f"{path} is not a file of prepared crystals ({e}): make it with `microscopygpt dataset`.") from e
     return [c for c in crystals if subset is None or c.split == subset]

@@ -31,8 +31,11 @@ def example(crystal:Crystal,
     view = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
     atoms, lattice, pixel_size = crystal.atoms, bravais_2d(crystal.slab.cell), dialect_of(dialect).pixel_size
     image = Image.fromarray(np.round(255*render(atoms, noise, view, pixel_size=pixel_size)).astype(np.uint8))
-    return dict(id=crystal.id, source=crystal.source, formula=crystal.formula, prompt=make_prompt(crystal.formula, lattice if bravais else None, dialect), answer=to_answer(atoms, dialect),
-                image=image, pixel_size=pixel_size, rotation=random_view(view)["rotation"], space_group=space_group(atoms), bravais=lattice)
+    return dict(id=crystal.id, source=crystal.source, formula=crystal.formula,
+                prompt=make_prompt(crystal.formula, lattice if bravais else None, dialect),
+                answer=to_answer(atoms, dialect),
+                image=image, pixel_size=pixel_size, rotation=random_view(view)["rotation"],
+                space_group=space_group(atoms), bravais=lattice)
 
 # %% ../nbs/32_dataset.ipynb #917bb4f8
 class ChatDataset:
@@ -44,20 +47,25 @@ class ChatDataset:
                  bravais:bool=False, # name the Bravais lattice in the prompt
                  fresh:bool=False, # new micrographs every epoch
                  dialect:str="paper" # a name in `DIALECTS`
-                ): self.crystals, self.noise, self.seed, self.bravais, self.fresh, self.dialect, self.epoch = list(crystals), noise, seed, bravais, fresh, dialect, 0
+                ):
+        self.crystals, self.noise, self.seed, self.bravais, self.fresh, self.dialect, self.epoch = list(crystals), noise, seed, bravais, fresh, dialect, 0
     def set_epoch(self, epoch:int): self.epoch = int(epoch)
     def __len__(self): return len(self.crystals)
-    def __repr__(self): return f"ChatDataset of {len(self)} crystals, noise {self.noise}{', fresh every epoch' if self.fresh else ''}"
+    def __repr__(self):
+        return f"ChatDataset of {len(self)} crystals, noise {self.noise}{', fresh every epoch' if self.fresh else ''}"
     def __getitem__(self, i:int)->dict:
-        item = example(self.crystals[i], self.noise, self.seed, self.bravais, self.epoch if self.fresh else 0, self.dialect)
+        item = example(self.crystals[i], self.noise, self.seed, self.bravais, self.epoch if self.fresh else 0,
+                       self.dialect)
         return {**item, "messages": to_messages(item["image"], item["prompt"], item["answer"])}
 
 # %% ../nbs/32_dataset.ipynb #cdd3ca09
 def _features():
     "The columns of a dataset."
     from datasets import ClassLabel, Features, Image, Value
-    return Features(id=Value("string"), source=Value("string"), formula=Value("string"), prompt=Value("string"), answer=Value("string"), image=Image(),
-                    pixel_size=Value("float64"), rotation=Value("float64"), space_group=Value("int32"), bravais=ClassLabel(names=list(BRAVAIS)))
+    return Features(id=Value("string"), source=Value("string"), formula=Value("string"), prompt=Value("string"),
+                    answer=Value("string"), image=Image(),
+                    pixel_size=Value("float64"), rotation=Value("float64"), space_group=Value("int32"),
+                    bravais=ClassLabel(names=list(BRAVAIS)))
 
 # %% ../nbs/32_dataset.ipynb #aebe0749
 def _digest(crystals):
@@ -72,8 +80,11 @@ def _claim(out, recipe):
         try: old = dict(json.loads(path.read_text(encoding="utf-8")))
         except ValueError as e: raise DataError(f"{path} is damaged: delete {out}, or choose another folder.") from e
         for k, v in recipe.items():
-            if old.get(k) != v: raise DataError(f"{out} holds another dataset, whose {k} is {old.get(k)!r} and not {v!r}: choose another folder, or delete it.")
-    elif any(not p.name.startswith(".") for p in out.iterdir()): raise DataError(f"{out} is not empty and holds no dataset: choose another folder.")
+            if old.get(k) != v:
+                raise DataError(f"{out} holds another dataset, whose {k} is {old.get(k)!r} and not {v!r}: choose "
+                                "another folder, or delete it.")
+    elif any(not p.name.startswith(".") for p in out.iterdir()):
+        raise DataError(f"{out} is not empty and holds no dataset: choose another folder.")
     else: write_atomically(path, json.dumps(recipe, indent=1, ensure_ascii=False))
 
 # %% ../nbs/32_dataset.ipynb #9d000861
@@ -83,7 +94,8 @@ def _finished(path, crystals):
     "Whether a shard holds these crystals."
     import pyarrow as pa
     try:
-        with pa.memory_map(str(path)) as f: return pa.ipc.open_stream(f).read_all()["id"].to_pylist() == [c.id for c in crystals]
+        with pa.memory_map(str(path)) as f:
+            return pa.ipc.open_stream(f).read_all()["id"].to_pylist() == [c.id for c in crystals]
     except (OSError, pa.ArrowInvalid, KeyError): return False
 
 def _write_shard(path, crystals, bar, **how):
@@ -92,7 +104,9 @@ def _write_shard(path, crystals, bar, **how):
     import pyarrow as pa
     from datasets import Dataset
     rows = []
-    for c in crystals: rows.append(example(c, **how)); bar.update()
+    for c in crystals:
+        rows.append(example(c, **how))
+        bar.update()
     table, new = Dataset.from_list(rows, features=_features()).data.table, path.with_suffix(f".{os.getpid()}")
     with pa.ipc.new_stream(str(new), table.schema) as stream: stream.write_table(table)
     os.replace(new, path)
@@ -103,11 +117,14 @@ def _assemble(out, shards, recipe):
     from datasets import Dataset, DatasetDict, concatenate_datasets
     from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
     new, bars = out/"unfinished"/"dataset", is_progress_bar_enabled()
-    shutil.rmtree(new, ignore_errors=True); disable_progress_bar()
+    shutil.rmtree(new, ignore_errors=True)
+    disable_progress_bar()
     try:
-        sides = {side: concatenate_datasets([Dataset.from_file(str(f)) for f in files]) for side, files in shards.items()}
+        sides = {side: concatenate_datasets([Dataset.from_file(str(f)) for f in files])
+                 for side, files in shards.items()}
         print_of = lambda side: hashlib.sha256(json.dumps([recipe, side]).encode()).hexdigest()[:16]
-        DatasetDict({side: Dataset(d.data, info=d.info, fingerprint=print_of(side)) for side, d in sides.items()}).save_to_disk(str(new))
+        DatasetDict({side: Dataset(d.data, info=d.info, fingerprint=print_of(side))
+                     for side, d in sides.items()}).save_to_disk(str(new))
     finally:
         if bars: enable_progress_bar()
     for name in (*shards, "dataset_dict.json"):
@@ -143,8 +160,10 @@ Load it with `datasets.load_from_disk`; `crystals.npz` holds the structures as a
 The structures keep the licences of their sources: cite JARVIS-DFT 2D or C2DB where they were used.
 """
 
-_rules = {"formula": "No formula stands on two sides: the side is the SHA-256 of the reduced formula modulo ten (0 test, 1 validation).",
-          "paper": "The test is a random tenth, as in the paper. Polymorphs, and the same crystal from another source, may stand on both sides."}
+_rules = {"formula": "No formula stands on two sides: the side is the SHA-256 of the reduced formula modulo ten (0 "
+                     "test, 1 validation).",
+          "paper": "The test is a random tenth, as in the paper. Polymorphs, and the same crystal from another source, "
+                   "may stand on both sides."}
 
 # %% ../nbs/32_dataset.ipynb #4c2f6815
 class DatasetFolder:
@@ -152,11 +171,18 @@ class DatasetFolder:
     def __init__(self, path:"str|Path" # folder made by `build_dataset`
                 ):
         self.path = Path(path).expanduser()
-        if not (self.path/"recipe.json").is_file(): raise DataError(f"{self.path} is no dataset: make one with `microscopygpt dataset`.")
-        if not (self.path/"dataset_dict.json").is_file(): raise DataError(f"The dataset in {self.path} is unfinished: run the command that made it again, and it goes on.")
-        try: self.recipe = json.loads((self.path/"recipe.json").read_text(encoding="utf-8")); self.counts = dict(self.recipe["counts"])
-        except (ValueError, KeyError, TypeError) as e: raise DataError(f"{self.path/'recipe.json'} is damaged: make the dataset again.") from e
-    def __repr__(self): return f"{self.path}: {', '.join(f'{n} {side}' for side, n in self.counts.items())} micrographs (split {self.recipe['split']}, noise {self.recipe['noise']})"
+        if not (self.path/"recipe.json").is_file():
+            raise DataError(f"{self.path} is no dataset: make one with `microscopygpt dataset`.")
+        if not (self.path/"dataset_dict.json").is_file():
+            raise DataError(f"The dataset in {self.path} is unfinished: run the command that made it again, and it "
+                            "goes on.")
+        try:
+            self.recipe = json.loads((self.path/"recipe.json").read_text(encoding="utf-8"))
+            self.counts = dict(self.recipe["counts"])
+        except (ValueError, KeyError, TypeError) as e:
+            raise DataError(f"{self.path/'recipe.json'} is damaged: make the dataset again.") from e
+    def __repr__(self):
+        return f"{self.path}: {', '.join(f'{n} {side}' for side, n in self.counts.items())} micrographs (split {self.recipe['split']}, noise {self.recipe['noise']})"
     def load(self): # datasets.DatasetDict
         "The examples."
         from datasets import load_from_disk
@@ -171,11 +197,14 @@ class DatasetFolder:
 def _choose(sources, n, seed, max_atoms):
     "The crystals of a dataset: all of the sources, or `n` at random."
     sources = [sources] if isinstance(sources, (str, os.PathLike, Crystal)) else list(sources)
-    crystals = [c for s in sources for c in ([s] if isinstance(s, Crystal) else load_crystals(s)) if not max_atoms or len(c.slab.z) <= max_atoms]
+    crystals = [c for s in sources for c in ([s] if isinstance(s, Crystal) else load_crystals(s)) if not max_atoms
+                or len(c.slab.z) <= max_atoms]
     lot = lambda i: hashlib.sha256(f"{seed}/{crystals[i].source}/{crystals[i].id}".encode()).digest()
     if n: crystals = [crystals[i] for i in sorted(sorted(range(len(crystals)), key=lot)[:n])]
     if not crystals: raise DataError("There are no crystals to make a dataset of.")
-    if len({(c.source, c.id) for c in crystals}) < len(crystals): raise DataError("Two crystals have the same source and identifier: name every source once, and give folders different names.")
+    if len({(c.source, c.id) for c in crystals}) < len(crystals):
+        raise DataError("Two crystals have the same source and identifier: name every source once, and give folders "
+                        "different names.")
     return crystals
 
 # %% ../nbs/32_dataset.ipynb #40f8e4b6
@@ -189,16 +218,20 @@ def build_dataset(sources, # database names, files and folders of one's own, `Cr
                   max_atoms:"int|None"=None # leave out larger primitive cells
                  )->DatasetFolder:
     "Render crystals into a micrograph-chat dataset on disk."
-    split_crystals([], split); out = writable_folder(out, DataError)
+    split_crystals([], split)
+    out = writable_folder(out, DataError)
     crystals, how = _choose(sources, n, seed, max_atoms), dict(noise=noise, seed=seed, bravais=bravais)
     sides = split_crystals(crystals, split)
     example(crystals[0], **how)
-    recipe = dict(split=split, **how | {"noise": noise if isinstance(noise, str) else asdict(noise)}, sources=sorted({c.source for c in crystals}),
+    recipe = dict(split=split, **how | {"noise": noise if isinstance(noise, str) else asdict(noise)},
+                  sources=sorted({c.source for c in crystals}),
                   counts={side: len(cs) for side, cs in sides.items()}, crystals=_digest(crystals))
     try:
         _claim(out, recipe)
         if not (out/"dataset_dict.json").is_file(): _make(out, crystals, sides, recipe, how)
-    except OSError as e: raise DataError(f"Cannot write to {out} ({(e.strerror or str(e)).lower()}). Mend that and run it again: it goes on where it stopped.") from e
+    except OSError as e:
+        raise DataError(f"Cannot write to {out} ({(e.strerror or str(e)).lower()}). Mend that and run it again: it "
+                        "goes on where it stopped.") from e
     shutil.rmtree(out/"unfinished", ignore_errors=True)
     return DatasetFolder(out)
 
@@ -206,7 +239,8 @@ def build_dataset(sources, # database names, files and folders of one's own, `Cr
 def _make(out, crystals, sides, recipe, how):
     "Everything in a dataset's folder but the recipe."
     (out/"unfinished").mkdir(exist_ok=True)
-    parts = [(side, i//_shard_rows, cs[i:i+_shard_rows]) for side, cs in sides.items() for i in range(0, len(cs), _shard_rows)]
+    parts = [(side, i//_shard_rows, cs[i:i+_shard_rows]) for side, cs in sides.items()
+             for i in range(0, len(cs), _shard_rows)]
     shards = {side: [] for side in sides}
     with tqdm(total=len(crystals), desc="micrographs") as bar:
         for side, i, part in parts:
@@ -214,5 +248,7 @@ def _make(out, crystals, sides, recipe, how):
             _write_shard(shards[side][-1], part, bar, **how)
     save_crystals(crystals, out/"crystals.npz")
     table = "\n".join(f"| {side} | {n} |" for side, n in recipe["counts"].items())
-    write_atomically(out/"README.md", _card.format(n=len(crystals), table=table, rule=_rules[recipe["split"]], **recipe | {"sources": ", ".join(recipe["sources"])}))
+    write_atomically(out/"README.md",
+                     _card.format(n=len(crystals), table=table, rule=_rules[recipe["split"]],
+                                  **recipe | {"sources": ", ".join(recipe["sources"])}))
     _assemble(out, shards, recipe)

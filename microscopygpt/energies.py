@@ -83,7 +83,8 @@ class Potential:
         wrong = np.isnan(energies) | (energies == -np.inf)
         if found: wrong |= np.array([not np.isfinite(f).all() for f in found])
         if wrong.any():
-            raise PotentialError(f"{self.name} has no finite energy or forces for slab {wrong.argmax()} of {len(slabs)}: "
+            raise PotentialError(f"{self.name} has no finite energy or forces for slab {wrong.argmax()} of "
+                                 f"{len(slabs)}: "
                                  "its atoms are too close, or too far from what the potential knows.")
         return Evaluation(energies, found)
 

@@ -74,9 +74,12 @@ def read_truth(folder:"str|Path" # of ID.cif, perhaps with about.json
     for file in files:
         try: known[file.stem] = standardize(read_crystal(file))
         except CrystalError as e: bad.append(str(e))
-    if bad: raise EvaluateError(f"{len(bad)} of {len(files)} true structures in {folder} cannot be used. The first: {bad[0]}")
+    if bad:
+        raise EvaluateError(f"{len(bad)} of {len(files)} true structures in {folder} cannot be used. The first: "
+                            f"{bad[0]}")
     try: about = json.loads((folder/"about.json").read_text()) if (folder/"about.json").is_file() else {}
-    except ValueError as e: raise EvaluateError(f"{folder/'about.json'} cannot be read ({e}): mend it, or remove it.") from e
+    except ValueError as e:
+        raise EvaluateError(f"{folder/'about.json'} cannot be read ({e}): mend it, or remove it.") from e
     return known, about
 
 # %% ../nbs/74_evaluate.ipynb #8d7c943d
@@ -85,7 +88,8 @@ def _hash(*what): return int(hashlib.sha256(":".join(map(str, what)).encode()).h
 def _score_one(predictions, item):
     "A record for one structure, with what another's answers would have scored."
     name, atoms, about, other = item
-    record = dict(id=name, source=about["source"], formula=reduced_formula(atoms), n_atoms=atoms.num_atoms) | {k: about[k] for k in ("residual", "confidence", "error") if k in about}
+    record = dict(id=name, source=about["source"], formula=reduced_formula(atoms),
+                  n_atoms=atoms.num_atoms) | {k: about[k] for k in ("residual", "confidence", "error") if k in about}
     known = prepare(atoms)
     record |= score_answers(known, read_answers(predictions/f"{name}_0"))
     if record.get("error"): record["faults"] = [dict(rank=1, reason=record["error"])]
@@ -94,7 +98,8 @@ def _score_one(predictions, item):
 
 def _others(names, sources):
     "For each structure another one of its source, all different: whose answers it gets when they are shuffled."
-    order = sorted(names, key=lambda name: _hash("shuffle", name)) # not that of the rows: the next row's answer would be too easy on the EMD
+    # not that of the rows: the next row's answer would be too easy on the EMD
+    order = sorted(names, key=lambda name: _hash("shuffle", name))
     groups = [[n for n in order if sources[n] == s] for s in sorted(set(sources.values()))]
     return {n: other for g in groups if len(g) > 1 for n, other in zip(g, g[1:] + g[:1])}
 
@@ -104,8 +109,12 @@ def _check_layout(predictions, names):
     if not predictions.is_dir(): raise EvaluateError(f"{predictions}: no such folder.")
     there = sorted(p.name for p in predictions.iterdir() if p.is_dir())
     strange = sorted(set(there) - {f"{n}_0" for n in names})
-    if len(strange) == len(there): raise EvaluateError(f"{predictions} holds no answer to any of the {len(names)} structures: expected folders like {names[0]}_0 with rank_1.cif to rank_5.cif.")
-    if strange: warnings.warn(f"{len(strange)} folders in {predictions} belong to no true structure and are left out: {', '.join(strange[:3])}{' ...' if len(strange) > 3 else ''}.")
+    if len(strange) == len(there):
+        raise EvaluateError(f"{predictions} holds no answer to any of the {len(names)} structures: expected folders "
+                            f"like {names[0]}_0 with rank_1.cif to rank_5.cif.")
+    if strange:
+        warnings.warn(f"{len(strange)} folders in {predictions} belong to no true structure and are left out: "
+                      f"{', '.join(strange[:3])}{' ...' if len(strange) > 3 else ''}.")
 
 def score(predictions:"str|Path", # folder of ID_0/rank_1.cif ... rank_5.cif
           truth:"str|Path", # folder of ID.cif
@@ -127,7 +136,10 @@ def score(predictions:"str|Path", # folder of ID_0/rank_1.cif ... rank_5.cif
     items = [(name, known[name], about[name], other.get(name)) for name in names]
     records = list(tqdm(parallel_map(_score_one, predictions, items, workers), total=len(items), desc="score"))
     report = make_report(records, dict(model=predictions.resolve().name) | (settings or {}))
-    if out: write_report(report, out, lambda name: dict(truth=known[name], answers=read_answers(predictions/f"{name}_0", 1), micrograph=micrograph and micrograph(name)), beside)
+    if out:
+        write_report(report, out,
+                     lambda name: dict(truth=known[name], answers=read_answers(predictions/f"{name}_0", 1),
+                                       micrograph=micrograph and micrograph(name)), beside)
     return report
 
 # %% ../nbs/74_evaluate.ipynb #560fc6bb
@@ -160,12 +172,16 @@ class Question:
         if self.name == "constant": return constant(formula, self.library), {}
         if self.name == "nearest-formula": return nearest_formula(formula, self.library, self.k), {}
         if self.name == "nearest-image": return nearest_image(observe(look()), self.library, formula, self.k), {}
-        if self.name == "image-only": return nearest_image(observe(look()), Library([c for c in self.library.crystals if c.formula != formula]), None, self.k), {}
+        if self.name == "image-only":
+            return nearest_image(observe(look()), Library([c for c in self.library.crystals if c.formula != formula]),
+                                 None, self.k), {}
         if self.name.endswith("blank"): return guess(formula, self.model, self.k, self.seed), {}
         templates = self.library.like(formula) if self.library else None
-        found = predict(look(), formula, model=self.model, templates=templates, propose=self.propose, heights=self.heights,
+        found = predict(look(), formula, model=self.model, templates=templates, propose=self.propose,
+                        heights=self.heights,
                         k=self.k, seed=self.seed).candidates
-        return [c.atoms for c in found], dict(residual=rounded_or_none(found[0].residual), confidence=rounded_or_none(found[0].confidence)) if found else {}
+        return [c.atoms for c in found], dict(residual=rounded_or_none(found[0].residual),
+                                              confidence=rounded_or_none(found[0].confidence)) if found else {}
 
 # %% ../nbs/74_evaluate.ipynb #f8a7a364
 def ask(question:Question, crystal # `Crystal`
@@ -192,12 +208,15 @@ class Journal:
         if not asked.is_file(): return asked.write_text(json.dumps(settings, indent=1))
         before = json.loads(asked.read_text())
         differs = [k for k in settings if before.get(k) != settings[k]]
-        if differs: raise EvaluateError(f"{out} holds an evaluation with another {differs[0]} ({before.get(differs[0])!r}, not {settings[differs[0]]!r}): choose another folder.")
+        if differs:
+            raise EvaluateError(f"{out} holds an evaluation with another {differs[0]} ({before.get(differs[0])!r}, not "
+                                f"{settings[differs[0]]!r}): choose another folder.")
 
     def _resume(self):
         lines = self.path.read_text().split("\n")
         try: self.lines = {r["id"]: r for r in map(json.loads, lines[:-1])}
-        except ValueError as e: raise EvaluateError(f"{self.path} has a line that is no record ({e}): delete that line and run again.") from e
+        except ValueError as e:
+            raise EvaluateError(f"{self.path} has a line that is no record ({e}): delete that line and run again.") from e
         if lines[-1]: self.path.write_text("".join(line + "\n" for line in lines[:-1]))
 
     def add(self, line):
@@ -214,15 +233,19 @@ def draw(sources, # database names, .json files or folders of structures, or a l
          seed:int=0)->list: # of `Crystal`
     "The crystals of an evaluation, always in the same order."
     by_hand = _by_hand(sources)
-    if not by_hand and subset not in SUBSETS: raise EvaluateError(f"There is no subset {subset!r}: choose {', '.join(SUBSETS)}.")
-    crystals = sorted(sources if by_hand else load_crystals(sources, None if subset == "all" else subset), key=lambda c: _hash("draw", seed, c.id))
-    if len({c.id for c in crystals}) < len(crystals): raise EvaluateError("Two crystals have the same identifier: give each its own.")
+    if not by_hand and subset not in SUBSETS:
+        raise EvaluateError(f"There is no subset {subset!r}: choose {', '.join(SUBSETS)}.")
+    crystals = sorted(sources if by_hand else load_crystals(sources, None if subset == "all" else subset),
+                      key=lambda c: _hash("draw", seed, c.id))
+    if len({c.id for c in crystals}) < len(crystals):
+        raise EvaluateError("Two crystals have the same identifier: give each its own.")
     names = sorted({c.source for c in crystals})
     drawn = [c for name in names for c in [c for c in crystals if c.source == name][:n]]
     if not drawn: raise EvaluateError(f"There are no crystals to evaluate in {sources!r}, subset {subset!r}.")
     return drawn
 
-def _by_hand(sources): return isinstance(sources, (list, tuple)) and bool(sources) and not isinstance(sources[0], (str, Path))
+def _by_hand(sources):
+    return isinstance(sources, (list, tuple)) and bool(sources) and not isinstance(sources[0], (str, Path))
 
 # %% ../nbs/74_evaluate.ipynb #6b251ecb
 _BASELINES = ("templates", "nearest-image", "image-only", "nearest-formula", "constant")
@@ -243,7 +266,8 @@ def _library(name, templates)->Library:
     "The crystals that templates and baselines are drawn from."
     library = Library(local_crystals() if templates is None else templates)
     if any(library.kinds.values()): return library
-    raise EvaluateError(f"{name} needs the train side of a database: set MICROSCOPYGPT_DATA to a folder that holds one, or give templates.")
+    raise EvaluateError(f"{name} needs the train side of a database: set MICROSCOPYGPT_DATA to a folder that holds "
+                        "one, or give templates.")
 
 def _who(model, templates, seed, k, noise, out, propose=PROPOSERS, heights="chgnet")->Question:
     "The question that a model's name stands for."
@@ -256,7 +280,8 @@ def _who(model, templates, seed, k, noise, out, propose=PROPOSERS, heights="chgn
     elif isinstance(model, str): asked = load_model(base if extra in ("templates", "blank") else name)
     else: asked = model
     needs = name in _BASELINES or extra == "templates"
-    if asked is not None and templates is not None and not needs and extra != "blank": name, needs = f"{name}+templates", True
+    if asked is not None and templates is not None and not needs and extra != "blank":
+        name, needs = f"{name}+templates", True
     library = _library(name, templates) if needs else None
     return Question(name, asked, library, noise, seed, k, out, *_options(name, propose, heights, library))
 
@@ -264,9 +289,10 @@ def _fingerprint(model):
     "Which weights these are: the same name may stand for others tomorrow."
     if not hasattr(getattr(model, "model", None), "state_dict"): return ""
     digest = hashlib.sha256()
-    for name, w in sorted(model.model.state_dict().items()): digest.update(name.encode()); digest.update(w.detach().float().cpu().numpy().tobytes())
+    for name, w in sorted(model.model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(w.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:12]
-
 
 # %% ../nbs/74_evaluate.ipynb #1935b2b6
 def _settings(question, crystals, subset)->dict:
@@ -311,10 +337,14 @@ def evaluate(sources, # database names, .json files or folders of structures, or
         settings = _settings(question, crystals, subset)
         journal = Journal(folder, settings)
         todo = [c for c in crystals if c.id not in journal.lines]
-        if todo and question.heights is not None: load_potential(question.heights) # no run under a name that it does not deserve
-        for line in tqdm(parallel_map(ask, question, todo, workers), total=len(todo), desc=question.name): journal.add(line)
+        # no run under a name that it does not deserve
+        if todo and question.heights is not None: load_potential(question.heights)
+        for line in tqdm(parallel_map(ask, question, todo, workers), total=len(todo), desc=question.name):
+            journal.add(line)
         write_truth(crystals, folder/"truth")
         asked = {c.id: c for c in crystals}
-        return score(folder/"predictions", folder/"truth", out, workers, about=journal.lines, beside=beside, micrograph=lambda name: draw_micrograph(asked[name], noise, seed).data,
-                     settings=settings | dict(n=n, command=_command(settings, n) if not by_hand or subset == "benchmark" else ""))
-
+        return score(folder/"predictions", folder/"truth", out, workers, about=journal.lines, beside=beside,
+                     micrograph=lambda name: draw_micrograph(asked[name], noise, seed).data,
+                     settings=settings | dict(n=n,
+                                              command=_command(settings, n) if not by_hand or subset == "benchmark"
+                                              else ""))

@@ -39,7 +39,8 @@ from .widgets import CrystalView, Pad, Picker, Ranking
 # %% ../nbs/81_explore.ipynb #8767aeff
 EXAMPLES = {"MoSe₂, 2H": "3.32 3.32 18.34\n90 90 120\nMo 0 0 .5\nSe .33333 .66667 .59106\nSe .33333 .66667 .40894",
             "HfSe₂, 1T": "3.77 3.77 18.16\n90 90 120\nHf 0 0 .5\nSe .33333 .66667 .587\nSe .66667 .33333 .413",
-            "black phosphorus": "3.306 4.631 17.13\n90 90 90\nP 0 .0897 .5616\nP .5 .4103 .5616\nP 0 .9103 .4384\nP .5 .5897 .4384",
+            "black phosphorus": "3.306 4.631 17.13\n90 90 90\nP 0 .0897 .5616\nP .5 .4103 .5616\nP 0 .9103 .4384\nP .5 "
+                                ".5897 .4384",
             "graphene": "2.464 2.464 15\n90 90 120\nC .33333 .66667 .5\nC .66667 .33333 .5",
             "hexagonal BN": "2.512 2.512 15\n90 90 120\nB .33333 .66667 .5\nN .66667 .33333 .5"}
 
@@ -62,9 +63,13 @@ def _titled(title, *children, **layout):
 
 def _folded(title, *children):
     "Something that most people can leave alone, behind a button that opens and closes it."
-    button, inside = w.ToggleButton(description=title, icon="chevron-right", layout=dict(width="99%")), w.VBox(list(children), layout=dict(display="none", padding="4px 0 8px 12px"))
-    def turn(change): button.icon, inside.layout.display = ("chevron-down", "") if button.value else ("chevron-right", "none")
-    button.observe(turn, "value"); button.add_class("mgpt-fold")
+    button, inside = w.ToggleButton(description=title, icon="chevron-right",
+                                    layout=dict(width="99%")), w.VBox(list(children),
+                                        layout=dict(display="none", padding="4px 0 8px 12px"))
+    def turn(change):
+        button.icon, inside.layout.display = ("chevron-down", "") if button.value else ("chevron-right", "none")
+    button.observe(turn, "value")
+    button.add_class("mgpt-fold")
     return w.VBox([button, inside])
 
 def complaint_html(error:Exception)->str:
@@ -77,7 +82,9 @@ def picture_html(figure, # matplotlib's, closed afterwards
                  says:str # for those who cannot see it
                 )->str:
     "A figure as an image element."
-    out = BytesIO(); figure.savefig(out, format="png", dpi=110); plt.close(figure)
+    out = BytesIO()
+    figure.savefig(out, format="png", dpi=110)
+    plt.close(figure)
     return f'<img class="mgpt-picture" alt="{html.escape(says)}" src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}">'
 
 def link_html(name:str, # of the file
@@ -96,7 +103,8 @@ class Explorer:
         self._stop, self._quiet = threading.Event(), False
         self._folder = TemporaryDirectory(prefix="microscopygpt-")
         self._image, self._question, self._answer = {}, {}, {}
-        top = w.HBox([self._image_section(), self._question_section(model)], layout=w.Layout(flex_flow="row wrap", align_items="flex-start"))
+        top = w.HBox([self._image_section(), self._question_section(model)],
+                     layout=w.Layout(flex_flow="row wrap", align_items="flex-start"))
         self.page = w.VBox([top, self._answer_section()])
         self.page.add_class("mgpt-app")
         self._question["formula"].value = formula
@@ -111,7 +119,9 @@ class Explorer:
     def _guarded(self, act, *args, by=None):
         "Run `act`; what goes wrong is shown. What went well clears the message, unless it comes from a part that may speak late: that clears its own."
         try: result = act(*args)
-        except Exception as e: self.tell(e); self._by = by
+        except Exception as e:
+            self.tell(e)
+            self._by = by
         else:
             if by is None or by == self._by: self.tell()
             return result
@@ -137,23 +147,33 @@ SUFFIXES = ".png,.jpg,.jpeg,.tif,.tiff,.bmp,.gif,.webp,.npy,.dm3,.dm4,.emd,.mrc,
 @patch
 def _image_section(self:Explorer):
     part = self._image
-    part["picker"] = Picker(lambda name, data: self._guarded(self._uploaded, name, data), label="Choose a micrograph", hint="or drop it here: PNG, TIFF, DM3, DM4, EMD, MRC, npy", accept=SUFFIXES)
-    part["example"] = w.Dropdown(options=[("no example", "")] + [(name, name) for name in EXAMPLES], description="or an example", **_wide)
+    part["picker"] = Picker(lambda name, data: self._guarded(self._uploaded, name, data), label="Choose a micrograph",
+                            hint="or drop it here: PNG, TIFF, DM3, DM4, EMD, MRC, npy", accept=SUFFIXES)
+    part["example"] = w.Dropdown(options=[("no example", "")] + [(name, name) for name in EXAMPLES],
+                                 description="or an example", **_wide)
     part["pad"] = Pad(layout=w.Layout(width="100%"))
-    part["pixel_size"] = w.Text(placeholder="Å per pixel; inferred where empty", description="Pixel size (Å/px)", continuous_update=False, **_wide)
+    part["pixel_size"] = w.Text(placeholder="Å per pixel; inferred where empty", description="Pixel size (Å/px)",
+                                continuous_update=False, **_wide)
     part["length"] = w.Text(placeholder="Å", description="Ruler's length (Å)", continuous_update=False, **_wide)
-    part["constant"] = w.Text(placeholder="Å, the shortest period that the image shows", description="Known a (Å)", continuous_update=False, **_wide)
-    part["scale"] = _folded("No pixel size? Measure it", w.HTML("Put the <b>ruler</b> on the scale bar and type its length, or type a lattice constant that you know."), part["length"], part["constant"])
-    part["levels"] = w.FloatRangeSlider(value=(0, 100), min=0, max=100, step=.5, description="Levels (percentile)", readout_format=".1f", continuous_update=False, **_wide)
+    part["constant"] = w.Text(placeholder="Å, the shortest period that the image shows", description="Known a (Å)",
+                              continuous_update=False, **_wide)
+    part["scale"] = _folded("No pixel size? Measure it",
+                            w.HTML("Put the <b>ruler</b> on the scale bar and type its length, or type a lattice "
+                                   "constant that you know."), part["length"], part["constant"])
+    part["levels"] = w.FloatRangeSlider(value=(0, 100), min=0, max=100, step=.5, description="Levels (percentile)",
+                                        readout_format=".1f", continuous_update=False, **_wide)
     part["lattice"] = w.HTML()
     part["plot"] = w.HTML()
     part["seen"] = _folded("Lattice and Fourier transform", part["plot"])
-    part["tune"] = _folded("Contrast", w.HTML("Cut off dust and dead pixels: what lies outside the levels is clipped."), part["levels"])
-    for name, act in (("example", self._example_chosen), ("pixel_size", self._scaled), ("levels", self._changed), ("length", self._ruled), ("constant", self._calibrated)):
+    part["tune"] = _folded("Contrast", w.HTML("Cut off dust and dead pixels: what lies outside the levels is clipped."),
+                           part["levels"])
+    for name, act in (("example", self._example_chosen), ("pixel_size", self._scaled), ("levels", self._changed),
+                      ("length", self._ruled), ("constant", self._calibrated)):
         part[name].observe(lambda change, act=act: self._guarded(act), "value")
     part["pad"].observe(lambda change: self._guarded(self._changed, by="pad"), "box")
     part["seen"].children[0].observe(lambda change: self._guarded(self._draw_lattice), "value")
-    return _titled("1 · Micrograph", part["picker"], part["example"], part["pad"], part["pixel_size"], part["lattice"], part["scale"], part["seen"], part["tune"], **_half)
+    return _titled("1 · Micrograph", part["picker"], part["example"], part["pad"], part["pixel_size"], part["lattice"],
+                   part["scale"], part["seen"], part["tune"], **_half)
 
 # %% ../nbs/81_explore.ipynb #edd66238
 @patch
@@ -161,7 +181,9 @@ def open(self:Explorer, image, # path, array, Micrograph, or the name of an exam
          pixel_size:"float|None"=None # Å/px
         )->None:
     "Show a micrograph; raises what `read_micrograph` raises."
-    if isinstance(image, str) and image in EXAMPLES: self._image["example"].value = image; return
+    if isinstance(image, str) and image in EXAMPLES:
+        self._image["example"].value = image
+        return
     self._opened(read_micrograph(image, pixel_size))
 
 @patch
@@ -176,7 +198,8 @@ def _opened(self:Explorer, micrograph, reference=None, formula=""):
     part["picker"].status = f"{Path(micrograph.source).name}: {micrograph.shape[1]} × {micrograph.shape[0]} px"
     if formula: self._question["formula"].value = formula
     self._quiet = False
-    self._show_answer(); self._changed()
+    self._show_answer()
+    self._changed()
 
 @patch
 def _kept(self:Explorer, picker, name, data):
@@ -206,7 +229,8 @@ def _number(text, what):
 @patch
 def prepared(self:Explorer)->Micrograph:
     "The micrograph as it is asked about: scaled, cropped, levelled."
-    if self.micrograph is None: raise MicrographError("There is no micrograph yet: choose a file, drop one, or take an example.")
+    if self.micrograph is None:
+        raise MicrographError("There is no micrograph yet: choose a file, drop one, or take an example.")
     part, pixel_size = self._image, _number(self._image["pixel_size"].value, "Pixel size")
     m = read_micrograph(self.micrograph, pixel_size)
     if part["pad"].box: m = m.crop(*map(int, part["pad"].box))
@@ -216,19 +240,24 @@ def prepared(self:Explorer)->Micrograph:
 def _ruled(self:Explorer):
     length, line = _number(self._image["length"].value, "Ruler's length"), self._image["pad"].line
     if length is None: return
-    if len(line) != 4: raise MicrographError("There is no ruler on the picture: press Ruler, and click both ends of the scale bar.")
+    if len(line) != 4:
+        raise MicrographError("There is no ruler on the picture: press Ruler, and click both ends of the scale bar.")
     self._image["pixel_size"].value = f"{pixel_size_from_ruler(line[:2], line[2:], length):.6g}"
 
 @patch
 def _calibrated(self:Explorer):
     a = _number(self._image["constant"].value, "Known a")
     if a is None: return
-    if self.micrograph is None: raise MicrographError("There is no micrograph yet: choose a file, drop one, or take an example.")
+    if self.micrograph is None:
+        raise MicrographError("There is no micrograph yet: choose a file, drop one, or take an example.")
     self._image["lattice"].value = "Measuring …"
     def then(found):
-        if isinstance(found, Exception): self._image["lattice"].value = ""; raise found
+        if isinstance(found, Exception):
+            self._image["lattice"].value = ""
+            raise found
         self._image["pixel_size"].value = f"{found:.6g}"
-    whole, box, distortion = replace(self.micrograph, pixel_size=None), self._image["pad"].box, self.imaging().distortion or 0.
+    whole, box, distortion = replace(self.micrograph,
+                                     pixel_size=None), self._image["pad"].box, self.imaging().distortion or 0.
     self._behind(lambda: pixel_size_from_lattice(whole.crop(*map(int, box)) if box else whole, a, distortion), then)
 
 @patch
@@ -236,7 +265,9 @@ def _scaled(self:Explorer):
     "A new pixel size: the scale bar follows."
     if self._quiet or self.micrograph is None: return
     pixel_size = _number(self._image["pixel_size"].value, "Pixel size")
-    if pixel_size is None and self.micrograph.pixel_size: self._image["pixel_size"].value = f"{self.micrograph.pixel_size:.6g}"; return # what the file says
+    if pixel_size is None and self.micrograph.pixel_size: # what the file says
+        self._image["pixel_size"].value = f"{self.micrograph.pixel_size:.6g}"
+        return
     self._image["pad"].pixel_size = read_micrograph(self.micrograph, pixel_size).pixel_size if pixel_size else None
     self._changed()
 
@@ -248,15 +279,21 @@ def _changed(self:Explorer):
     if self._quiet or self.micrograph is None: return
     part, m = self._image, self.prepared()
     self.observation, part["plot"].value = None, ""
-    if m.pixel_size is None: part["lattice"].value = "<span class='mgpt-warn'>The scale is unknown: it will be inferred from the crystal. It is quicker and surer to give the pixel size, or to measure it below.</span>"; return
+    if m.pixel_size is None:
+        part["lattice"].value = "<span class='mgpt-warn'>The scale is unknown: it will be inferred from the crystal. It is quicker and surer to give the pixel size, or to measure it below.</span>"
+        return
     part["lattice"].value, self._asked_about = "Measuring the lattice …", m
     def then(found):
         if m is not self._asked_about: return
-        if isinstance(found, Exception): part["lattice"].value = f"<span class='mgpt-warn'>{html.escape(str(found))}</span>"; return
+        if isinstance(found, Exception):
+            part["lattice"].value = f"<span class='mgpt-warn'>{html.escape(str(found))}</span>"
+            return
         self.observation, l = found, found.lattice
-        notes = "".join(f"<br><span class='mgpt-warn'>{html.escape(n)}</span>" for n in dict.fromkeys([*m.warnings, *found.view.warnings, *l.warnings]))
+        notes = "".join(f"<br><span class='mgpt-warn'>{html.escape(n)}</span>"
+                        for n in dict.fromkeys([*m.warnings, *found.view.warnings, *l.warnings]))
         part["lattice"].value = f"<b>Measured lattice:</b> a = {l.a:.3f} Å, b = {l.b:.3f} Å, γ = {l.gamma:.2f}° (explains {l.quality:.0%} of the image){notes}"
-        self._preview(); self._draw_lattice()
+        self._preview()
+        self._draw_lattice()
     imaging, bravais = self.imaging(), self.bravais()
     self._behind(lambda: observe_scan(m, imaging, bravais), then)
 
@@ -265,9 +302,13 @@ def _draw_lattice(self:Explorer):
     "The lattice over the image and its Fourier transform, once somebody looks."
     part, found = self._image, self.observation
     if not part["seen"].children[0].value or part["plot"].value: return
-    if found is None: part["plot"].value = "" if self.micrograph is not None and part["pixel_size"].value else "There is no lattice without a micrograph and its pixel size."; return
+    if found is None:
+        part["plot"].value = "" if self.micrograph is not None and part["pixel_size"].value else "There is no lattice without a micrograph and its pixel size."
+        return
     axes = plot_lattice(found.view, found.measured)
-    part["plot"].value = picture_html(axes[0].figure, "the measured cell over the micrograph, and the lattice over its Fourier transform")
+    part["plot"].value = picture_html(axes[0].figure,
+                                      "the measured cell over the micrograph, and the lattice over its Fourier "
+                                      "transform")
 
 # %% ../nbs/81_explore.ipynb #0c744525
 MODELS = [("compact model (in the package)", "compact"), ("another model: folder, or name on the hub", "other")]
@@ -278,34 +319,52 @@ def proposer_boxes()->dict: # name -> check box
     here = any(map(have_database, SOURCES))
     says = dict(columns=("columns", "Solve the columns from the image", True), model=("model", "Ask the model", True),
                 templates=("templates", "Relatives from JARVIS-DFT and C2DB, where these are on the machine", False))
-    return {name: w.Checkbox(value=on, description=text, tooltip=tip, indent=False, disabled=name == "templates" and not here,
+    return {name: w.Checkbox(value=on, description=text, tooltip=tip, indent=False,
+                             disabled=name == "templates" and not here,
                              layout=dict(width="auto", margin="0 18px 0 0")) for name, (text, tip, on) in says.items()}
 
 @patch
 def _question_section(self:Explorer, model):
     part = self._question
     part["formula"] = w.Text(placeholder="e.g. MoS2", description="Formula", **_wide)
-    part["bravais"] = w.Dropdown(options=[("not known", -1)] + [(name, i) for i, name in enumerate(BRAVAIS)], description="Bravais lattice", **_wide)
-    part["text"] = w.Textarea(placeholder="anything else the model should know", description="In your words", rows=2, **_wide)
+    part["bravais"] = w.Dropdown(options=[("not known", -1)] + [(name, i) for i, name in enumerate(BRAVAIS)],
+                                 description="Bravais lattice", **_wide)
+    part["text"] = w.Textarea(placeholder="anything else the model should know", description="In your words", rows=2,
+                              **_wide)
     part["preview"] = w.HTML()
     boxes = proposer_boxes()
     part.update({f"by_{name}": box for name, box in boxes.items()})
-    who = w.HBox([w.Label("Who proposes", layout=dict(width="140px", justify_content="flex-end", margin="2px 4px 2px 2px")), *boxes.values()], layout=dict(flex_flow="row wrap", align_items="center"))
-    part["model"] = w.Dropdown(options=MODELS, value="compact" if model == "compact" else "other", description="Model", **_wide)
-    part["other"] = w.Text(value="" if model == "compact" else model, placeholder="folder or name", description="Folder or name", **_wide)
+    who = w.HBox([w.Label("Who proposes",
+                          layout=dict(width="140px", justify_content="flex-end", margin="2px 4px 2px 2px")),
+                          *boxes.values()], layout=dict(flex_flow="row wrap", align_items="center"))
+    part["model"] = w.Dropdown(options=MODELS, value="compact" if model == "compact" else "other", description="Model",
+                               **_wide)
+    part["other"] = w.Text(value="" if model == "compact" else model, placeholder="folder or name",
+                           description="Folder or name", **_wide)
     part["k"] = w.IntSlider(value=5, min=1, max=10, description="Candidates", **_wide)
-    part["inferred"] = w.Checkbox(value=True, description="Infer the distortion from columns and potential", indent=False, layout=dict(width="auto", margin="0 0 0 144px"))
-    part["distortion"] = w.FloatSlider(value=0, min=0, max=8, step=.5, description="Distortion (%)", readout_format=".1f", **_wide)
-    part["probe"] = w.FloatSlider(value=.52, min=.2, max=1, step=.02, description="Probe and blur (Å)", readout_format=".2f", **_wide)
-    part["z_power"] = w.FloatSlider(value=1.7, min=.5, max=2.5, step=.05, description="Contrast, Z to the", readout_format=".2f", **_wide)
+    part["inferred"] = w.Checkbox(value=True, description="Infer the distortion from columns and potential",
+                                  indent=False, layout=dict(width="auto", margin="0 0 0 144px"))
+    part["distortion"] = w.FloatSlider(value=0, min=0, max=8, step=.5, description="Distortion (%)",
+                                       readout_format=".1f", **_wide)
+    part["probe"] = w.FloatSlider(value=.52, min=.2, max=1, step=.02, description="Probe and blur (Å)",
+                                  readout_format=".2f", **_wide)
+    part["z_power"] = w.FloatSlider(value=1.7, min=.5, max=2.5, step=.05, description="Contrast, Z to the",
+                                    readout_format=".2f", **_wide)
     part["heights"] = w.Dropdown(options=HEIGHTS, value="chgnet", description="Heights", **_wide)
     part["seed"] = w.BoundedIntText(value=0, min=0, max=2**31 - 1, description="Seed", **_wide)
     for name in ("formula", "text", "model"): part[name].observe(lambda change: self._preview(), "value")
-    for name in ("bravais", "inferred", "distortion"): part[name].observe(lambda change: self._guarded(self._changed), "value")
+    for name in ("bravais", "inferred", "distortion"):
+        part[name].observe(lambda change: self._guarded(self._changed), "value")
     w.dlink((part["inferred"], "value"), (part["distortion"], "disabled"))
-    part["imaging"] = _folded("What to assume of the image", w.HTML("How far drift and scan may have distorted the image: inferred, or a limit up to which the lattice is taken as symmetric as that allows. Where the fit of probe and contrast starts."), part["inferred"], part["distortion"], part["probe"], part["z_power"])
+    part["imaging"] = _folded("What to assume of the image",
+                              w.HTML("How far drift and scan may have distorted the image: inferred, or a limit up to "
+                                     "which the lattice is taken as symmetric as that allows. Where the fit of probe "
+                                     "and contrast starts."), part["inferred"], part["distortion"], part["probe"],
+                                     part["z_power"])
     self._preview()
-    return _titled("2 · Question", part["formula"], part["bravais"], part["text"], part["preview"], who, part["model"], part["other"], part["k"], part["imaging"], _folded("More", part["heights"], part["seed"]), self._action_row(), **_half)
+    return _titled("2 · Question", part["formula"], part["bravais"], part["text"], part["preview"], who, part["model"],
+                   part["other"], part["k"], part["imaging"], _folded("More", part["heights"], part["seed"]),
+                   self._action_row(), **_half)
 
 # %% ../nbs/81_explore.ipynb #ce2863b2
 @patch
@@ -336,13 +395,15 @@ class Cancelled(Exception): "The user has pressed Cancel."
 
 @patch
 def _action_row(self:Explorer):
-    self.ask_button = w.Button(description="Predict", button_style="primary", icon="search", tooltip="Propose structures and prove them against the image")
+    self.ask_button = w.Button(description="Predict", button_style="primary", icon="search",
+                               tooltip="Propose structures and prove them against the image")
     self.cancel_button = w.Button(description="Cancel", disabled=True, icon="stop", tooltip="Stop the prediction")
     self.progress = w.FloatProgress(min=0, max=1, layout=w.Layout(width="220px", visibility="hidden"))
     self.doing, self.message = w.HTML(), w.HTML()
     self.ask_button.on_click(lambda _: self._guarded(self._pressed))
     self.cancel_button.on_click(lambda _: self._stop.set())
-    row = w.HBox([self.ask_button, self.cancel_button, self.progress, self.doing], layout=w.Layout(align_items="center"))
+    row = w.HBox([self.ask_button, self.cancel_button, self.progress, self.doing],
+                 layout=w.Layout(align_items="center"))
     row.add_class("mgpt-actions")
     return w.VBox([row, self.message])
 
@@ -355,7 +416,8 @@ def question(self:Explorer)->dict: # keywords of `predict`
     model = part["other"].value.strip() if part["model"].value == "other" else part["model"].value
     if "model" in propose and not model: raise PredictError("Another model: give its folder, or its name on the hub.")
     heights = None if part["heights"].value == "none" else part["heights"].value
-    return dict(formula=typed_formula(part["formula"].value), prompt=self.prompt(), k=part["k"].value, seed=part["seed"].value,
+    return dict(formula=typed_formula(part["formula"].value), prompt=self.prompt(), k=part["k"].value,
+                seed=part["seed"].value,
                 propose=propose, model=model or None, heights=heights, imaging=self.imaging())
 
 @patch
@@ -363,7 +425,8 @@ def imaging(self:Explorer)->Imaging:
     "What the fields assume of the image."
     part, start = self._question, Imaging()
     distortion = None if part["inferred"].value else part["distortion"].value/100
-    return Imaging(part["probe"].value if part["probe"].value != .52 else start.probe, part["z_power"].value, distortion)
+    return Imaging(part["probe"].value if part["probe"].value != .52 else start.probe, part["z_power"].value,
+                   distortion)
 
 # %% ../nbs/81_explore.ipynb #5571debd
 @patch
@@ -382,7 +445,8 @@ def _pressed(self:Explorer):
     "Predict in the background."
     if not self.cancel_button.disabled: return
     micrograph, question, lines = self.prepared(), self.question(), self._lines()
-    self._stop.clear(); self._working(True)
+    self._stop.clear()
+    self._working(True)
     try: later = asyncio.get_running_loop().call_soon_threadsafe
     except RuntimeError: later = lambda act, *args: act(*args)
     def progress(done, what):
@@ -393,8 +457,11 @@ def _pressed(self:Explorer):
 @patch
 def _arrived(self:Explorer, found, lines):
     self._working(False)
-    if isinstance(found, Cancelled) or self._stop.is_set(): self.doing.value = "Cancelled; what was there before is still there."
-    elif isinstance(found, Exception): self.doing.value = ""; raise found
+    if isinstance(found, Cancelled) or self._stop.is_set():
+        self.doing.value = "Cancelled; what was there before is still there."
+    elif isinstance(found, Exception):
+        self.doing.value = ""
+        raise found
     else: self._show(found, lines)
 
 @patch
@@ -408,18 +475,28 @@ def _working(self:Explorer, busy):
 def _answer_section(self:Explorer):
     part = self._answer
     part["verdict"], part["picture"], part["saved"] = w.HTML(), w.HTML(), w.HTML()
-    part["ranking"] = Ranking(columns=["a (Å)", "b (Å)", "γ (°)", "atoms", "space group", "residual", "confidence", "proposed by", "why"], meters=[6], label="Candidates, the best first. Choose one to look at it.")
+    part["ranking"] = Ranking(columns=["a (Å)", "b (Å)", "γ (°)", "atoms", "space group", "residual", "confidence",
+                                       "proposed by", "why"], meters=[6], label="Candidates, the best first. Choose "
+                                           "one to look at it.")
     part["residuals"] = w.HTML()
     part["view"], part["over"] = CrystalView(), CrystalView()
     part["against"] = w.Dropdown(description="Compare with", **_wide)
-    part["reference"] = Picker(lambda name, data: self._guarded(self._reference_given, name, data), label="Reference structure", hint="CIF, POSCAR or extxyz", accept=".cif,.vasp,.poscar,.extxyz,.xyz")
+    part["reference"] = Picker(lambda name, data: self._guarded(self._reference_given, name, data),
+                               label="Reference structure", hint="CIF, POSCAR or extxyz",
+                               accept=".cif,.vasp,.poscar,.extxyz,.xyz")
     part["distance"], part["code"] = w.HTML(), w.HTML()
     part["ranking"].observe(lambda change: self._guarded(self._show_candidate), "chosen")
     part["against"].observe(lambda change: self._quiet or self._guarded(self._compare), "value")
     def column(*children): return w.VBox(list(children), layout=_half)
-    crystals = w.HBox([column(w.HTML("<h4>The candidate</h4>"), part["view"]), column(w.HTML("<h4>Superposed with another, in magenta</h4>"), part["over"])], layout=w.Layout(flex_flow="row wrap"))
-    comparison = w.HBox([column(part["against"], part["reference"]), column(part["distance"])], layout=w.Layout(flex_flow="row wrap"))
-    self.answer = _titled("3 · Answer", part["verdict"], part["ranking"], _folded("What each candidate leaves unexplained", part["residuals"]), part["picture"], crystals, comparison, w.HTML("<h4>Take it with you</h4>"), part["saved"], _folded("The cell that gives this result again", part["code"]))
+    crystals = w.HBox([column(w.HTML("<h4>The candidate</h4>"), part["view"]),
+                       column(w.HTML("<h4>Superposed with another, in magenta</h4>"), part["over"])],
+                       layout=w.Layout(flex_flow="row wrap"))
+    comparison = w.HBox([column(part["against"], part["reference"]), column(part["distance"])],
+                        layout=w.Layout(flex_flow="row wrap"))
+    self.answer = _titled("3 · Answer", part["verdict"], part["ranking"],
+                          _folded("What each candidate leaves unexplained", part["residuals"]), part["picture"],
+                          crystals, comparison, w.HTML("<h4>Take it with you</h4>"), part["saved"],
+                          _folded("The cell that gives this result again", part["code"]))
     self.answer.layout.display = "none"
     return self.answer
 
@@ -434,14 +511,17 @@ def _show_answer(self:Explorer):
     part, p = self._answer, self.prediction
     self.answer.layout.display = "none" if p is None else ""
     if p is None: return
-    part["verdict"].value = "<br>".join([_verdict(p), *(f"<span class='mgpt-warn'>{html.escape(n)}</span>" for n in p.warnings)])
+    part["verdict"].value = "<br>".join([_verdict(p),
+                                         *(f"<span class='mgpt-warn'>{html.escape(n)}</span>" for n in p.warnings)])
     part["ranking"].rows = [_row(c) for c in p.candidates]
-    part["residuals"].value = picture_html(p.plot_residuals(), "residual and confidence of each candidate") if p.candidates else ""
+    part["residuals"].value = picture_html(p.plot_residuals(),
+                                           "residual and confidence of each candidate") if p.candidates else ""
     if part["ranking"].chosen: part["ranking"].chosen = 0 # which shows it
     else: self._show_candidate()
 
 def _verdict(p):
-    if not p.explained: return f"<b>No candidate explains the image.</b>{' The best are shown all the same.' if p.candidates else ''}"
+    if not p.explained:
+        return f"<b>No candidate explains the image.</b>{' The best are shown all the same.' if p.candidates else ''}"
     better = [i for i, c in enumerate(p.candidates, 1) if c.residual < .5*p.best.residual]
     also = f" Candidate {better[0]} leaves less unexplained, and is less likely for other reasons: look at both." if better else ""
     heights = "are guessed" if p.best.energy is None else f"were computed with {p.potential()}"
@@ -450,7 +530,8 @@ def _verdict(p):
 
 def _row(c):
     a, b, gamma = cell_lengths(to_slab(c.atoms).cell)
-    return [f"{a:.3f}", f"{b:.3f}", f"{gamma:.1f}", str(c.atoms.num_atoms), str(c.space_group), f"{100*c.residual:.1f} %", float(c.confidence), ", ".join(proposers_of(c)), c.why]
+    return [f"{a:.3f}", f"{b:.3f}", f"{gamma:.1f}", str(c.atoms.num_atoms), str(c.space_group),
+            f"{100*c.residual:.1f} %", float(c.confidence), ", ".join(proposers_of(c)), c.why]
 
 # %% ../nbs/81_explore.ipynb #c0090b25
 @patch
@@ -463,9 +544,13 @@ def _show_candidate(self:Explorer):
     "The chosen candidate over the image, in three dimensions, and as files."
     part, p = self._answer, self.prediction
     if p is None: return
-    if not p.candidates: part["picture"].value = part["saved"].value = part["code"].value = part["distance"].value = ""; return
+    if not p.candidates:
+        part["picture"].value = part["saved"].value = part["code"].value = part["distance"].value = ""
+        return
     rank, part["saved"].value = part["ranking"].chosen + 1, "" # the files of another candidate are not to be saved
-    part["picture"].value = picture_html(p.plot_fit(rank), f"micrograph with the atoms of candidate {rank}, its re-simulation, and the difference")
+    part["picture"].value = picture_html(p.plot_fit(rank),
+                                         f"micrograph with the atoms of candidate {rank}, its re-simulation, and the "
+                                         "difference")
     part["view"].show_slabs(to_slab(self.chosen().atoms))
     self._offer_comparisons()
     self._offer_files(rank)
@@ -490,15 +575,19 @@ def displacements_html(both # `Superposition`
     rows = "".join(f"<tr><td>{i}</td><td>{Element.from_Z(int(z)).symbol}</td><td>{np.hypot(*d[:2]):.3f}</td><td>{d[2]:+.3f}</td><td>{np.linalg.norm(d):.3f}</td></tr>"
                    for i, (z, d) in enumerate(zip(both.reference.numbers, both.displacements), 1))
     (a, b, g), (a2, b2, g2) = cell_lengths(both.reference.cell), cell_lengths(both.other.cell)
-    return (f"<b>RMSD {both.rmsd:.3f} Å</b>. Cell: {a2 - a:+.3f} Å, {b2 - b:+.3f} Å, {g2 - g:+.2f}°.<div class='mgpt-scroll'><table class='mgpt-table'><thead><tr>"
-            f"<th>atom</th><th>element</th><th>in the plane (Å)</th><th>height (Å)</th><th>distance (Å)</th></tr></thead><tbody>{rows}</tbody></table></div>")
+    return (f"<b>RMSD {both.rmsd:.3f} Å</b>. Cell: {a2 - a:+.3f} Å, {b2 - b:+.3f} Å, {g2 - g:+.2f}°.<div "
+            "class='mgpt-scroll'><table class='mgpt-table'><thead><tr>"
+            "<th>atom</th><th>element</th><th>in the plane (Å)</th><th>height (Å)</th><th>distance "
+            f"(Å)</th></tr></thead><tbody>{rows}</tbody></table></div>")
 
 @patch
 def _compare(self:Explorer):
     "The chosen candidate and another crystal, the larger cell first."
     part, which, mine = self._answer, self._answer["against"].value, self.chosen().atoms
     other = None if which in (None, -2) else self.reference if which == -1 else self.prediction.candidates[which].atoms
-    if other is None: part["distance"].value = "There is nothing to compare with: choose a reference structure."; return part["over"].show_slabs(to_slab(mine))
+    if other is None:
+        part["distance"].value = "There is nothing to compare with: choose a reference structure."
+        return part["over"].show_slabs(to_slab(mine))
     try: both = superpose(*sorted((mine, other), key=lambda atoms: -standardize(atoms).num_atoms))
     except CrystalError as e:
         part["distance"].value = f"<span class='mgpt-warn'>{html.escape(str(e))} It is shown alone.</span>"
@@ -523,7 +612,9 @@ def crystal_bytes(atoms:Atoms, name:str # whose suffix says the format
 def _lines(self:Explorer)->list:
     "The lines that bring the micrograph as it is now."
     part, named = self._image, self._image["example"].value
-    lines = ["from microscopygpt.explore import example", f"micrograph, truth = example({named!r})"] if named else ["from microscopygpt.micrograph import read_micrograph", f"micrograph = read_micrograph({self.micrograph.source!r})"]
+    lines = ["from microscopygpt.explore import example",
+             f"micrograph, truth = example({named!r})"] if named else ["from microscopygpt.micrograph import "
+                 "read_micrograph", f"micrograph = read_micrograph({self.micrograph.source!r})"]
     if part["pad"].box: lines.append(f"micrograph = micrograph.crop({', '.join(str(int(n)) for n in part['pad'].box)})")
     return lines + [f"micrograph = micrograph.level{part['levels'].value}"]*(part["levels"].value != (0, 100))
 
@@ -537,7 +628,12 @@ def _offer_files(self:Explorer, rank):
     atoms, p, part = self.chosen().atoms, self.prediction, self._answer
     stem = f"{p.formula}_rank{rank}"
     files = [(f"{stem}.cif", "CIF"), (f"{stem}.vasp", "POSCAR"), (f"{stem}.extxyz", "extxyz")]
-    picture = BytesIO(); figure = p.plot(rank); figure.savefig(picture, format="png", dpi=150); plt.close(figure)
-    links = [link_html(name, crystal_bytes(atoms, name), text) for name, text in files] + [link_html(f"{stem}.png", picture.getvalue(), "picture (PNG)")]
+    picture = BytesIO()
+    figure = p.plot(rank)
+    figure.savefig(picture, format="png", dpi=150)
+    plt.close(figure)
+    links = [link_html(name, crystal_bytes(atoms, name), text)
+             for name, text in files] + [link_html(f"{stem}.png", picture.getvalue(), "picture (PNG)")]
     part["saved"].value = f"<div class='mgpt-links'>{' '.join(links)}</div>"
-    part["code"].value = f"<pre class='mgpt-code'>{html.escape(self.code())}</pre>" + link_html(f"{stem}.py", self.code().encode(), "save as a file")
+    part["code"].value = f"<pre class='mgpt-code'>{html.escape(self.code())}</pre>" + link_html(f"{stem}.py",
+        self.code().encode(), "save as a file")

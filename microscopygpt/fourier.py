@@ -74,17 +74,27 @@ class Waves:
 def levelled_grid(view, coarse=None):
     "Levelled image (h, w) of unit variance, its coordinates x (w,), y (h,) in Å and its scale, binned to about `coarse` Å per pixel."
     image, pixel = np.asarray(view.data, float), view.pixel_size
-    if pixel is None: raise LatticeError("The pixel size is unknown, so lengths cannot be measured: give pixel_size in Å per pixel.")
-    if image.ndim != 2 or min(image.shape) < 16: raise LatticeError(f"An array of shape {image.shape} is no image of a lattice: give a two-dimensional one of at least 16 x 16 pixels.")
-    if not 0 < pixel <= .4: raise LatticeError(f"A pixel size of {pixel:g} Å does not resolve atoms: check its unit, it must be in Å per pixel, at most 0.4.")
-    if min(image.shape)*pixel < 6: raise LatticeError(f"The view is only {min(image.shape)*pixel:.2g} Å wide, too narrow for a lattice: use a larger one, and check the pixel size.")
-    if not np.isfinite(image).all(): raise LatticeError("The image holds values that are not finite: mask or crop the bad pixels first.")
+    if pixel is None:
+        raise LatticeError("The pixel size is unknown, so lengths cannot be measured: give pixel_size in Å per pixel.")
+    if image.ndim != 2 or min(image.shape) < 16:
+        raise LatticeError(f"An array of shape {image.shape} is no image of a lattice: give a two-dimensional one of "
+                           "at least 16 x 16 pixels.")
+    if not 0 < pixel <= .4:
+        raise LatticeError(f"A pixel size of {pixel:g} Å does not resolve atoms: check its unit, it must be in Å per "
+                           "pixel, at most 0.4.")
+    if min(image.shape)*pixel < 6:
+        raise LatticeError(f"The view is only {min(image.shape)*pixel:.2g} Å wide, too narrow for a lattice: use a "
+                           "larger one, and check the pixel size.")
+    if not np.isfinite(image).all():
+        raise LatticeError("The image holds values that are not finite: mask or crop the bad pixels first.")
     n = max(1, int(coarse/pixel + .05)) if coarse else 1
     h, w = (s//n for s in image.shape)
     image = image[:h*n, :w*n].reshape(h, n, w, n).mean((1, 3))
     y, x = ((np.arange(s)*n + (n-1)/2)*pixel for s in (h, w))
     level = without_background(image - image.mean())
-    if level.std() <= 1e-6*np.abs(image).max(): raise LatticeError("The image is constant or a plain ramp: there is nothing to measure. Check that the right channel or frame was read.")
+    if level.std() <= 1e-6*np.abs(image).max():
+        raise LatticeError("The image is constant or a plain ramp: there is nothing to measure. Check that the right "
+                           "channel or frame was read.")
     return level/level.std(), x, y, level.std()
 
 # %% ../nbs/20_fourier.ipynb #1bbed1cb
@@ -169,7 +179,8 @@ def find_peaks(spectrum, extent, gmax=1.25, snr=4.5, weakest=.01, nmax=40, above
     kept = []
     for i in order:
         near = lambda j, s: np.abs((g[i] - s*g[j])*extent)
-        lobe = any(amp[i] < .035*amp[j] and ((d := near(j, s)).max() < 6 or d.min() < .6 and amp[i] < .006*amp[j]) for j in kept for s in (1, -1))
+        lobe = any(amp[i] < .035*amp[j] and ((d := near(j, s)).max() < 6 or d.min() < .6 and amp[i] < .006*amp[j])
+                   for j in kept for s in (1, -1))
         if not lobe: kept.append(i)
         if len(kept) == nmax: break
     return g[kept], amp[kept]

@@ -46,7 +46,8 @@ def height_projectors(cell, frac, numbers, operations, rng, most:int=24)->tuple:
     table, groups = group_table(operations, cell), stacks(cell, frac, numbers)
     stack_of = {atom: i for i, group in enumerate(groups) for atom in group}
     target = [[groups[stack_of[o.image[group[0]]]] for group in groups] for o in operations]
-    still = [(o.turn == np.eye(2)).all() and np.linalg.norm(nearest_vectors(o.shift)@cell) < SAME_COLUMN for o in operations]
+    still = [(o.turn == np.eye(2)).all() and np.linalg.norm(nearest_vectors(o.shift)@cell) < SAME_COLUMN
+             for o in operations]
     for trial in range(TRIALS*most):
         some = rng.choice(len(operations), min(len(operations), rng.integers(0, 4) if trial else 0), replace=False)
         signs = signed_subgroup(table, still.index(True), [(int(g), int(rng.choice([1, -1]))) for g in some])
@@ -229,7 +230,8 @@ class HeightRelaxation:
         "Take more slabs in."
         more = HeightRelaxation(slabs, self.potential)
         for name in ("slabs", "start", "best", "inverse", "last"): getattr(self, name).extend(getattr(more, name))
-        for name in ("energy", "cost", "force", "plane_force"): setattr(self, name, np.append(getattr(self, name), getattr(more, name)))
+        for name in ("energy", "cost", "force", "plane_force"):
+            setattr(self, name, np.append(getattr(self, name), getattr(more, name)))
 
     def evaluate(self, rows, forces:bool=True)->tuple: # energies (r,), list of forces (n, 3) or None
         "Energies and forces; where the potential diverges for some slabs only, those have an infinite energy."
@@ -283,7 +285,8 @@ class HeightRelaxation:
     def result(self, row)->Relaxed:
         "The lowest point that a slab has seen."
         d = centred(self.best[row].z) - centred(self.start[row].z)
-        return Relaxed(self.best[row]._replace(z=centred(self.best[row].z)), float(self.energy[row]), float(self.force[row]),
+        return Relaxed(self.best[row]._replace(z=centred(self.best[row].z)), float(self.energy[row]),
+                       float(self.force[row]),
                        float(self.plane_force[row]), float(np.sqrt((d**2).mean())), int(row))
 
 # %% ../nbs/53_heights.ipynb #9fa0aef5

@@ -35,7 +35,8 @@ def _attribute(item, name, missing=""):
 
 def _vector_step(axis):
     "Step and unit of an axis that is stored as its values, or as the first two of them."
-    if axis is None or not hasattr(axis, "ndim") or axis.ndim != 1 or len(axis) < 2 or axis.dtype.kind not in "uif": return None
+    if axis is None or not hasattr(axis, "ndim") or axis.ndim != 1 or len(axis) < 2 or axis.dtype.kind not in "uif":
+        return None
     return (float(axis[-1]) - float(axis[0]))/(len(axis) - 1), str(_attribute(axis, "units"))
 
 def _properties(data)->dict:
@@ -52,18 +53,21 @@ def _hdf5_axes(data, said):
         scale = dimension[0] if len(dimension) else None
         named = group.get(f"axis-{i}") # of HyperSpy
         found = _vector_step(group.get(f"dim{i + first}")) or _vector_step(scale)
-        if named is not None and "scale" in named.attrs: found = float(_attribute(named, "scale", 0)), str(_attribute(named, "units"))
+        if named is not None and "scale" in named.attrs:
+            found = float(_attribute(named, "scale", 0)), str(_attribute(named, "units"))
         steps.append(found or (0, ""))
     swift = swift_axes(said)
     if len(swift[0]) == data.ndim: steps = list(zip(*swift))
     size = finite_number(_attribute(data, "pixel_size", None) or _attribute(group, "pixel_size", None))
-    if size and not any(unit for _, unit in steps): steps[-2:] = [(size, str(_attribute(data, "pixel_size_units", "") or _attribute(data, "units", "")))]*2
+    if size and not any(unit for _, unit in steps):
+        steps[-2:] = [(size, str(_attribute(data, "pixel_size_units", "") or _attribute(data, "units", "")))]*2
     return zip(*steps) if steps else ((), ())
 
 def _columns_first(data):
     "Whether the axes of a picture say that x comes before y."
     first = 0 if "dim0" in data.parent else 1
-    axes = [data.parent.get(f"dim{i + first}") or (dimension[0] if len(dimension) else None) for i, dimension in enumerate(data.dims)]
+    axes = [data.parent.get(f"dim{i + first}") or (dimension[0] if len(dimension) else None)
+            for i, dimension in enumerate(data.dims)]
     names = [str(_attribute(axis, "name") or axis.name.split("/")[-1]).lower() for axis in axes if axis is not None]
     return names == ["x", "y"]
 
@@ -71,13 +75,15 @@ def _usid_picture(data)->"tuple|None": # picture, steps, units
     "The picture in a list of values at positions, as USID and pycroscopy write it: the first position runs fastest."
     beside = lambda name: data.file[data.attrs[name]] if name in data.attrs else data.parent.get(name)
     indices, values = beside("Position_Indices"), beside("Position_Values")
-    if not hasattr(data, "shape") or len(data.shape) != 2 or data.shape[1] != 1 or indices is None or values is None: return None
+    if not hasattr(data, "shape") or len(data.shape) != 2 or data.shape[1] != 1 or indices is None or values is None:
+        return None
     if indices.shape != (len(data), 2) or values.shape != indices.shape: return None
     places = indices[:].astype(int)
     shape = tuple(places.max(0)[::-1] + 1)
     if np.prod(shape) != len(data): return None
     steps = [float(np.ptp(axis))/max(n - 1, 1) for axis, n in zip(values[:].T[::-1], shape)]
-    units = [unit.decode() if isinstance(unit, bytes) else str(unit) for unit in np.ravel(values.attrs.get("units", ["", ""]))]
+    units = [unit.decode() if isinstance(unit, bytes) else str(unit)
+             for unit in np.ravel(values.attrs.get("units", ["", ""]))]
     return data[:, 0].reshape(shape), steps, units[::-1]
 
 def _hdf5_pictures(file):
@@ -86,7 +92,9 @@ def _hdf5_pictures(file):
     def visit(name, item):
         if name.endswith("Raw_Data") and (one := _usid_picture(item)):
             found.append(((False, True, 2, "HAADF" not in name.upper(), -item.size), item.name, *one, Instrument()))
-        if not hasattr(item, "shape") or len(item.shape) < 2 or item.dtype.kind not in "buif" or min(sorted(item.shape)[-2:]) < 3 or len(found) > 200: return
+        if not hasattr(item,
+                       "shape") or len(item.shape) < 2 or item.dtype.kind not in "buif" or min(sorted(item.shape)[-2:]) < 3 or len(found) > 200:
+            return
         said = _properties(item)
         steps, units = _hdf5_axes(item, said)
         marked = any(np.all(item.parent.attrs.get("emd_group_type") == kind) for kind in (1, "array"))
@@ -102,11 +110,13 @@ def _velox_instrument(facts):
     "Voltage, convergence and detector in Velox's metadata."
     optics, name = facts.get("Optics", {}), str(facts.get("BinaryResult", {}).get("Detector", ""))
     detectors = facts.get("Detectors", {})
-    own = next((d for d in detectors.values() if isinstance(d, dict) and d.get("DetectorName") == name), {}) if isinstance(detectors, dict) else {}
+    own = next((d for d in detectors.values() if isinstance(d, dict) and d.get("DetectorName") == name),
+               {}) if isinstance(detectors, dict) else {}
     angles = own.get("CollectionAngleRange", {})
     ends = [finite_number(angles.get(k)) for k in ("begin", "end")] if isinstance(angles, dict) else [None]
     convergence = finite_number(optics.get("BeamConvergence"))
-    return Instrument(kilovolts(optics.get("AccelerationVoltage")), convergence and 1e3*convergence, name, tuple(1e3*a for a in ends) if all(ends) else None)
+    return Instrument(kilovolts(optics.get("AccelerationVoltage")), convergence and 1e3*convergence, name,
+                      tuple(1e3*a for a in ends) if all(ends) else None)
 
 def _velox(file):
     "The pictures in a Velox file, as `_hdf5_pictures` lists them."
@@ -115,14 +125,19 @@ def _velox(file):
         said = json.loads(text.decode("utf-8", "ignore"))
         facts = said.get("BinaryResult", {})
         name, size, data = str(facts.get("Detector", key)), facts.get("PixelSize", {}), group["Data"]
-        steps, units = ([*(d.get(k, missing) for k in keys), missing] for d, keys, missing in ((size, ("height", "width"), 0), (facts, ("PixelUnitY", "PixelUnitX"), "")))
-        yield ("HAADF" not in name.upper(), data.dtype.kind == "f"), name, data, [float(s) for s in steps], units, _velox_instrument(said)
+        steps, units = ([*(d.get(k, missing) for k in keys), missing]
+                        for d, keys, missing in ((size, ("height", "width"), 0),
+                                                 (facts, ("PixelUnitY", "PixelUnitX"), "")))
+        yield ("HAADF" not in name.upper(),
+               data.dtype.kind == "f"), name, data, [float(s) for s in steps], units, _velox_instrument(said)
 
 def read_hdf5(path, warnings, frame=None):
     with library_for("h5py", path).File(path, "r") as file:
         velox = "Data/Image" in file
-        pictures = [p for p in (_velox if velox else _hdf5_pictures)(file) if p[2].ndim > 1 and p[2].dtype.kind in "buif"]
-        if not pictures: raise MicrographError(f"{path}: is an HDF5 file, but no picture was found in it; export the picture itself")
+        pictures = [p for p in (_velox if velox else _hdf5_pictures)(file) if p[2].ndim > 1
+                    and p[2].dtype.kind in "buif"]
+        if not pictures:
+            raise MicrographError(f"{path}: is an HDF5 file, but no picture was found in it; export the picture itself")
         _, name, data, steps, units, instrument = min(pictures, key=lambda p: p[0])
         if len(pictures) > 1: warnings.append(f"{len(pictures)} pictures in one file: only {name[-60:]!r} is read")
         turned = hasattr(data, "dims") and data.ndim == 2 and _columns_first(data)
@@ -173,20 +188,24 @@ def _branch(tree, *names):
 def _dm_images(tags:dict)->list: # of dict
     "The images of real numbers: neither thumbnails and Fourier transforms nor spectra."
     images = [image for image in _branch(tags, "ImageList").values() if isinstance(image, dict)]
-    return [image for image in images if _branch(image, "ImageData", "DataType") in DM_TYPES and len(_branch(image, "ImageData", "Dimensions")) > 1]
+    return [image for image in images if _branch(image, "ImageData", "DataType") in DM_TYPES
+            and len(_branch(image, "ImageData", "Dimensions")) > 1]
 
 # %% ../nbs/14_instrument_files.ipynb #4cfca19a
 def _dm_instrument(image):
     "What Digital Micrograph notes of the microscope."
     tags = _branch(image, "ImageTags")
-    angle = finite_number(first_nested(tags, "convergence semi-angle (mrad)", "probe semi-angle (mrad)", "convergence angle"))
+    angle = finite_number(first_nested(tags, "convergence semi-angle (mrad)", "probe semi-angle (mrad)",
+                                       "convergence angle"))
     name = first_nested(tags, "signal name", "detector") or image.get("Name", "")
     detector = name if isinstance(name, str) and re.search(r"DF|BF|HAADF|annular|detector", name, re.I) else ""
     return Instrument(kilovolts(first_nested(tags, "voltage")), angle or None, detector)
 
 def read_dm(path, warnings, frame=None):
     images = _dm_images(_dm_tags(path))
-    if not images: raise MicrographError(f"{path}: holds no picture of real numbers, only spectra, colours or Fourier transforms; export the picture itself")
+    if not images:
+        raise MicrographError(f"{path}: holds no picture of real numbers, only spectra, colours or Fourier transforms; "
+                              "export the picture itself")
     if len(images) > 1: warnings.append(f"{len(images)} pictures in one file: only the first is read")
     image = images[0]["ImageData"]
     shape = [int(n) for n in image["Dimensions"].values()][::-1]
@@ -195,8 +214,10 @@ def read_dm(path, warnings, frame=None):
     steps, units = ([axis.get(key, missing) for axis in axes] for key, missing in (("Scale", 0), ("Units", "")))
     stored = image["Data"]
     data = np.memmap(path, DM_TYPES[image["DataType"]], "r", int(stored["offset"]), tuple(shape))
-    if data.nbytes != stored["size_bytes"]: raise ValueError(f"{data.nbytes} bytes expected, {stored['size_bytes']} there")
-    return one_picture(path, data, steps, [u if isinstance(u, str) else "" for u in units], warnings, None, frame, _dm_instrument(images[0]))
+    if data.nbytes != stored["size_bytes"]:
+        raise ValueError(f"{data.nbytes} bytes expected, {stored['size_bytes']} there")
+    return one_picture(path, data, steps, [u if isinstance(u, str) else "" for u in units], warnings, None, frame,
+                       _dm_instrument(images[0]))
 
 # %% ../nbs/14_instrument_files.ipynb #c75bba49
 def _emi_instrument(path):
@@ -208,41 +229,49 @@ def _emi_instrument(path):
     def labelled(label):
         found = re.search(rf"<Label>{label}</Label>\s*<Value>([^<]*)</Value>", text)
         return found[1] if found else None
-    return Instrument(kilovolts(labelled("High tension")), finite_number(labelled("Convergence semi-angle")), labelled("Detector") or "")
+    return Instrument(kilovolts(labelled("High tension")), finite_number(labelled("Convergence semi-angle")),
+                      labelled("Detector") or "")
 
 MAX_BYTES = 2**31 # of a file that has to be read as a whole
 
 def read_ser(path, warnings, frame=None):
     "A series of pictures by TIA."
-    if path.stat().st_size > MAX_BYTES: raise MicrographError(f"{path}: is larger than {MAX_BYTES >> 30} GB; export the picture itself")
+    if path.stat().st_size > MAX_BYTES:
+        raise MicrographError(f"{path}: is larger than {MAX_BYTES >> 30} GB; export the picture itself")
     found, = library_for("rsciio.tia._api", path).ser_reader(str(path))
     return _rosetta_picture(path, found, warnings, frame, _emi_instrument(path))
 
 def _rosetta_picture(path, found, warnings, frame, instrument):
     "A picture from what RosettaSciIO returns."
-    data, axes = found["data"], sorted(found["axes"], key=lambda axis: axis.get("index_in_array", 0)) if all("index_in_array" in a for a in found["axes"]) else found["axes"]
+    data, axes = found["data"], sorted(found["axes"],
+                                       key=lambda axis: axis.get("index_in_array", 0)) if all("index_in_array" in a
+                                           for a in found["axes"]) else found["axes"]
     steps, units = [axis.get("scale", 0) for axis in axes], [str(axis.get("units") or "") for axis in axes]
     if data.dtype.kind not in "buif": raise MicrographError(f"{path}: holds {data.dtype} values; give real numbers")
     return one_picture(path, data, steps, units, warnings, None, frame, instrument)
 
 # %% ../nbs/14_instrument_files.ipynb #4afb3b1d
-ROSETTA_SUFFIXES = ("emi", "hspy", "zspy", "prz", "blo", "nxs", "bcf", "mib", "tvips", "unf", "rpl", "sur", "de5", "img", "elid", "app5", "xml", "msa", "emsa")
+ROSETTA_SUFFIXES = ("emi", "hspy", "zspy", "prz", "blo", "nxs", "bcf", "mib", "tvips", "unf", "rpl", "sur", "de5",
+                    "img", "elid", "app5", "xml", "msa", "emsa")
 
 def _metadata_instrument(tree):
     "The instrument in RosettaSciIO's metadata."
     tem = _branch(tree, "Acquisition_instrument", "TEM")
-    return Instrument(kilovolts(tem.get("beam_energy")), finite_number(tem.get("convergence_angle")), "") if isinstance(tem, dict) else Instrument()
+    return Instrument(kilovolts(tem.get("beam_energy")), finite_number(tem.get("convergence_angle")),
+                      "") if isinstance(tem, dict) else Instrument()
 
 def read_rosetta(path, warnings, frame=None):
     "Any format of RosettaSciIO: the largest picture in the file."
-    if path.stat().st_size > MAX_BYTES: raise MicrographError(f"{path}: is larger than {MAX_BYTES >> 30} GB; export the picture itself")
+    if path.stat().st_size > MAX_BYTES:
+        raise MicrographError(f"{path}: is larger than {MAX_BYTES >> 30} GB; export the picture itself")
     plugins = library_for("rsciio", path).IO_PLUGINS
     suffix = path.suffix.lower().removeprefix(".")
     api = next((p["api"] for p in plugins if suffix in map(str.lower, p["file_extensions"])), None)
     if api is None: raise UnidentifiedImageError(suffix)
     found = import_module(api).file_reader(str(path))
     pictures = [one for one in found if one["data"].ndim >= 2 and min(sorted(one["data"].shape)[-2:]) >= MIN_PIXELS]
-    if not pictures: raise MicrographError(f"{path}: holds no picture, only spectra or other data; export the picture itself")
+    if not pictures:
+        raise MicrographError(f"{path}: holds no picture, only spectra or other data; export the picture itself")
     flat = [one for one in pictures if one["data"].ndim == 2] or pictures
     if len(pictures) > 1: warnings.append(f"{len(pictures)} pictures in one file: only the largest is read")
     best = max(flat, key=lambda one: one["data"].size)

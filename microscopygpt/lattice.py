@@ -118,7 +118,8 @@ def _forbidden(fit):
     return sorted(found, key=lambda f: f[0])
 
 # %% ../nbs/21_lattice.ipynb #f6bb37ca
-_offsets = {n: [(p, q) for p in range(n) for q in range(n) if np.gcd.reduce([p, q, n]) == 1 and (p, q) <= ((-p) % n, (-q) % n)] for n in (2, 3, 4, 5)}
+_offsets = {n: [(p, q) for p in range(n) for q in range(n) if np.gcd.reduce([p, q, n]) == 1
+                and (p, q) <= ((-p) % n, (-q) % n)] for n in (2, 3, 4, 5)}
 
 def _supercell(cell, p, q, n):
     "The cell, n times larger, whose reciprocal lattice also has the point (p a* + q b*)/n."
@@ -179,7 +180,8 @@ def _weigh(small, large, unexplained=0.):
     "What the image says about a larger cell: its `Alternative`, and whether to take it."
     index = round(abs(np.linalg.det(large.cell)/np.linalg.det(small.cell)))
     ratio, snr, _ = _forbidden(large)[0]
-    line = max(_line(small.cell, large.cell), unexplained) # a distorted image has false spots, as strong as what it leaves unexplained
+    # a distorted image has false spots, as strong as what it leaves unexplained
+    line = max(_line(small.cell, large.cell), unexplained)
     return Alternative(large.cell, ratio, index, snr), ratio > line and snr > 5*np.sqrt(index/2)
 
 def _grow(image, x, y, fit, guesses, reach, unexplained=0.):
@@ -207,8 +209,10 @@ def _choose(image, x, y, guesses, spectrum, doubt=.2, snr=5., shortest=1.5):
         larger, rejected = _grow(image, x, y, fit, guesses, reach, 1 - _quality(image, x, y, fit, spectrum))
         if larger is None: break
         fit = larger
-    smaller = [Alternative(reduce_cell(_subcell(fit.cell, *t))[0], r, 1/t[2], s) for r, s, t in _forbidden(fit) if r < .15]
-    return fit, sorted((a for a in rejected + smaller if a.evidence > .003), key=lambda a: abs(np.log(a.evidence/.06)))[:4]
+    smaller = [Alternative(reduce_cell(_subcell(fit.cell, *t))[0], r, 1/t[2], s) for r, s, t in _forbidden(fit)
+               if r < .15]
+    return fit, sorted((a for a in rejected + smaller if a.evidence > .003),
+                       key=lambda a: abs(np.log(a.evidence/.06)))[:4]
 
 # %% ../nbs/21_lattice.ipynb #a7ee29ce
 def _quality(image, x, y, fit, spectrum, gmax=1.1):
@@ -248,9 +252,11 @@ class Lattice2D:
     def gamma(self): return cell_lengths(self.cell)[2]
 
     def __repr__(self):
-        a, b, gamma = (f"{v:.{d}f} ± {e:.{d}f}" for v, e, d in zip((self.a, self.b, self.gamma), self.errors, (4, 4, 3)))
+        a, b, gamma = (f"{v:.{d}f} ± {e:.{d}f}"
+                       for v, e, d in zip((self.a, self.b, self.gamma), self.errors, (4, 4, 3)))
         lines = [f"Lattice2D(a = {a} Å, b = {b} Å, gamma = {gamma}°, quality {self.quality:.2f}, {self.n_peaks} peaks)"]
-        lines += ["  or a = {:.3f} Å, b = {:.3f} Å, gamma = {:.2f}°".format(*cell_lengths(o.cell)) + f", {o.index:.3g} times the area (superlattice {o.evidence:.1%})" for o in self.alternatives]
+        lines += ["  or a = {:.3f} Å, b = {:.3f} Å, gamma = {:.2f}°".format(*cell_lengths(o.cell))
+                  + f", {o.index:.3g} times the area (superlattice {o.evidence:.1%})" for o in self.alternatives]
         return "\n".join(lines + [f"  warning: {w}" for w in self.warnings])
 
 # %% ../nbs/21_lattice.ipynb #77fd18df
@@ -266,11 +272,16 @@ def _doubts(fit, x, y, quality, alternatives):
     periods, strays = min(np.ptp(x), np.ptp(y))/b, _strays(fit, x, y)
     larger = [o for o in alternatives if o.index > 1 and o.snr > 5]
     return [line for doubt, line in [
-        (periods < 3, f"The view is only {periods:.1f} periods wide: a larger one would tell small cells from large ones."),
+        (periods < 3, f"The view is only {periods:.1f} periods wide: a larger one would tell small cells from large "
+                      "ones."),
         (a < 1.9, f"A period of {a:.2f} Å is shorter than atoms allow in most crystals: check the pixel size."),
-        (quality < .6, f"The lattice explains only {quality:.0%} of the image: expect grains, contamination or strong distortion."),
-        (strays > .2, f"A peak of {strays:.0%} of the strongest lies off the lattice: a second grain or layer, or strong distortion."),
-        (bool(larger), f"Superlattice peaks ({larger[0].evidence:.1%} of the strongest) were ignored: see alternatives." if larger else ""),
+        (quality < .6, f"The lattice explains only {quality:.0%} of the image: expect grains, contamination or strong "
+                       "distortion."),
+        (strays > .2, f"A peak of {strays:.0%} of the strongest lies off the lattice: a second grain or layer, or "
+                      "strong distortion."),
+        (bool(larger),
+         f"Superlattice peaks ({larger[0].evidence:.1%} of the strongest) were ignored: see alternatives." if larger
+         else ""),
     ] if doubt]
 
 # %% ../nbs/21_lattice.ipynb #a9b498d1
@@ -282,11 +293,15 @@ def _search(image, x, y, spectrum, above):
     g, amp = find_peaks(spectrum, extent, above=above)
     if not len(g): raise LatticeError(no_lattice.format("No Bragg peaks stand out of the noise"))
     guesses = _guess(g, amp*weight_of_frequency(g), .35/min(extent), .7*min(extent))
-    if not guesses: raise LatticeError("The image repeats in one direction only, a lattice needs two: tilted crystals and scan lines look like this; try another view.")
+    if not guesses:
+        raise LatticeError("The image repeats in one direction only, a lattice needs two: tilted crystals and scan "
+                           "lines look like this; try another view.")
     try: fit, alternatives = _choose(image, x, y, guesses, spectrum)
-    except (CrystalError, np.linalg.LinAlgError) as e: raise LatticeError(no_lattice.format("No lattice fits the image")) from e
+    except (CrystalError, np.linalg.LinAlgError) as e:
+        raise LatticeError(no_lattice.format("No lattice fits the image")) from e
     quality = _quality(image, x, y, fit, spectrum)
-    if quality < .2 or (np.abs(fit.c) > 5*fit.sigma).sum() < 2: raise LatticeError(no_lattice.format("No lattice explains the image"))
+    if quality < .2 or (np.abs(fit.c) > 5*fit.sigma).sum() < 2:
+        raise LatticeError(no_lattice.format("No lattice explains the image"))
     return quality, fit, alternatives
 
 def measure_lattice(view # a Micrograph: data (h, w), pixel_size in Å per pixel
@@ -301,7 +316,8 @@ def measure_lattice(view # a Micrograph: data (h, w), pixel_size in Å per pixel
     if not found: raise errors[0]
     quality, fit, alternatives = max(found, key=lambda f: f[0])
     n_peaks = int((np.abs(fit.c) > 5*fit.sigma).sum())
-    return Lattice2D(fit.cell, quality, n_peaks, tuple(map(float, _uncertainty(fit, image.size))), alternatives, _doubts(fit, x, y, quality, alternatives))
+    return Lattice2D(fit.cell, quality, n_peaks, tuple(map(float, _uncertainty(fit, image.size))), alternatives,
+                     _doubts(fit, x, y, quality, alternatives))
 
 # %% ../nbs/21_lattice.ipynb #5b3ac388
 def _node(view, cell):
@@ -336,8 +352,10 @@ def plot_cell(view, lattice, ax):
             ax.axline(origin + i*step, origin + i*step + along, color="c", lw=.7, alpha=.5)
     for v, name in ((a, "a"), (b, "b")):
         ax.annotate("", origin + v, origin, arrowprops=dict(color="orangered", width=1.5, headwidth=7, headlength=7))
-        ax.text(*(origin + v*(1 + .7/np.linalg.norm(v))), name, color="orangered", fontsize=13, fontweight="bold", ha="center", va="center")
-    ax.set(xlim=(-p/2, (w-.5)*p), ylim=((h-.5)*p, -p/2), title=f"a = {lattice.a:.3f} Å, b = {lattice.b:.3f} Å, γ = {lattice.gamma:.2f}°")
+        ax.text(*(origin + v*(1 + .7/np.linalg.norm(v))), name, color="orangered", fontsize=13, fontweight="bold",
+                ha="center", va="center")
+    ax.set(xlim=(-p/2, (w-.5)*p), ylim=((h-.5)*p, -p/2),
+           title=f"a = {lattice.a:.3f} Å, b = {lattice.b:.3f} Å, γ = {lattice.gamma:.2f}°")
 
 def _plot_nodes(view, lattice, ax, gmax=1.1):
     "Fourier amplitude on a logarithmic scale; circles on the lattice's nodes, bright where there is a peak."
@@ -346,7 +364,8 @@ def _plot_nodes(view, lattice, ax, gmax=1.1):
     f = step*len(F)/2
     ax.imshow(np.log(F + noise), extent=[-f-step/2, f-step/2, f-step/2, -f-step/2], cmap="gray")
     _, g, c, sigma = fourier_coefficients(view, lattice.cell, gmax)
-    for points, style in ((g[np.abs(c) > 5*sigma], dict(ec="orangered")), (g[np.abs(c) <= 5*sigma], dict(ec="c", alpha=.35))):
+    for points, style in ((g[np.abs(c) > 5*sigma], dict(ec="orangered")),
+                          (g[np.abs(c) <= 5*sigma], dict(ec="c", alpha=.35))):
         ax.scatter(*np.r_[points, -points].T, s=110, fc="none", **style)
     ax.set(xlim=(-gmax, gmax), ylim=(gmax, -gmax), xlabel="1/Å", title=f"quality {lattice.quality:.2f}")
     ax.set_yticks([])

@@ -30,24 +30,32 @@ class TimeLimit(MetricsError): "A comparison that took too long."
 @contextmanager
 def time_limit(seconds:float):
     "Raise `TimeLimit` in the block when it runs longer; without effect outside a main thread, and on Windows."
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"): yield; return
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
     def ring(*_): raise TimeLimit(f"stopped after {seconds:g} s")
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try: yield
-    finally: signal.setitimer(signal.ITIMER_REAL, 0); signal.signal(signal.SIGALRM, before)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 # %% ../nbs/70_metrics.ipynb #8e1db295
-FAILURES = ("", "ranked lower", "z", "in-plane", "lattice", "atoms in cell", "formula", "unmatched", "time limit", "unparsed", "missing")
+FAILURES = ("", "ranked lower", "z", "in-plane", "lattice", "atoms in cell", "formula", "unmatched", "time limit",
+            "unparsed", "missing")
 PROPERTIES = ("a", "b", "gamma", "space_group", "bravais", "weight")
 
-def rounded_or_none(x): return None if not np.isfinite(x) else round(float(x), 9) # the last digits differ from process to process
+# the last digits differ from process to process
+def rounded_or_none(x): return None if not np.isfinite(x) else round(float(x), 9)
 
 def properties(what:"Atoms|Prepared")->dict: # a, b (Å), gamma (degrees), space group number, index into `BRAVAIS`, weight of the primitive cell (amu)
     "What the paper's histograms show of a crystal."
     known = prepare(what)
     a, b, gamma = map(rounded_or_none, known.lattice)
-    return dict(a=a, b=b, gamma=gamma, space_group=known.group or 1, bravais=int(bravais_2d(cell_from_lengths(*known.lattice))), weight=rounded_or_none(known.structure.composition.weight))
+    return dict(a=a, b=b, gamma=gamma, space_group=known.group or 1,
+                bravais=int(bravais_2d(cell_from_lengths(*known.lattice))),
+                weight=rounded_or_none(known.structure.composition.weight))
 
 # %% ../nbs/70_metrics.ipynb #0ee7e090
 def _compare(truth, answer, rank):
@@ -72,13 +80,20 @@ def score_answers(truth:"Atoms|Prepared",
     known = prepare(truth)
     found, reasons = zip(*[_compare(known, a, rank) for rank, a in enumerate(answers[:5] or [None], 1)])
     first = found[0]
-    rates = {f"{tier}@{k}": any(bool(getattr(c, tier)) for c in found[:k]) for tier in ("solved", "tight", "hit") for k in (1, 5)}
-    loose = dict(match_abs=any(bool(c.match_abs) for c in found), match_abs_1=bool(first.match_abs), same_space_group=bool(first.same_space_group),
+    rates = {f"{tier}@{k}": any(bool(getattr(c, tier)) for c in found[:k]) for tier in ("solved", "tight", "hit")
+             for k in (1, 5)}
+    loose = dict(match_abs=any(bool(c.match_abs) for c in found), match_abs_1=bool(first.match_abs),
+                 same_space_group=bool(first.same_space_group),
                  min_rms=rounded_or_none(np.min([c.rms for c in found if np.isfinite(c.rms)], initial=np.inf)))
-    distances = {name: rounded_or_none(getattr(first, name)) for name in ("rmsd", "rmsd_xy", "rmsd_z", "da", "db", "dgamma")}
+    distances = {name: rounded_or_none(getattr(first, name))
+                 for name in ("rmsd", "rmsd_xy", "rmsd_z", "da", "db", "dgamma")}
     guess = None if first.failure in ("missing", "unparsed", "time limit") else _first(answers[0])
-    return rates | loose | distances | dict(failure="ranked lower" if rates["solved@5"] and not first.solved else first.failure, n_answers=sum(isinstance(a, Atoms) for a in answers[:5]),
-                                            truth=properties(known), guess=guess, faults=[dict(rank=i, reason=why) for i, why in enumerate(reasons, 1) if why])
+    return rates | loose | distances | dict(failure="ranked lower" if rates["solved@5"] and not first.solved
+                                            else first.failure,
+                                            n_answers=sum(isinstance(a, Atoms) for a in answers[:5]),
+                                            truth=properties(known), guess=guess,
+                                            faults=[dict(rank=i, reason=why) for i, why in enumerate(reasons, 1)
+                                                    if why])
 
 # %% ../nbs/70_metrics.ipynb #f8ccc6fb
 NOTHING = dict(value=None, low=None, high=None, n=0)
@@ -95,7 +110,8 @@ def _bootstrapped(statistic, samples, n_resamples):
     "A statistic of paired samples with its bootstrapped 95 % interval."
     value, n = float(statistic(*samples)), len(samples[0])
     if n == 1: return dict(value=value, low=value, high=value, n=1)
-    interval = bootstrap(samples, statistic, n_resamples=n_resamples, paired=len(samples) > 1, method="percentile", rng=np.random.default_rng(0)).confidence_interval
+    interval = bootstrap(samples, statistic, n_resamples=n_resamples, paired=len(samples) > 1, method="percentile",
+                         rng=np.random.default_rng(0)).confidence_interval
     return dict(value=value, low=min(value, float(interval.low)), high=max(value, float(interval.high)), n=n)
 
 def percentile(values:list, # numbers, None where nothing could be measured
@@ -133,7 +149,8 @@ def kld(truth, guess, # (..., n) values
        )->np.ndarray: # (...) nats
     "Kullback-Leibler divergence of the guess's histogram from the truth's, with add-one smoothing."
     truth, guess = np.broadcast_arrays(truth, guess)
-    counted = [histograms(t, g, width)[1:] for t, g in zip(truth.reshape(-1, truth.shape[-1]), guess.reshape(-1, guess.shape[-1]))]
+    counted = [histograms(t, g, width)[1:]
+               for t, g in zip(truth.reshape(-1, truth.shape[-1]), guess.reshape(-1, guess.shape[-1]))]
     return np.reshape([entropy(p + 1, q + 1) for p, q in counted], truth.shape[:-1])[()]
 
 def w1(truth, guess, # (..., n) values, as many of each
@@ -142,31 +159,42 @@ def w1(truth, guess, # (..., n) values, as many of each
     return np.abs(np.sort(truth, axis=axis) - np.sort(guess, axis=axis)).mean(axis)
 
 # %% ../nbs/70_metrics.ipynb #23184684
-RATES = {"Solved@1": "solved@1", "Solved@5": "solved@5", "Tight@1": "tight@1", "Tight@5": "tight@5", "SG@1": "same_space_group",
+RATES = {"Solved@1": "solved@1", "Solved@5": "solved@5", "Tight@1": "tight@1", "Tight@5": "tight@5",
+         "SG@1": "same_space_group",
          "Hit@1": "hit@1", "Hit@5": "hit@5", "Match_abs": "match_abs", "Match_abs@1": "match_abs_1"}
-_errors = {f"|{name}| {label}": (key, q, factor) for name, key, factor in (("Δa", "da", 100), ("Δb", "db", 100), ("Δγ", "dgamma", 1)) for label, q in (("median", 50), ("p95", 95))}
-DISTANCES = {"RMSD": ("rmsd", 50, 1), "RMSD xy": ("rmsd_xy", 50, 1), "RMSD z": ("rmsd_z", 50, 1)} | _errors | {"MinRMS": ("min_rms", 50, 1)}
+_errors = {f"|{name}| {label}": (key, q, factor)
+           for name, key, factor in (("Δa", "da", 100), ("Δb", "db", 100), ("Δγ", "dgamma", 1))
+           for label, q in (("median", 50), ("p95", 95))}
+DISTANCES = {"RMSD": ("rmsd", 50, 1), "RMSD xy": ("rmsd_xy", 50, 1),
+             "RMSD z": ("rmsd_z", 50, 1)} | _errors | {"MinRMS": ("min_rms", 50, 1)}
 PAPER = ("a", "b", "gamma", "space_group", "weight") # the rows of Table 1
-_published = {f"{name}({p}) as published": (p, f) for p in PAPER for name, f in (("KLD", kld_as_published), ("EMD", emd_as_published))}
-DISTRIBUTIONS = {f"W1({p})": (p, w1) for p in PAPER} | {f"KLD({p})": (p, lambda t, g, axis=-1, width=BINS[p]: kld(t, g, width)) for p in PAPER} | _published
+_published = {f"{name}({p}) as published": (p, f) for p in PAPER
+              for name, f in (("KLD", kld_as_published), ("EMD", emd_as_published))}
+DISTRIBUTIONS = {f"W1({p})": (p, w1)
+                 for p in PAPER} | {f"KLD({p})": (p, lambda t, g, axis=-1, width=BINS[p]: kld(t, g, width))
+                                    for p in PAPER} | _published
 _units = dict(a="Å", b="Å", gamma="°", weight="amu")
-UNITS = ({name: "Å" if name.startswith("RMSD") else "(V/N)^⅓" if name == "MinRMS" else "°" if "γ" in name else "%" for name in DISTANCES}
+UNITS = ({name: "Å" if name.startswith("RMSD") else "(V/N)^⅓" if name == "MinRMS" else "°" if "γ" in name else "%"
+          for name in DISTANCES}
          | {f"W1({p})": unit for p, unit in _units.items()})
 
 # %% ../nbs/70_metrics.ipynb #57ce0068
-def _paired(records, name): return tuple(np.array([r[side][name] for r in records if r["guess"]], float) for side in ("truth", "guess"))
+def _paired(records, name):
+    return tuple(np.array([r[side][name] for r in records if r["guess"]], float) for side in ("truth", "guess"))
 
 def compare_distributions(records:list # with "truth" and "guess"
                          )->dict: # score -> {value, low, high, n}
     "W1, KLD, and the paper's two scores as published, for each property; over the records that have an answer."
     pairs = {p: _paired(records, p) for p in PAPER}
-    return {name: _bootstrapped(f, pairs[p], 200) if len(pairs[p][0]) else NOTHING for name, (p, f) in DISTRIBUTIONS.items()}
+    return {name: _bootstrapped(f, pairs[p], 200) if len(pairs[p][0]) else NOTHING
+            for name, (p, f) in DISTRIBUTIONS.items()}
 
 def summarize(records:list # of `score_answers`
              )->dict: # score -> {value, low, high, n}
     "All scores of a set of structures."
     rates = {name: rate([r[key] for r in records]) for name, key in RATES.items()}
-    distances = {name: percentile([None if r[key] is None else factor*abs(r[key]) for r in records], q) for name, (key, q, factor) in DISTANCES.items()}
+    distances = {name: percentile([None if r[key] is None else factor*abs(r[key]) for r in records], q)
+                 for name, (key, q, factor) in DISTANCES.items()}
     return rates | distances | compare_distributions(records)
 
 # %% ../nbs/70_metrics.ipynb #1b097a6b
@@ -181,15 +209,18 @@ SIZES = {"1-3 atoms": (1, 3), "4-7 atoms": (4, 7), "8 or more": (8, 10**6)}
 def _distributions(records):
     pairs = {p: _paired(records, p) for p in PROPERTIES}
     found = {p: histograms(*pair, BINS[p]) for p, pair in pairs.items() if len(pair[0])}
-    return {p: dict(first=first, width=BINS[p], truth=t.tolist(), guess=g.tolist()) for p, (first, t, g) in found.items()}
+    return {p: dict(first=first, width=BINS[p], truth=t.tolist(), guess=g.tolist())
+            for p, (first, t, g) in found.items()}
 
 def sum_up(records:list)->dict: # scores, failures, sizes, distributions, baselines
     "Everything a report says of a set of records."
     failures = {f: n for f in FAILURES if (n := sum(r["failure"] == f for r in records))}
-    sizes = {name: rate([r["solved@1"] for r in records if low <= r["n_atoms"] <= high]) for name, (low, high) in SIZES.items()}
+    sizes = {name: rate([r["solved@1"] for r in records if low <= r["n_atoms"] <= high])
+             for name, (low, high) in SIZES.items()}
     shuffled = [r["shuffled"] for r in records if r.get("shuffled")]
     baselines = dict(constant=constant_scores(records)) | (dict(shuffled=summarize(shuffled)) if shuffled else {})
-    return dict(scores=summarize(records), failures=failures, sizes=sizes, distributions=_distributions(records), baselines=baselines)
+    return dict(scores=summarize(records), failures=failures, sizes=sizes, distributions=_distributions(records),
+                baselines=baselines)
 
 # %% ../nbs/70_metrics.ipynb #338183b7
 @dataclass
@@ -202,8 +233,12 @@ class Report:
 
     @property
     def name(self): return self.settings["model"]
-    def as_dict(self): return {**self.total["scores"], **{k: v for k, v in self.total.items() if k != "scores"}, "sources": self.sources, "settings": self.settings}
-    def write(self, path): Path(path).write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    def as_dict(self):
+        return {**self.total["scores"], **{k: v for k, v in self.total.items() if k != "scores"},
+                "sources": self.sources, "settings": self.settings}
+    def write(self, path):
+        Path(path).write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+                              encoding="utf-8")
 
 def make_report(records:list, # with "source" and "n_atoms"
                 settings:dict)->Report:
@@ -217,6 +252,8 @@ def read_report(path:"str|Path" # a scores.json
     try:
         d = json.loads(Path(path).read_text(encoding="utf-8"))
         rest = {k: d.pop(k) for k in ("failures", "sizes", "distributions", "baselines")}
-        return Report(d.pop("settings"), dict(scores={k: v for k, v in d.items() if k != "sources"}, **rest), d["sources"])
+        return Report(d.pop("settings"), dict(scores={k: v for k, v in d.items() if k != "sources"}, **rest),
+                      d["sources"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise MetricsError(f"{path} does not hold the scores of an evaluation ({type(e).__name__}): make one with `microscopygpt evaluate` or `microscopygpt score`.") from e
+        raise MetricsError(f"{path} does not hold the scores of an evaluation ({type(e).__name__}): make one with "
+                           "`microscopygpt evaluate` or `microscopygpt score`.") from e

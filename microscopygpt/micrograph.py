@@ -44,7 +44,8 @@ class Micrograph:
         size = f"{self.shape[1]} x {self.shape[0]} px"
         scale = "pixel size unknown" if self.pixel_size is None else f"{self.pixel_size:.4g} Å/px, {self.fov[0]:.3g} x {self.fov[1]:.3g} Å"
         told = f", {self.instrument}" if str(self.instrument) else ""
-        return "\n".join([f"Micrograph({self.source}: {size}, {scale}{told})", *(f"  warning: {w}" for w in self.warnings)])
+        return "\n".join([f"Micrograph({self.source}: {size}, {scale}{told})",
+                          *(f"  warning: {w}" for w in self.warnings)])
 
 # %% ../nbs/16_micrograph.ipynb #2a350d60
 def _bar(fov):
@@ -123,33 +124,42 @@ MIN_FOV = 8. # Å
 
 def _usable(data, source, warnings):
     "A float32 picture free of NaN, or a `MicrographError`"
-    if min(data.shape) < MIN_PIXELS: raise MicrographError(f"{source}: is {data.shape[1]} x {data.shape[0]} pixels; at least {MIN_PIXELS} x {MIN_PIXELS} are needed")
+    if min(data.shape) < MIN_PIXELS:
+        raise MicrographError(f"{source}: is {data.shape[1]} x {data.shape[0]} pixels; at least {MIN_PIXELS} x "
+                              f"{MIN_PIXELS} are needed")
     bad = ~np.isfinite(data)
     if n := np.count_nonzero(bad):
-        if n > .01*data.size: raise MicrographError(f"{source}: {100*n/data.size:.2g} % of the pixels are NaN or infinite; repair or crop the picture (up to 1 % is repaired here)")
+        if n > .01*data.size:
+            raise MicrographError(f"{source}: {100*n/data.size:.2g} % of the pixels are NaN or infinite; repair or "
+                                  "crop the picture (up to 1 % is repaired here)")
         warnings.append(f"{n} pixels were NaN or infinite: filled with the median")
         data = np.where(bad, np.median(data[~bad]), data)
-    if data.min() == data.max(): raise MicrographError(f"{source}: every pixel has the same value, {data.flat[0]:g}; there is nothing to see")
+    if data.min() == data.max():
+        raise MicrographError(f"{source}: every pixel has the same value, {data.flat[0]:g}; there is nothing to see")
     return data
 
 # %% ../nbs/16_micrograph.ipynb #5d76f70b
 def _pixel_size(value, source):
     "A pixel size that a user gave, in A/px, or a `MicrographError`"
     if isinstance(value, bool) or not isinstance(value, Real) or not PIXEL_SIZES[0] <= value <= PIXEL_SIZES[1]:
-        raise MicrographError(f"{source}: the pixel size must be a number from {PIXEL_SIZES[0]} to {PIXEL_SIZES[1]:g} Å/px, not {value!r}; mind the unit (1 nm = 10 Å)")
+        raise MicrographError(f"{source}: the pixel size must be a number from {PIXEL_SIZES[0]} to {PIXEL_SIZES[1]:g} "
+                              f"Å/px, not {value!r}; mind the unit (1 nm = 10 Å)")
     return float(value)
 
 def _given_sizes(value, source):
     "The pixel size along y and x from one number or two"
     if not isinstance(value, (tuple, list)) or len(value) != 2: return (_pixel_size(value, source),)*2
     sizes = tuple(_pixel_size(v, source) for v in value)
-    if not agreed_sizes(*sizes, "", []): raise MicrographError(f"{source}: pixels of {sizes[0]:g} Å along y and {sizes[1]:g} along x are too far from square; check pixel_size=(y, x)")
+    if not agreed_sizes(*sizes, "", []):
+        raise MicrographError(f"{source}: pixels of {sizes[0]:g} Å along y and {sizes[1]:g} along x are too far from "
+                              "square; check pixel_size=(y, x)")
     return sizes
 
 def _wide_enough(shape, pixel_size, source):
     "A `MicrographError` when the picture shows too little of the crystal"
     if pixel_size is not None and min(shape)*pixel_size < MIN_FOV*(1-1e-6):
-        raise MicrographError(f"{source}: shows {shape[1]*pixel_size:.3g} x {shape[0]*pixel_size:.3g} Å; at least {MIN_FOV:g} x {MIN_FOV:g} Å are needed: "
+        raise MicrographError(f"{source}: shows {shape[1]*pixel_size:.3g} x {shape[0]*pixel_size:.3g} Å; at least "
+                              f"{MIN_FOV:g} x {MIN_FOV:g} Å are needed: "
             f"check the pixel size ({pixel_size:g} Å/px) or give a larger picture")
 
 # %% ../nbs/16_micrograph.ipynb #91e4cf11
@@ -211,7 +221,8 @@ def _framed(data, warnings):
     box = picture_box(data)
     shape = tuple(part.stop - part.start for part in box)
     if min(shape) < MIN_PIXELS or max(n - m for n, m in zip(data.shape, shape)) < 2: return data
-    warnings.append(f"a uniform frame, or the axes of a plot, around the picture is left out: {shape[1]} x {shape[0]} of {data.shape[1]} x {data.shape[0]} px remain")
+    warnings.append(f"a uniform frame, or the axes of a plot, around the picture is left out: {shape[1]} x {shape[0]} "
+                    f"of {data.shape[1]} x {data.shape[0]} px remain")
     return data[box]
 
 # %% ../nbs/16_micrograph.ipynb #8ccffcd2
@@ -240,9 +251,11 @@ def _with_label(bar, boxes, start, shape):
     "The bar's box, grown by what was drawn close to it"
     rows, columns = bar
     margin = max(4, shape[0]//10, 3*(rows.stop - rows.start)), (columns.stop - columns.start)//2
-    near = [box for box, n in boxes if n >= 4 and all(b.start > c.start - m and b.stop < c.stop + m for b, c, m in zip(box, bar, margin))] + [bar]
+    near = [box for box, n in boxes if n >= 4
+            and all(b.start > c.start - m and b.stop < c.stop + m for b, c, m in zip(box, bar, margin))] + [bar]
     ends = [(max(0, min(b[k].start for b in near) - 2), max(b[k].stop for b in near) + 2) for k in (0, 1)]
-    return slice(max(0, ends[0][0] + start), min(shape[0], ends[0][1] + start)), slice(ends[1][0], min(shape[1], ends[1][1]))
+    return slice(max(0, ends[0][0] + start), min(shape[0], ends[0][1] + start)), slice(ends[1][0],
+        min(shape[1], ends[1][1]))
 
 def _without_bar(data):
     "The data, a drawn bar painted over with the median"
@@ -262,7 +275,8 @@ def gray_skewness(data:np.ndarray # (rows, columns)
     small = data[:step*512:step, :step*512:step].astype(np.float32)
     band = gaussian_filter(small, 1.5) - gaussian_filter(small, 24)
     deviation = band - band.mean()
-    return float((deviation**3).mean()/max(float(deviation.std())**3, 1e-30)) # scipy.stats has it, and takes long to load
+    # scipy.stats has it, and takes long to load
+    return float((deviation**3).mean()/max(float(deviation.std())**3, 1e-30))
 
 # %% ../nbs/16_micrograph.ipynb #4f4ad47a
 def read_micrograph(
@@ -280,13 +294,15 @@ def read_micrograph(
         found = load_picture(path, warnings, frame)
         data, sizes, instrument = found.data, found.sizes, found.instrument
         if found.reciprocal and pixel_size is None:
-            raise MicrographError(f"{source}: its axes are in {found.reciprocal}: a diffraction pattern or a Fourier transform; give the image itself, or pixel_size in Å/px if the file is wrong")
+            raise MicrographError(f"{source}: its axes are in {found.reciprocal}: a diffraction pattern or a Fourier "
+                                  "transform; give the image itself, or pixel_size in Å/px if the file is wrong")
     elif isinstance(image, Image.Image): data = pil_picture(image, source, warnings, frame)
     else: data = array_picture(_as_array(image), source, warnings, frame)
     if pixel_size is not None:
         given = _given_sizes(pixel_size, source)
         warnings = [w for w in warnings if not w.startswith(BESIDE)]
-        if sizes and any(abs(f/g-1) > .02 for f, g in zip(sizes, given)): warnings.append(f"the file says {sizes[1]:.4g} Å/px; the {given[1]:.4g} given are used")
+        if sizes and any(abs(f/g-1) > .02 for f, g in zip(sizes, given)):
+            warnings.append(f"the file says {sizes[1]:.4g} Å/px; the {given[1]:.4g} given are used")
         sizes = given
     data = _usable(_framed(data, warnings), source, warnings)
     if invert: data = data.max() - data
@@ -301,7 +317,9 @@ def _squared(micrograph, sizes):
     "The micrograph with a pixel size, resampled where its pixels are not square"
     if sizes is None: return micrograph
     data, size = square_pixels(micrograph.data, sizes)
-    if data is not micrograph.data: micrograph.warnings.append(f"pixels of {sizes[1]:.4g} Å along x and {sizes[0]:.4g} along y: resampled to square ones")
+    if data is not micrograph.data:
+        micrograph.warnings.append(f"pixels of {sizes[1]:.4g} Å along x and {sizes[0]:.4g} along y: resampled to "
+                                   "square ones")
     return replace(micrograph, data=data, pixel_size=size)
 
 def _noted(micrograph):
@@ -309,10 +327,12 @@ def _noted(micrograph):
     m = micrograph
     _wide_enough(m.shape, m.pixel_size, m.source)
     if m.pixel_size is None: m.warnings.append(_UNKNOWN)
-    elif m.pixel_size > .3: m.warnings.append(f"pixels of {m.pixel_size:.3g} Å are too coarse to tell neighbouring columns apart")
+    elif m.pixel_size > .3:
+        m.warnings.append(f"pixels of {m.pixel_size:.3g} Å are too coarse to tell neighbouring columns apart")
     if drawn_bar(m.data) and _BAR not in m.warnings: m.warnings.append(_BAR)
     named = re.search(r"\bA?BF\b|bright", m.instrument.detector, re.I)
-    if named and _INVERTED not in m.warnings: m.warnings.append(f"the detector is {m.instrument.detector}: " + _INVERTED)
+    if named and _INVERTED not in m.warnings:
+        m.warnings.append(f"the detector is {m.instrument.detector}: " + _INVERTED)
     elif gray_skewness(m.data) < DARK_SPOTS and _INVERTED not in m.warnings: m.warnings.append(_INVERTED)
     return m
 
@@ -322,13 +342,16 @@ def _rescaled(micrograph, pixel_size, invert):
     m = micrograph
     others = [w for w in m.warnings if w != _UNKNOWN and not w.startswith("pixels of") and _INVERTED not in w]
     data = m.data.max() - m.data if invert else m.data
-    sizes = (m.pixel_size,)*2 if pixel_size is None and m.pixel_size else None if pixel_size is None else _given_sizes(pixel_size, m.source)
+    sizes = (m.pixel_size,
+             )*2 if pixel_size is None and m.pixel_size else None if pixel_size is None else _given_sizes(pixel_size,
+                 m.source)
     return _noted(_squared(replace(m, data=data, pixel_size=None, warnings=others), sizes))
 
 def _as_array(image):
     "An array from anything that numpy takes"
     try: return np.asarray(image)
-    except ValueError: raise MicrographError("array: its rows differ in length; give a rectangular array of numbers") from None
+    except ValueError:
+        raise MicrographError("array: its rows differ in length; give a rectangular array of numbers") from None
 
 # %% ../nbs/16_micrograph.ipynb #21c68088
 def _to_16_bit(data):
@@ -344,13 +367,16 @@ def write_micrograph(
     "Write a micrograph"
     path, m = Path(path).expanduser(), micrograph
     kind = path.suffix.lower()
-    if kind not in (".tif", ".tiff", ".png", ".npy"): raise MicrographError(f"{path}: cannot write {kind or 'a file without suffix'}; use .tif, .png or .npy")
+    if kind not in (".tif", ".tiff", ".png", ".npy"):
+        raise MicrographError(f"{path}: cannot write {kind or 'a file without suffix'}; use .tif, .png or .npy")
     if bits not in (16, 32): raise MicrographError(f"bits must be 16 or 32, not {bits!r}")
     scale = {} if m.pixel_size is None else dict(resolution=(10/m.pixel_size,)*2)
     metadata = dict(Info=m.source) | ({"unit": "nm"} if scale else {})
     if kind == ".npy": np.save(path, m.data)
     elif kind == ".png": Image.fromarray(_to_16_bit(m.data)).save(path)
-    else: tifffile.imwrite(path, m.data.astype(np.float32) if bits == 32 else _to_16_bit(m.data), imagej=True, metadata=metadata, **scale)
+    else:
+        tifffile.imwrite(path, m.data.astype(np.float32) if bits == 32 else _to_16_bit(m.data), imagej=True,
+                         metadata=metadata, **scale)
     return path
 
 # %% ../nbs/16_micrograph.ipynb #23406661
@@ -358,7 +384,8 @@ def _point(point, name):
     "A point (x, y) in pixels, or a `MicrographError`"
     try: found = np.array(point, float)
     except (TypeError, ValueError): found = np.empty(0)
-    if found.shape != (2,) or not np.isfinite(found).all(): raise MicrographError(f"ruler: its {name} must be a point (x, y) in pixels, not {point!r}")
+    if found.shape != (2,) or not np.isfinite(found).all():
+        raise MicrographError(f"ruler: its {name} must be a point (x, y) in pixels, not {point!r}")
     return found
 
 def pixel_size_from_ruler(
@@ -369,10 +396,13 @@ def pixel_size_from_ruler(
     "The pixel size from a known length in the picture, such as its scale bar"
     pixels = float(np.hypot(*(_point(end, "end")-_point(start, "start"))))
     if pixels == 0: raise MicrographError("ruler: both ends are the same point; give the two ends of the scale bar")
-    if isinstance(length, bool) or not isinstance(length, Real) or not 0 < length < np.inf: raise MicrographError(f"ruler: its length must be a positive number of Å, not {length!r}; mind the unit (1 nm = 10 Å)")
+    if isinstance(length, bool) or not isinstance(length, Real) or not 0 < length < np.inf:
+        raise MicrographError(f"ruler: its length must be a positive number of Å, not {length!r}; mind the unit (1 nm "
+                              "= 10 Å)")
     size = float(length)/pixels
     if not PIXEL_SIZES[0] <= size <= PIXEL_SIZES[1]:
-        raise MicrographError(f"ruler: {length:g} Å along {pixels:.4g} px make {size:.3g} Å/px, which no picture of atoms has; check both ends, and the unit (1 nm = 10 Å)")
+        raise MicrographError(f"ruler: {length:g} Å along {pixels:.4g} px make {size:.3g} Å/px, which no picture of "
+                              "atoms has; check both ends, and the unit (1 nm = 10 Å)")
     return size
 
 # %% ../nbs/16_micrograph.ipynb #272c3f54
@@ -385,11 +415,14 @@ def crop(self:Micrograph,
 ) -> Micrograph:
     "A part of the picture; pixel size, source and warnings stay"
     frame = left, top, width, height
-    if not all(isinstance(n, Integral) and not isinstance(n, bool) for n in frame): raise MicrographError(f"crop: left, top, width and height must be whole numbers of pixels, not {frame}")
+    if not all(isinstance(n, Integral) and not isinstance(n, bool) for n in frame):
+        raise MicrographError(f"crop: left, top, width and height must be whole numbers of pixels, not {frame}")
     (h, w), (left, top, width, height) = self.shape, map(int, frame)
     if min(left, top) < 0 or left+width > w or top+height > h:
-        raise MicrographError(f"crop: {width} x {height} px from column {left}, row {top} reach beyond the picture of {w} x {h} px; keep inside it")
-    if min(width, height) < MIN_PIXELS: raise MicrographError(f"crop: keeps {width} x {height} px; at least {MIN_PIXELS} x {MIN_PIXELS} are needed")
+        raise MicrographError(f"crop: {width} x {height} px from column {left}, row {top} reach beyond the picture of "
+                              f"{w} x {h} px; keep inside it")
+    if min(width, height) < MIN_PIXELS:
+        raise MicrographError(f"crop: keeps {width} x {height} px; at least {MIN_PIXELS} x {MIN_PIXELS} are needed")
     _wide_enough((height, width), self.pixel_size, "crop")
     return replace(self, data=self.data[top:top+height, left:left+width].copy(), warnings=[*self.warnings])
 
@@ -401,9 +434,12 @@ def level(self:Micrograph,
 ) -> Micrograph: # Values from 0 to 1
     "The picture clipped to two percentiles (0 to 100) and scaled to 0..1; pixel size, source and warnings stay"
     if not all(isinstance(n, Real) and not isinstance(n, bool) for n in (low, high)) or not 0 <= low < high <= 100:
-        raise MicrographError(f"level: the percentiles must be two numbers, 0 <= low < high <= 100, not {low!r} and {high!r}")
+        raise MicrographError(f"level: the percentiles must be two numbers, 0 <= low < high <= 100, not {low!r} and "
+                              f"{high!r}")
     dark, bright = map(float, _levels(self.data, low, high))
-    if not dark < bright: raise MicrographError(f"level: from {low:g} % to {high:g} % of the pixels all have the value {dark:g}; take the percentiles further apart")
+    if not dark < bright:
+        raise MicrographError(f"level: from {low:g} % to {high:g} % of the pixels all have the value {dark:g}; take "
+                              "the percentiles further apart")
     levelled = np.clip((self.data-dark)/(bright-dark), 0, 1).astype(np.float32)
     return replace(self, data=levelled, warnings=[*self.warnings])
 
@@ -435,16 +471,21 @@ def view(self:Micrograph,
     pixel_size=.1, # A/px
 ) -> Micrograph: # Values from 0 to 1
     "The standard view: the middle of the picture, resampled and levelled"
-    if self.pixel_size is None: raise MicrographError(f"{self.source}: the pixel size is unknown; give it in Å/px: read_micrograph(..., pixel_size=0.1)")
+    if self.pixel_size is None:
+        raise MicrographError(f"{self.source}: the pixel size is unknown; give it in Å/px: read_micrograph(..., "
+                              "pixel_size=0.1)")
     pixel_size, ratio = _pixel_size(pixel_size, "view"), pixel_size/_pixel_size(self.pixel_size, self.source)
-    if not isinstance(fov, Real) or not MIN_FOV <= fov < np.inf: raise MicrographError(f"view: the field of view must be at least {MIN_FOV:g} Å, not {fov!r}")
+    if not isinstance(fov, Real) or not MIN_FOV <= fov < np.inf:
+        raise MicrographError(f"view: the field of view must be at least {MIN_FOV:g} Å, not {fov!r}")
     _wide_enough(self.shape, self.pixel_size, self.source)
     shape = tuple(min(round(fov/pixel_size), int(n/ratio+1e-6)) for n in self.shape)
     same = abs(ratio-1) < 1e-6
     whole = _without_bar(self.data)
     data = whole[tuple(map(_middle, self.shape, shape))] if same else _resample(whole, ratio, shape)
     low, high = np.percentile(data, [.1, 99.9])
-    if low == high: raise MicrographError(f"{self.source}: the middle of the picture is empty; crop it to where the crystal is")
-    notes = [] if max(shape) == min(shape) == round(fov/pixel_size) else [f"shows {shape[1]*pixel_size:.3g} x {shape[0]*pixel_size:.3g} Å, less than {fov:g} Å"]
+    if low == high:
+        raise MicrographError(f"{self.source}: the middle of the picture is empty; crop it to where the crystal is")
+    notes = [] if max(shape) == min(shape) == round(fov/pixel_size) else [f"shows {shape[1]*pixel_size:.3g} x "
+        f"{shape[0]*pixel_size:.3g} Å, less than {fov:g} Å"]
     levelled = np.clip((data-low)/(high-low), 0, 1).astype(np.float32)
     return Micrograph(levelled, pixel_size, self.source, [*self.warnings, *notes], self.instrument)

@@ -24,9 +24,11 @@ from .observe import Observation
 from .micrograph import Micrograph
 
 # %% ../nbs/36_model.ipynb #bb7cace2
-warnings.filterwarnings("ignore", message="`hidden_state` is deprecated", category=FutureWarning) # transformers tells its own Mllama layers, once for every call
+# transformers tells its own Mllama layers, once for every call
+warnings.filterwarnings("ignore", message="`hidden_state` is deprecated", category=FutureWarning)
 
-class AccessError(ModelError): "The hub does not give the model to this user: not logged in, licence not accepted, or no such name."
+class AccessError(ModelError):
+    "The hub does not give the model to this user: not logged in, licence not accepted, or no such name."
 class NoGPUError(ModelError): "A model that needs a GPU, on a machine without one."
 class MemoryFullError(ModelError): "The model, or what it was asked to do, does not fit into memory."
 class AdapterError(ModelError): "An adapter that is damaged or belongs to another model."
@@ -40,8 +42,10 @@ def shown(micrograph:"Micrograph|Observation|None", # None for no image: black
     canvas = np.zeros((size, size), np.uint8)
     if micrograph is not None:
         view = getattr(micrograph, "view", None)
-        data = (view if isinstance(view, Micrograph) else micrograph).view(fov=size*pixel_size, pixel_size=pixel_size).data[:size, :size]
-        h, w = data.shape; top, left = (size - h)//2, (size - w)//2
+        data = (view if isinstance(view, Micrograph) else micrograph).view(fov=size*pixel_size,
+            pixel_size=pixel_size).data[:size, :size]
+        h, w = data.shape
+        top, left = (size - h)//2, (size - w)//2
         canvas[top:top+h, left:left+w] = np.round(255*data)
     return Image.fromarray(canvas).convert("RGB")
 
@@ -52,12 +56,15 @@ def _tokenizer(processor): return processor.tokenizer
 
 def chat_texts(processor, prompts, answers=None)->tuple: # texts, and which part of each is the prompt
     "Prompts, and answers where there are any, in the model's chat template; a text ends with the token that ends the turn."
-    asked = [processor.apply_chat_template(to_messages(None, p), add_generation_prompt=True, tokenize=False) for p in prompts]
+    asked = [processor.apply_chat_template(to_messages(None, p), add_generation_prompt=True, tokenize=False)
+             for p in prompts]
     if answers is None: return asked, asked
     told, end = [], _tokenizer(processor).eos_token
     for before, prompt, answer in zip(asked, prompts, answers, strict=True):
         text = processor.apply_chat_template(to_messages(None, prompt, answer), tokenize=False)
-        if not text.startswith(before + answer): raise ModelError("This model's chat template writes the prompt, or the answer, differently once there is an answer: it cannot be trained on.")
+        if not text.startswith(before + answer):
+            raise ModelError("This model's chat template writes the prompt, or the answer, differently once there is "
+                             "an answer: it cannot be trained on.")
         rest = text[len(before + answer):]
         told.append(before + answer + rest[:rest.index(end) + len(end)] if end and end in rest else text)
     return told, asked
@@ -67,7 +74,9 @@ def answer_lengths(processor, texts, asked)->list: # tokens of each answer
     ids = lambda lines: _tokenizer(processor)(lines, add_special_tokens=False)["input_ids"]
     lengths = []
     for whole, prompt in zip(ids(texts), ids(asked)):
-        if whole[:len(prompt)] != prompt: raise ModelError("This model's tokenizer reads the prompt differently once an answer follows: it cannot be trained on.")
+        if whole[:len(prompt)] != prompt:
+            raise ModelError("This model's tokenizer reads the prompt differently once an answer follows: it cannot be "
+                             "trained on.")
         lengths.append(len(whole) - len(prompt))
     return lengths
 
@@ -76,10 +85,12 @@ def encode(processor, images, prompts, answers=None)->dict: # the model's inputs
     "Images, prompts and answers as a batch: padded on the left to be asked, on the right to be trained on."
     texts, asked = chat_texts(processor, prompts, answers)
     _tokenizer(processor).padding_side = "left" if answers is None else "right"
-    batch = dict(processor(text=texts, images=[[image] for image in images], padding=True, return_tensors="pt", add_special_tokens=False))
+    batch = dict(processor(text=texts, images=[[image] for image in images], padding=True, return_tensors="pt",
+                           add_special_tokens=False))
     if answers is not None:
         ends = batch["attention_mask"].sum(1, keepdim=True)
-        at, n = torch.arange(batch["input_ids"].shape[1]), torch.tensor(answer_lengths(processor, texts, asked))[:, None]
+        at, n = torch.arange(batch["input_ids"].shape[1]), torch.tensor(answer_lengths(processor, texts,
+            asked))[:, None]
         batch["labels"] = torch.where((at < ends) & (at >= ends - n), batch["input_ids"], IGNORED)
     return batch
 
@@ -120,7 +131,9 @@ class Steering:
         allowed = torch.ones_like(scores, dtype=torch.bool)
         if rows: allowed[rows] = _bits(self.masks[rows], scores.shape[1], scores.device)
         ended = [i for i in rows if self.matchers[i].is_stopped()]
-        if ended: allowed[ended] = torch.isin(torch.arange(scores.shape[1], device=scores.device), torch.tensor(self.stops, device=scores.device))
+        if ended:
+            allowed[ended] = torch.isin(torch.arange(scores.shape[1], device=scores.device),
+                                        torch.tensor(self.stops, device=scores.device))
         scores = scores.masked_fill(~allowed, -torch.inf)
         self.last = scores.float().log_softmax(-1)
         return scores
@@ -137,7 +150,8 @@ class LargeVLM:
         self.model, self.processor, self.name, self.dialect, self.unsloth, self.constrained, self.batch_size = model, processor, name, dialect_of(dialect), unsloth, constrained, batch_size
         for module in model.modules(): # on some CPUs bitsandbytes rounds the weights of a model that is asked, and no gradient passes them any more
             if hasattr(module, "support_avx512bf16_for_cpu"): module.support_avx512bf16_for_cpu = False
-    def __repr__(self): return f"{Path(self.name).name if Path(self.name).is_absolute() else self.name} ({self.model.num_parameters()/1e6:,.0f} million parameters, {self.model.device}, {self.dialect.name} dialect{', Unsloth' if self.unsloth else ''})"
+    def __repr__(self):
+        return f"{Path(self.name).name if Path(self.name).is_absolute() else self.name} ({self.model.num_parameters()/1e6:,.0f} million parameters, {self.model.device}, {self.dialect.name} dialect{', Unsloth' if self.unsloth else ''})"
 
     def shown(self, micrograph): return shown(micrograph, self.dialect.pixel_size)
 
@@ -148,10 +162,15 @@ class LargeVLM:
         "A fresh matcher of the answers for a formula."
         import llguidance, llguidance.hf
         kept = self.__dict__.setdefault("_matchers", {})
-        if "words" not in kept: kept["words"] = llguidance.hf.from_tokenizer(_tokenizer(self.processor), n_vocab=self.n_words, eos_token=stop_tokens(self.model, self.processor))
+        if "words" not in kept:
+            kept["words"] = llguidance.hf.from_tokenizer(_tokenizer(self.processor), n_vocab=self.n_words,
+                                                         eos_token=stop_tokens(self.model, self.processor))
         key = formula, self.dialect
-        if key not in kept: kept[key] = llguidance.LLMatcher(kept["words"], llguidance.LLMatcher.grammar_from_regex(answer_pattern(*key)))
-        if error := kept[key].get_error(): raise ModelError(f"The grammar of answers for {formula} does not fit this model's tokenizer: {error}")
+        if key not in kept:
+            kept[key] = llguidance.LLMatcher(kept["words"],
+                                             llguidance.LLMatcher.grammar_from_regex(answer_pattern(*key)))
+        if error := kept[key].get_error():
+            raise ModelError(f"The grammar of answers for {formula} does not fit this model's tokenizer: {error}")
         return kept[key].deep_copy()
 
 # %% ../nbs/36_model.ipynb #5fe77b45
@@ -179,7 +198,8 @@ def generate(self:LargeVLM, micrographs:list, # of `Observation` or `Micrograph`
                 try: answers += self.write(asked[len(answers):len(answers) + size], temperature)
                 except torch.OutOfMemoryError as e:
                     if size == 1: raise MemoryFullError(_GPU_FULL.format(" with one answer at a time")) from e
-                    size //= 2; torch.cuda.empty_cache()
+                    size //= 2
+                    torch.cuda.empty_cache()
     finally: self.set_training(training)
     return [answers[i:i+k] for i in range(0, len(answers), k)] if k else [[] for _ in prompts]
 
@@ -191,13 +211,18 @@ def write(self:LargeVLM, asked:list, # of (image, prompt, formula)
     from transformers import LogitsProcessorList
     images, prompts, formulas = zip(*asked)
     inputs = {k: v.to(self.model.device) for k, v in encode(self.processor, images, prompts).items()}
-    steering = Steering([self.matcher(f) if self.constrained else None for f in formulas], self.n_words, stop_tokens(self.model, self.processor))
-    sampling = dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.) if temperature else dict(do_sample=False, temperature=None, top_k=None, top_p=None)
+    steering = Steering([self.matcher(f) if self.constrained else None for f in formulas], self.n_words,
+                        stop_tokens(self.model, self.processor))
+    sampling = dict(do_sample=True, temperature=temperature, top_k=0,
+                    top_p=1.) if temperature else dict(do_sample=False, temperature=None, top_k=None, top_p=None)
     with torch.autocast(self.model.device.type, torch.float16, enabled=self.model.dtype == torch.float16): # gates that were trained are in 32 bits
-        out = self.model.generate(**inputs, **sampling, max_new_tokens=max(longest(f, self.dialect) for f in formulas), logits_processor=LogitsProcessorList([steering]), use_cache=True)
+        out = self.model.generate(**inputs, **sampling, max_new_tokens=max(longest(f, self.dialect) for f in formulas),
+                                  logits_processor=LogitsProcessorList([steering]), use_cache=True)
     written = out[:, inputs["input_ids"].shape[1]:]
     if written.shape[1]: steering.account(written[:, -1])
-    return [Answer(text, float(p)) for text, p in zip(_tokenizer(self.processor).batch_decode(written, skip_special_tokens=True), steering.log_p)]
+    return [Answer(text, float(p))
+            for text, p in zip(_tokenizer(self.processor).batch_decode(written, skip_special_tokens=True),
+                               steering.log_p)]
 
 @patch
 def set_training(self:LargeVLM, training:bool):
@@ -210,7 +235,9 @@ def set_training(self:LargeVLM, training:bool):
 # %% ../nbs/36_model.ipynb #cb0075ce
 def _causes(error):
     "An error and what led to it."
-    while error is not None: yield error; error = error.__cause__ or error.__context__
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 def explain(error:Exception, name:str # of the model
            )->ModelError:
@@ -219,14 +246,26 @@ def explain(error:Exception, name:str # of the model
     said = next((str(e).strip().splitlines()[0] for e in _causes(error) if str(e).strip()), type(error).__name__)
     for e in _causes(error):
         if isinstance(e, ModelError): return e
-        if isinstance(e, GatedRepoError): return AccessError(f"{name} is gated: accept its licence on https://huggingface.co/{name}, then log in with `hf auth login` (in a notebook: huggingface_hub.login()).")
-        if isinstance(e, RepositoryNotFoundError): return AccessError(f"The hub shows no {name}: check the name; if it is private, log in with `hf auth login` (in a notebook: huggingface_hub.login()).")
-        if isinstance(e, (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)): return ModelError(f"{name} is not on this machine and the hub cannot be reached: check the name of the folder, or the network.")
-        if isinstance(e, HfHubHTTPError): return AccessError(f"The hub refused {name} ({said}): log in with `hf auth login`, or try again later.")
+        if isinstance(e, GatedRepoError):
+            return AccessError(f"{name} is gated: accept its licence on https://huggingface.co/{name}, then log in "
+                               "with `hf auth login` (in a notebook: huggingface_hub.login()).")
+        if isinstance(e, RepositoryNotFoundError):
+            return AccessError(f"The hub shows no {name}: check the name; if it is private, log in with `hf auth "
+                               "login` (in a notebook: huggingface_hub.login()).")
+        if isinstance(e, (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)):
+            return ModelError(f"{name} is not on this machine and the hub cannot be reached: check the name of the "
+                              "folder, or the network.")
+        if isinstance(e, HfHubHTTPError):
+            return AccessError(f"The hub refused {name} ({said}): log in with `hf auth login`, or try again later.")
         if isinstance(e, torch.OutOfMemoryError): return MemoryFullError(_GPU_FULL.format(f" while loading {name}"))
-        if isinstance(e, MemoryError): return MemoryFullError(f"{name} does not fit into this machine's memory: take a smaller model, or a larger machine.")
-        if isinstance(e, ImportError): return ModelError(f"{name} needs a package that is not here ({said}): install it, e.g. with pip install 'microscopygpt[gpu]'.")
-        if isinstance(e, SafetensorError): return ModelError(f"The weights of {name} are damaged ({said}): download or copy them again.")
+        if isinstance(e, MemoryError):
+            return MemoryFullError(f"{name} does not fit into this machine's memory: take a smaller model, or a larger "
+                                   "machine.")
+        if isinstance(e, ImportError):
+            return ModelError(f"{name} needs a package that is not here ({said}): install it, e.g. with pip install "
+                              "'microscopygpt[gpu]'.")
+        if isinstance(e, SafetensorError):
+            return ModelError(f"The weights of {name} are damaged ({said}): download or copy them again.")
     return ModelError(f"{name} cannot be loaded ({said}).")
 
 # %% ../nbs/36_model.ipynb #52e8e409
@@ -240,8 +279,10 @@ _PRECISE = ["lm_head", "vision_model", "vision_tower", "visual", "multi_modal_pr
 def nf4(): # BitsAndBytesConfig
     "QLoRA's quantisation."
     from transformers import BitsAndBytesConfig
-    if not importlib.util.find_spec("bitsandbytes"): raise ModelError("Four-bit loading needs bitsandbytes: pip install bitsandbytes, or load_in_4bit=False.")
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute_dtype(),
+    if not importlib.util.find_spec("bitsandbytes"):
+        raise ModelError("Four-bit loading needs bitsandbytes: pip install bitsandbytes, or load_in_4bit=False.")
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                              bnb_4bit_compute_dtype=compute_dtype(),
                               llm_int8_skip_modules=[prefix + part for part in _PRECISE for prefix in ("", "model.")])
 
 def has_unsloth()->bool:
@@ -260,30 +301,40 @@ def load_base(name, load_in_4bit, device):
     "Model and processor by transformers."
     from transformers import AutoConfig, AutoModelForImageTextToText
     config = AutoConfig.from_pretrained(name)
-    if type(config) not in AutoModelForImageTextToText._model_mapping: raise ModelError(f"{name} is a {config.model_type}, which reads no images: take a vision-language model.")
+    if type(config) not in AutoModelForImageTextToText._model_mapping:
+        raise ModelError(f"{name} is a {config.model_type}, which reads no images: take a vision-language model.")
     if device is None and not torch.cuda.is_available() and (n := _parameters(config)) > LARGE:
-        raise NoGPUError(f"{name} has {n/1e9:.1f} billion parameters and there is no GPU here. On Colab choose Runtime > Change runtime type > T4 GPU; elsewhere use model='compact', or device='cpu' to wait very long.")
+        raise NoGPUError(f"{name} has {n/1e9:.1f} billion parameters and there is no GPU here. On Colab choose Runtime "
+                         "> Change runtime type > T4 GPU; elsewhere use model='compact', or device='cpu' to wait very "
+                         "long.")
     ready = getattr(config, "quantization_config", None) is not None
     how = dict(quantization_config=nf4()) if load_in_4bit and not ready else {}
-    model = AutoModelForImageTextToText.from_pretrained(name, dtype=compute_dtype(), device_map={"": device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")}, **how)
+    model = AutoModelForImageTextToText.from_pretrained(name, dtype=compute_dtype(),
+                                                        device_map={"": device
+                                                            or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+                                                                if torch.cuda.is_available() else "cpu")}, **how)
     return model.eval(), load_processor(name)
 
 def load_processor(name):
     "A model's processor, if it reads images."
     from transformers import AutoProcessor
     processor = AutoProcessor.from_pretrained(name)
-    if not hasattr(processor, "image_processor"): raise ModelError(f"The processor of {name} cannot read images here: pip install torchvision.")
-    if not getattr(processor, "chat_template", None): raise ModelError(f"{name} has no chat template: take the Instruct version of the model.")
+    if not hasattr(processor, "image_processor"):
+        raise ModelError(f"The processor of {name} cannot read images here: pip install torchvision.")
+    if not getattr(processor, "chat_template", None):
+        raise ModelError(f"{name} has no chat template: take the Instruct version of the model.")
     return processor
 
 # %% ../nbs/36_model.ipynb #acd07c5b
-_MOVED = [(r"\.language_model\.model\.", ".model.language_model."), (r"\.language_model\.lm_head\.", ".lm_head."), (r"(?<!\.model)\.(vision_model|vision_tower|multi_modal_projector|visual)\.", r".model.\1.")]
+_MOVED = [(r"\.language_model\.model\.", ".model.language_model."), (r"\.language_model\.lm_head\.", ".lm_head."),
+          (r"(?<!\.model)\.(vision_model|vision_tower|multi_modal_projector|visual)\.", r".model.\1.")]
 
 def modern_names(weights:dict # name -> tensor
                 )->dict:
     "Adapter weights under the names that transformers uses now."
     def modern(name):
-        head, rest = ("base_model.model", name[len("base_model.model"):]) if name.startswith("base_model.model.") else ("", name)
+        head, rest = ("base_model.model",
+                      name[len("base_model.model"):]) if name.startswith("base_model.model.") else ("", name)
         for old, new in _MOVED: rest = re.sub(old, new, rest, count=1)
         return head + rest
     return {modern(name): w for name, w in weights.items()}
@@ -294,13 +345,15 @@ def optional_file(name:str, file:str)->"str|None":
     from huggingface_hub import try_to_load_from_cache
     from transformers.utils import cached_file
     here = any(isinstance(try_to_load_from_cache(name, f), str) for f in ("config.json", "adapter_config.json"))
-    return cached_file(name, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=not here)
+    return cached_file(name, file, _raise_exceptions_for_missing_entries=False,
+                       _raise_exceptions_for_connection_errors=not here)
 
 def model_json(name, file):
     "JSON of a model's file, or {}."
     path = optional_file(name, file)
     try: return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
-    except ValueError as e: raise AdapterError(f"{file} of {name} is damaged: download it again, or train the adapter again.") from e
+    except ValueError as e:
+        raise AdapterError(f"{file} of {name} is damaged: download it again, or train the adapter again.") from e
 
 # %% ../nbs/36_model.ipynb #49a1e4f7
 GATES = "gates.safetensors" # cross-attention gates that were trained with an adapter
@@ -309,13 +362,16 @@ def load_adapter(model, adapter:str): # PeftModel
     "Put an adapter on its base; raises `AdapterError` when it is damaged or belongs to another one."
     from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
     from peft.utils import load_peft_weights
-    if Path(adapter).is_dir() and not (Path(adapter)/"adapter_model.safetensors").is_file(): raise AdapterError(f"{adapter} holds no adapter_model.safetensors: copy it again, or train it again.")
+    if Path(adapter).is_dir() and not (Path(adapter)/"adapter_model.safetensors").is_file():
+        raise AdapterError(f"{adapter} holds no adapter_model.safetensors: copy it again, or train it again.")
     model_json(adapter, "adapter_config.json")
     config = PeftConfig.from_pretrained(adapter)
     config.inference_mode = True
     try: weights = modern_names(load_peft_weights(adapter, device="cpu"))
-    except SafetensorError as e: raise AdapterError(f"The weights of the adapter {adapter} are damaged ({e}): download or train it again.") from e
-    wrong = AdapterError(f"The adapter {adapter} does not belong to this base. It was made for {config.base_model_name_or_path}: load that, or leave the base out.")
+    except SafetensorError as e:
+        raise AdapterError(f"The weights of the adapter {adapter} are damaged ({e}): download or train it again.") from e
+    wrong = AdapterError(f"The adapter {adapter} does not belong to this base. It was made for "
+                         f"{config.base_model_name_or_path}: load that, or leave the base out.")
     try: model = get_peft_model(model, config)
     except ValueError as e: raise wrong from e
     have = get_peft_model_state_dict(model)
@@ -339,7 +395,8 @@ def _load_large(name, adapter, load_in_4bit, device, dialect, _when):
     try:
         if has_unsloth() and device is None:
             from unsloth import FastVisionModel
-            model, processor = FastVisionModel.from_pretrained(adapter or name, load_in_4bit=load_in_4bit, use_gradient_checkpointing="unsloth")
+            model, processor = FastVisionModel.from_pretrained(adapter or name, load_in_4bit=load_in_4bit,
+                use_gradient_checkpointing="unsloth")
             if adapter: open_gates(model, adapter)
         else:
             model, processor = load_base(name, load_in_4bit, device)
@@ -362,14 +419,19 @@ def load_model(name:"str|Path"="compact", # "compact", a folder, or a name on th
     if hasattr(name, "generate"): return name
     name, adapter = str(name), adapter and str(adapter)
     folder = weights_folder()/"compact" if name == "compact" else Path(name)
-    if folder.is_dir() and not any((folder/f).is_file() for f in ("config.json", "adapter_config.json")): raise ModelError(f"{folder} holds no model: neither config.json nor adapter_config.json is there.")
-    if name == "compact" or folder.is_dir() and model_json(name, "config.json").get("model_type") == CompactConfig.model_type: return load_compact(str(folder.resolve()))
+    if folder.is_dir() and not any((folder/f).is_file() for f in ("config.json", "adapter_config.json")):
+        raise ModelError(f"{folder} holds no model: neither config.json nor adapter_config.json is there.")
+    if name == "compact" or folder.is_dir() and model_json(name,
+                                                           "config.json").get("model_type") == CompactConfig.model_type:
+        return load_compact(str(folder.resolve()))
     if folder.is_dir(): name = str(folder.resolve())
-    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", name): raise ModelError(f"No model {name!r}: use 'compact', a folder, or a name on the hub such as owner/model.")
+    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise ModelError(f"No model {name!r}: use 'compact', a folder, or a name on the hub such as owner/model.")
     try: base = None if adapter else model_json(name, "adapter_config.json").get("base_model_name_or_path")
     except Exception as e: raise explain(e, name) from e
     if base: name, adapter = base, name
     record = model_json(adapter or name, "training.json") if adapter or folder.is_dir() else {}
     dialect = dialect or KNOWN.get(adapter) or record.get("recipe", {}).get("dialect", "paper")
-    changed = tuple(p.stat().st_mtime_ns for n in (name, adapter) if n and Path(n).is_dir() for p in sorted(Path(n).glob("*.safetensors")))
+    changed = tuple(p.stat().st_mtime_ns for n in (name, adapter) if n and Path(n).is_dir()
+                    for p in sorted(Path(n).glob("*.safetensors")))
     return _load_large(name, adapter, load_in_4bit, device, dialect_of(dialect).name, changed)

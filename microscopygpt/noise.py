@@ -37,7 +37,10 @@ class Noise:
 
     def __post_init__(self):
         for f in fields(self):
-            low, high = (-100, 100) if f.name in ("brightness", "flyback") else (1e-3 if f.name in ("sway_lines", "settling", "length", "contrast") else 0, 1e9)
+            low, high = (-100, 100) if f.name in ("brightness",
+                                                  "flyback") else (1e-3
+                                                      if f.name in ("sway_lines", "settling", "length", "contrast")
+                                                      else 0, 1e9)
             if f.name != "steady": number_within(f.name, getattr(self, f.name), low, high)
 
 # %% ../nbs/11_noise.ipynb #a2bebefe
@@ -128,7 +131,8 @@ def _seeds(seed, b):
 def _noise(noise):
     "The `Noise` of that name, or the one given"
     if isinstance(noise, Noise): return noise
-    if not isinstance(noise, str) or noise not in NOISE: raise StemError(f"noise must be one of {', '.join(NOISE)}, or a Noise, not {noise!r}")
+    if not isinstance(noise, str) or noise not in NOISE:
+        raise StemError(f"noise must be one of {', '.join(NOISE)}, or a Noise, not {noise!r}")
     return NOISE[noise]
 
 # %% ../nbs/11_noise.ipynb #176909e7
@@ -139,8 +143,11 @@ def add_noise(
     seed=0, # One number (picture i uses seed + i), or one for each picture
 ) -> np.ndarray: # The shape of `images`, float32, each from 0 to 1
     "Pictures as a microscope would record them, levelled to 0..1"
-    images, noise, pixel_size = np.asarray(images), _noise(noise), number_within("pixel_size", pixel_size, .001, 10, " Å/px")
-    if images.ndim not in (2, 3) or not images.size: raise StemError(f"give a picture (rows, columns) or a batch (b, rows, columns), not an array of shape {images.shape}")
+    images, noise, pixel_size = np.asarray(images), _noise(noise), number_within("pixel_size", pixel_size, .001, 10,
+        " Å/px")
+    if images.ndim not in (2, 3) or not images.size:
+        raise StemError("give a picture (rows, columns) or a batch (b, rows, columns), not an array of shape "
+                        f"{images.shape}")
     if not np.isfinite(images).all(): raise StemError("the picture holds numbers that are not finite")
     batch = images.astype(float).reshape(-1, *images.shape[-2:])
     noisy = [_noisy(im, noise, pixel_size, np.random.default_rng(s)) for im, s in zip(batch, _seeds(seed, len(batch)))]

@@ -17,7 +17,8 @@ from .fourier import LatticeError, fourier_coefficients, without_background
 from .lattice import Lattice2D, measure_lattice, no_lattice
 
 # %% ../nbs/22_observe.ipynb #f9a1dd4e
-_uprights = {2: [((1, 0), (0, 1))], 3: [((1, 1), (1, -1)), ((1, 0), (1, 2))]} # in which bases the vectors are perpendicular
+# in which bases the vectors are perpendicular
+_uprights = {2: [((1, 0), (0, 1))], 3: [((1, 1), (1, -1)), ((1, 0), (1, 2))]}
 
 def _shapes(cell, bravais):
     "The lattices of a class that may be nearest to a reduced cell, on its basis."
@@ -70,7 +71,8 @@ class Imaging:
             if name == "distortion" and value is None: continue
             try: fine = low <= float(value) <= high
             except (TypeError, ValueError): fine = False
-            if not fine: raise ImagingError(f"The imaging's {name} is {value!r}: give a number from {low:g} to {high:g}{unit}.")
+            if not fine:
+                raise ImagingError(f"The imaging's {name} is {value!r}: give a number from {low:g} to {high:g}{unit}.")
 
     @property
     def variance(self): return round(self.probe**2, 12) # Å²
@@ -82,7 +84,8 @@ def spot_radii(data:np.ndarray, # (rows, columns)
     "Radii (periods per pixel) of the strongest spots of a picture's Fourier transform, the strongest first."
     side = min(*data.shape, 512)
     rows, columns = ((n - side)//2 for n in data.shape)
-    image = without_background(np.asarray(data[rows:rows+side, columns:columns+side], float))*np.outer(np.hanning(side), np.hanning(side))
+    image = without_background(np.asarray(data[rows:rows+side, columns:columns+side], float))*np.outer(np.hanning(side),
+        np.hanning(side))
     F = np.abs(np.fft.rfft2(image))
     r = np.hypot(*np.meshgrid(np.fft.rfftfreq(side), np.fft.fftfreq(side)))
     peak = (F == maximum_filter(F, 5, mode="wrap")) & (r > least/side) & (r < .45)
@@ -101,8 +104,11 @@ def pixel_size_from_lattice(micrograph:Micrograph, # of one crystal; its own pix
                             distortion:float=0. # largest strain by drift: the lattice is taken as symmetric as that allows
                            )->float: # Å/px
     "The pixel size at which the measured lattice has the known a; raises `LatticeError` when there is none."
-    if not 1.5 <= a <= 30: raise LatticeError(f"A lattice constant of {a:g} Å is none: give the shortest period that the image shows, from 1.5 to 30 Å.")
-    trials = [p for r in spot_radii(micrograph.data) for f in (.866, 1., .5, .707) if .01 <= (p := a*r*f) <= .39 and min(micrograph.shape)*p >= 8]
+    if not 1.5 <= a <= 30:
+        raise LatticeError(f"A lattice constant of {a:g} Å is none: give the shortest period that the image shows, "
+                           "from 1.5 to 30 Å.")
+    trials = [p for r in spot_radii(micrograph.data) for f in (.866, 1., .5, .707) if .01 <= (p := a*r*f) <= .39
+              and min(micrograph.shape)*p >= 8]
     found = []
     for i, p in enumerate(trials):
         if any(abs(np.log(p/q)) < .04 for q in trials[:i]): continue
@@ -137,7 +143,8 @@ class Observation:
     @property
     def strain(self):
         "By how much the image was corrected: the strain between the measured and the corrected lattice."
-        return 0. if self.in_view(self.lattice.cell) is self.lattice.cell else _laid(self.lattice.cell, self.measured.cell)[1]
+        return 0. if self.in_view(self.lattice.cell) is self.lattice.cell else _laid(self.lattice.cell,
+            self.measured.cell)[1]
 
     def coefficients(self, cell:np.ndarray # (2, 2) Å, the measured cell or a multiple
                     )->tuple: # hk (m, 2), g (m, 2) 1/Å, coefficients (m,), noise of one
@@ -189,7 +196,8 @@ def _onto(lattice, ideal, strain):
     "The lattice brought onto an ideal cell of the same basis, with a remark on what was done."
     undo = np.linalg.solve(lattice.cell, ideal)
     note = f"The image was corrected by {strain:.1%}: {figures(lattice.cell)} was measured and taken as {BRAVAIS[bravais_2d(ideal)]}, {figures(ideal)}."
-    return replace(lattice, cell=ideal, alternatives=[a._replace(cell=a.cell@undo) for a in lattice.alternatives], warnings=lattice.warnings + [note]*(strain > .001))
+    return replace(lattice, cell=ideal, alternatives=[a._replace(cell=a.cell@undo) for a in lattice.alternatives],
+                   warnings=lattice.warnings + [note]*(strain > .001))
 
 NAMED = "The lattice was named" # begins a remark
 
@@ -219,5 +227,6 @@ def observe(micrograph:Micrograph, # with its pixel size
     if periods < ENOUGH_PERIODS and min(micrograph.shape)*micrograph.pixel_size > 1.2*min(view.fov):
         view = micrograph.view(fov=LARGEST_VIEW)
         measured = measure_lattice(view)
-    return Observation(view, _corrected(measured, imaging.distortion or 0., bravais), imaging=imaging, measured=measured,
+    return Observation(view, _corrected(measured, imaging.distortion or 0., bravais), imaging=imaging,
+                       measured=measured,
                        source_pixel_size=micrograph.pixel_size)

@@ -26,13 +26,15 @@ class Parser(argparse.ArgumentParser):
 def formula_text(text:str # chemical formula, such as MoS2
                 )->str:
     "The formula as it was typed, unless it is empty."
-    if not text.strip(): raise argparse.ArgumentTypeError("the formula is empty: give one such as MoS2, or leave the option out")
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the formula is empty: give one such as MoS2, or leave the option out")
     return text.strip()
 
 def elements_text(text:str # symbols, such as Mo,S
                  )->str:
     "The elements as they were typed, unless there are none."
-    if not text.strip(): raise argparse.ArgumentTypeError("there are no elements: give some such as Mo,S, or leave the option out")
+    if not text.strip():
+        raise argparse.ArgumentTypeError("there are no elements: give some such as Mo,S, or leave the option out")
     return text.strip()
 
 def distortion_share(text:str # inferred, or a share such as 0.03
@@ -40,28 +42,32 @@ def distortion_share(text:str # inferred, or a share such as 0.03
     "Read how far an image may be distorted."
     if text.strip() == "inferred": return None
     try: return float(text)
-    except ValueError: raise argparse.ArgumentTypeError(f"{text!r} is no distortion: give inferred, or a share such as 0.03") from None
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no distortion: give inferred, or a share such as 0.03") from None
 
 def miller_index(text:str # three whole numbers, such as 0,0,1
                 )->tuple: # (h, k, l)
     "Read a Miller index."
     try: hkl = tuple(int(n) for n in text.strip("() ").replace(",", " ").split())
     except ValueError: hkl = ()
-    if len(hkl) != 3 or not any(hkl): raise argparse.ArgumentTypeError(f"{text!r} is not a Miller index: give three whole numbers such as 0,0,1")
+    if len(hkl) != 3 or not any(hkl):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a Miller index: give three whole numbers such as 0,0,1")
     return hkl
 
 def point(text:str # two numbers, such as 1.5,-2
          )->tuple: # (x, y)
     "Read a pair of numbers."
     try: x, y = (float(n) for n in text.split(","))
-    except ValueError: raise argparse.ArgumentTypeError(f"{text!r} is not a pair of numbers: give two, such as 1.5,-2") from None
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a pair of numbers: give two, such as 1.5,-2") from None
     return x, y
 
 def values(text:str # NAME=NUMBER,..., such as voltage=80,semi_angle=30
           )->dict: # name -> number
     "Read named numbers."
     try: return {name.strip(): float(number) for name, number in (pair.split("=") for pair in text.split(","))}
-    except ValueError: raise argparse.ArgumentTypeError(f"{text!r} cannot be read: write NAME=NUMBER, more of them after commas") from None
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be read: write NAME=NUMBER, more of them after commas") from None
 
 def number_or_values(text:str # a number, or NAME=NUMBER,...
                     ):
@@ -74,16 +80,20 @@ def replacement(text:str # OLD=NEW:FRACTION, such as Mo=W:0.2
     "Read which element replaces which."
     parts = re.fullmatch(r"\s*([A-Za-z]+)=([A-Za-z]+):([0-9.eE+-]+)\s*", text)
     try: return parts[1], parts[2], float(parts[3])
-    except (TypeError, ValueError): raise argparse.ArgumentTypeError(f"{text!r} cannot be read: write OLD=NEW:FRACTION, such as Mo=W:0.2") from None
+    except (TypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be read: write OLD=NEW:FRACTION, such as Mo=W:0.2") from None
 
-PROPOSER_NAMES, POTENTIAL_NAMES = ("columns", "model", "templates"), ("chgnet", "sevennet", "alignn") # known without importing them
+# known without importing them
+PROPOSER_NAMES, POTENTIAL_NAMES = ("columns", "model", "templates"), ("chgnet", "sevennet", "alignn")
 
 def proposer_names(text:str # NAME,..., such as columns,model
                   )->tuple: # names in the order in which they are asked
     "Read who proposes."
     names = [name.strip() for name in text.split(",")]
     unknown = [name for name in names if name not in PROPOSER_NAMES]
-    if unknown: raise argparse.ArgumentTypeError(f"{unknown[0]!r} proposes nothing: name one or more of {', '.join(PROPOSER_NAMES)}, with commas between them")
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} proposes nothing: name one or more of "
+                                         f"{', '.join(PROPOSER_NAMES)}, with commas between them")
     return tuple(name for name in PROPOSER_NAMES if name in names)
 
 def pixel_size(text:str # Å per pixel, or two numbers for y and x
@@ -91,13 +101,16 @@ def pixel_size(text:str # Å per pixel, or two numbers for y and x
     "Read a pixel size."
     try: sizes = tuple(float(part) for part in text.replace(",", " ").split())
     except ValueError: sizes = ()
-    if len(sizes) not in (1, 2): raise argparse.ArgumentTypeError(f"{text!r} is not a pixel size: give Å per pixel, such as 0.1, or two for pixels that are not square, Y,X")
+    if len(sizes) not in (1, 2):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a pixel size: give Å per pixel, such as 0.1, or two for "
+                                         "pixels that are not square, Y,X")
     return sizes[0] if len(sizes) == 1 else sizes
 
 def at_least_one(text:str # a whole number
                 )->int:
     "Read a count."
-    if not text.isdecimal() or int(text) < 1: raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
     return int(text)
 
 # %% ../nbs/82_options.ipynb #ca36b15f
@@ -111,14 +124,19 @@ def output_file(path:"str|Path", # file to write
                )->Path:
     "The file's path, its folder proven writable."
     path = Path(path).expanduser()
-    if path.suffix.lower() not in suffixes: raise OSError(f"Cannot write {path.name}: end its name in one of {' '.join(suffixes)}.")
+    if path.suffix.lower() not in suffixes:
+        raise OSError(f"Cannot write {path.name}: end its name in one of {' '.join(suffixes)}.")
     if path.is_dir(): raise OSError(f"Cannot write to {path} (is a directory): give a file name.")
     return output_folder(path.parent)/path.name
 
 # %% ../nbs/82_options.ipynb #7227d4e3
-_extras = dict(unsloth="gpu", bitsandbytes="gpu", trl="gpu", jupyterlab="app", ipywidgets="app", nglview="app", anywidget="app", voila="app", rsciio="io", h5py="io")
-_OPTIONS = {"read_micrograph(..., pixel_size=0.1)": "--pixel-size 0.1", "pixel_size in Å/px": "--pixel-size in Å", "pixel_size=(y, x)": "--pixel-size Y,X",
-            "frame=0": "--frame 0", "(invert=True)": "(--invert)", "distortion=": "--distortion ", "heights=None": "--heights none", "heights='chgnet'": "--heights chgnet", "propose=": "--propose ", "skip_bad=True": "fewer files"}
+_extras = dict(unsloth="gpu", bitsandbytes="gpu", trl="gpu", jupyterlab="app", ipywidgets="app", nglview="app",
+               anywidget="app", voila="app", rsciio="io", h5py="io")
+_OPTIONS = {"read_micrograph(..., pixel_size=0.1)": "--pixel-size 0.1", "pixel_size in Å/px": "--pixel-size in Å",
+            "pixel_size=(y, x)": "--pixel-size Y,X",
+            "frame=0": "--frame 0", "(invert=True)": "(--invert)", "distortion=": "--distortion ",
+            "heights=None": "--heights none", "heights='chgnet'": "--heights chgnet", "propose=": "--propose ",
+            "skip_bad=True": "fewer files"}
 
 def as_options(text:str # a message of the library
               )->str:
@@ -131,8 +149,10 @@ def complaint(error:Exception)->str: # one line, or "" when the error is not one
     if isinstance(error, ModuleNotFoundError):
         extra = _extras.get((error.name or "").split(".")[0])
         return f"{error.name} is not installed: pip install 'microscopygpt[{extra}]'." if extra else ""
-    if isinstance(error, FileNotFoundError) and error.filename: return f"{error.filename}: no such file or folder. Check the path."
-    if isinstance(error, OSError) and error.filename: return f"{error.filename}: {(error.strerror or 'cannot be used').lower()}. Check the path and its permissions."
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"{error.filename}: no such file or folder. Check the path."
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {(error.strerror or 'cannot be used').lower()}. Check the path and its permissions."
     if isinstance(error, (UsageError, OSError)): return " ".join(str(error).split())
     if not isinstance(error, ValueError): return ""
     from microscopygpt.core import MicroscopyGPTError
@@ -146,4 +166,5 @@ def telling_doubts():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", CrystalWarning)
         yield
-    for note in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, CrystalWarning)): print(f"Note: {note}")
+    for note in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, CrystalWarning)):
+        print(f"Note: {note}")

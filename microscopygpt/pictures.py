@@ -25,7 +25,8 @@ class Instrument(NamedTuple):
     collection: tuple|None = None # inner and outer semi-angle, mrad
 
     def __str__(self):
-        parts = [f"{self.voltage:g} kV" if self.voltage else "", f"convergence {self.semi_angle:.3g} mrad" if self.semi_angle else "", self.detector]
+        parts = [f"{self.voltage:g} kV" if self.voltage else "",
+                 f"convergence {self.semi_angle:.3g} mrad" if self.semi_angle else "", self.detector]
         if self.collection: parts.append("{:.3g} to {:.3g} mrad".format(*self.collection))
         return ", ".join(part for part in parts if part)
 
@@ -37,15 +38,18 @@ class Picture(NamedTuple):
     reciprocal: str = "" # the unit, where the file calls its axes reciprocal lengths or angles
 
 # %% ../nbs/13_pictures.ipynb #7d01263b
-UNITS = {"pm": .01, "picometer": .01, "a": 1, "å": 1, "ang": 1, "angstrom": 1, "ångström": 1, "angstroem": 1, "nm": 10, "nanometer": 10, "um": 1e4, "µm": 1e4,
-         "micron": 1e4, "micrometer": 1e4, "mm": 1e7, "millimeter": 1e7, "cm": 1e8, "centimeter": 1e8, "inch": 2.54e8, "inches": 2.54e8, "m": 1e10, "meter": 1e10} # Å
+UNITS = {"pm": .01, "picometer": .01, "a": 1, "å": 1, "ang": 1, "angstrom": 1, "ångström": 1, "angstroem": 1, "nm": 10,
+         "nanometer": 10, "um": 1e4, "µm": 1e4,
+         "micron": 1e4, "micrometer": 1e4, "mm": 1e7, "millimeter": 1e7, "cm": 1e8, "centimeter": 1e8, "inch": 2.54e8,
+         "inches": 2.54e8, "m": 1e10, "meter": 1e10} # Å
 NO_UNIT = ("", "none", "px", "pixel", "pixels", "<undefined>", "undefined", "unknown", "t.traits.api.undefined")
 
 def unit_name(unit)->str:
     "A unit in lower case, in one spelling."
     if isinstance(unit, bytes): unit = unit.decode("utf-8", "replace")
     name = str(unit).strip("[](){} \0").replace("_", "").replace(" ", "").lower()
-    name = name.replace("\\u00b5", "µ").replace("\\u00c5", "å").replace("\\xb5", "µ").replace("μ", "µ").replace("µ", "µ")
+    name = name.replace("\\u00b5", "µ").replace("\\u00c5", "å").replace("\\xb5", "µ").replace("μ", "µ").replace("µ",
+        "µ")
     return name.replace("metre", "meter").replace("\u0100", "å")
 
 def length_of(unit)->"float|None":
@@ -56,7 +60,8 @@ def length_of(unit)->"float|None":
 def is_reciprocal(unit)->bool:
     "Whether a unit is a reciprocal length or an angle."
     name = unit_name(unit)
-    return name.startswith("1/") or name.endswith(("^-1", "-1", "⁻¹")) or name in ("mrad", "rad", "µrad", "milliradian", "milliradians", "radian")
+    return name.startswith("1/") or name.endswith(("^-1", "-1", "⁻¹")) or name in ("mrad", "rad", "µrad", "milliradian",
+        "milliradians", "radian")
 
 # %% ../nbs/13_pictures.ipynb #5f078a38
 MIN_PIXELS, PIXEL_SIZES = 32, (.005, 2.) # px; Å/px of pictures that resolve atoms
@@ -65,20 +70,25 @@ SQUARE, MAX_ASPECT = .005, 1.3 # relative difference that is rounding; ratio abo
 def agreed_sizes(y, x, said, warnings)->"tuple|None":
     "The pixel size (Å) along y and x, or None and a warning about what `said` it."
     low, high = PIXEL_SIZES
-    if not low <= x <= high or not low <= y <= high: warnings.append(f"{said} {x if low <= y <= high else y:.3g} Å/px, which no picture of atoms has: ignored")
+    if not low <= x <= high or not low <= y <= high:
+        warnings.append(f"{said} {x if low <= y <= high else y:.3g} Å/px, which no picture of atoms has: ignored")
     elif max(x, y)/min(x, y) > MAX_ASPECT: warnings.append(f"{said} {x:.4g} Å/px along x and {y:.4g} along y: ignored")
     else:
-        if 1e-3 < abs(x/y - 1) <= SQUARE: warnings.append(f"{said} {x:.4g} Å/px along x and {y:.4g} along y: their mean is taken")
+        if 1e-3 < abs(x/y - 1) <= SQUARE:
+            warnings.append(f"{said} {x:.4g} Å/px along x and {y:.4g} along y: their mean is taken")
         return ((x + y)/2,)*2 if abs(x/y - 1) <= SQUARE else (float(y), float(x))
 
 # %% ../nbs/13_pictures.ipynb #a519dd41
 def scale_of(steps, units, warnings)->tuple: # pixel sizes or None, reciprocal unit or ""
     "What the steps along y and x and the names of their units say."
     lengths = [length_of(unit) for unit in units]
-    if all(lengths): return agreed_sizes(*(abs(float(s))*n for s, n in zip(steps, lengths)), "its calibration says", warnings), ""
-    unknown = [str(unit.decode("utf-8", "replace") if isinstance(unit, bytes) else unit).strip() for unit, length in zip(units, lengths) if not length and unit_name(unit) not in NO_UNIT]
+    if all(lengths):
+        return agreed_sizes(*(abs(float(s))*n for s, n in zip(steps, lengths)), "its calibration says", warnings), ""
+    unknown = [str(unit.decode("utf-8", "replace") if isinstance(unit, bytes) else unit).strip()
+               for unit, length in zip(units, lengths) if not length and unit_name(unit) not in NO_UNIT]
     if len(unknown) == 2 and all(map(is_reciprocal, unknown)):
-        warnings.append(f"its calibration is in {unknown[0][:20]!r}, which is no unit of length: it is a diffraction pattern or a Fourier transform")
+        warnings.append(f"its calibration is in {unknown[0][:20]!r}, which is no unit of length: it is a diffraction "
+                        "pattern or a Fourier transform")
         return None, unknown[0][:20]
     if unknown: warnings.append(f"its calibration is in {unknown[0][:20]!r}, which is no unit of length: ignored")
     return None, ""
@@ -87,11 +97,13 @@ def scale_of(steps, units, warnings)->tuple: # pixel sizes or None, reciprocal u
 MAX_FRAMES = 64 # more add little, and take long
 CORRELATION_SIDE = 1024 # px, the middle of larger frames gives the shift
 SAME_FIELD = .05 # least correlation of a frame with the others
-BY_CHANCE = 6/.025**.5 # over the root of the pixels: six standard deviations, a fortieth of the pixels being independent after smoothing
+# over the root of the pixels: six standard deviations, a fortieth of the pixels being independent after smoothing
+BY_CHANCE = 6/.025**.5
 
 def _spectrum_of(frame):
     "Windowed Fourier transform of the middle of a frame, and its smoothed image."
-    parts = [slice((n - min(n, CORRELATION_SIDE))//2, (n - min(n, CORRELATION_SIDE))//2 + min(n, CORRELATION_SIDE)) for n in frame.shape]
+    parts = [slice((n - min(n, CORRELATION_SIDE))//2, (n - min(n, CORRELATION_SIDE))//2 + min(n, CORRELATION_SIDE))
+             for n in frame.shape]
     part = np.nan_to_num(frame[tuple(parts)].astype(np.float32))
     window = np.outer(*(np.hanning(n) for n in part.shape))
     blur = np.exp(-sum(np.meshgrid(*[(np.fft.fftfreq(n)/.2)**2 for n in part.shape], indexing="ij")))
@@ -140,7 +152,9 @@ def one_frame(frame, # function: number -> (rows, columns)
               path, warnings:list
              )->np.ndarray:
     "The frame that is wanted, or the mean of all after alignment."
-    if shape[0]*shape[1] > MAX_PIXELS: raise MicrographError(f"{path}: has {shape[1]} x {shape[0]} pixels, too many to be safe; crop it, or save it as TIFF")
+    if shape[0]*shape[1] > MAX_PIXELS:
+        raise MicrographError(f"{path}: has {shape[1]} x {shape[0]} pixels, too many to be safe; crop it, or save it "
+                              "as TIFF")
     if n == 0: raise MicrographError(f"{path}: holds no picture; export it again")
     if wanted is not None:
         if not -n <= wanted < n: raise MicrographError(f"{path}: has no frame {wanted}: it holds {n}, numbered from 0")
@@ -152,7 +166,8 @@ def one_frame(frame, # function: number -> (rows, columns)
         warnings.append(f"{n} pictures in one file that do not show the same: only the first is read")
         return np.array(frame(0))
     of = f" of {n}" if used < n else ""
-    warnings.append(f"{used}{of} frames are averaged after alignment by up to {found[1]} px (frame=0 reads the first alone)")
+    warnings.append(f"{used}{of} frames are averaged after alignment by up to {found[1]} px (frame=0 reads the first "
+                    "alone)")
     return found[0]
 
 # %% ../nbs/13_pictures.ipynb #3727a9ad
@@ -165,16 +180,20 @@ def one_picture(path, data, steps, units, warnings, axes=None, frame=None, instr
     axes = axes or (lengths if len(lengths) == 2 else [data.ndim-2, data.ndim-1])
     others = [i for i in range(data.ndim) if i not in axes and data.shape[i] > 1]
     if len(others) > 1:
-        raise MicrographError(f"{path}: has {' x '.join(map(str, data.shape))} values, a diffraction pattern at every point (4D-STEM) or another data cube; "
+        raise MicrographError(f"{path}: has {' x '.join(map(str, data.shape))} values, a diffraction pattern at every "
+                              "point (4D-STEM) or another data cube; "
                               "compute a picture first, such as that of a virtual annular detector, and give that")
-    if others and unit_name(units[others[0]]) in ENERGIES: raise MicrographError(f"{path}: holds a spectrum at every point; give the picture that was recorded with it, such as HAADF")
+    if others and unit_name(units[others[0]]) in ENERGIES:
+        raise MicrographError(f"{path}: holds a spectrum at every point; give the picture that was recorded with it, "
+                              "such as HAADF")
     h, w = (data.shape[i] for i in axes)
     turn = axes[0] > axes[1]
     n = data.shape[others[0]] if others else 1
     def get(i): 
         part = np.asarray(data[tuple(slice(None) if k in axes else i if k in others else 0 for k in range(data.ndim))])
         return part.T if turn else part
-    if n > 1 and frame is None and unit_name(units[others[0]]) not in ("s", "ms", "seconds", "second", "frame", "frames", "time", *NO_UNIT):
+    if n > 1 and frame is None and unit_name(units[others[0]]) not in ("s", "ms", "seconds", "second", "frame",
+        "frames", "time", *NO_UNIT):
         warnings.append(f"{n} pictures in one file: only the first is read")
         frame = 0
     picture = one_frame(get, n, (h, w), frame, path, warnings)
@@ -185,7 +204,9 @@ def one_picture(path, data, steps, units, warnings, axes=None, frame=None, instr
 def library_for(name, path, extra="io"):
     "A module that reads `path`."
     try: return import_module(name)
-    except ImportError: raise MicrographError(f"{path}: this kind of file is read by {name.split('.')[0]}, which is not installed: pip install 'microscopygpt[{extra}]'") from None
+    except ImportError:
+        raise MicrographError(f"{path}: this kind of file is read by {name.split('.')[0]}, which is not installed: pip "
+                              f"install 'microscopygpt[{extra}]'") from None
 
 def finite_number(value):
     "A finite number, or None."
@@ -211,7 +232,8 @@ def luminance(rgb:np.ndarray # (rows, columns, 3 or more)
              )->np.ndarray: # (rows, columns) float32
     "Colour to gray; alpha is dropped."
     out = np.empty(rgb.shape[:2], np.float32)
-    for i in range(0, len(rgb), 256): out[i:i+256] = rgb[i:i+256, :, :3].astype(np.float32) @ np.float32([.299, .587, .114])
+    for i in range(0, len(rgb), 256):
+        out[i:i+256] = rgb[i:i+256, :, :3].astype(np.float32) @ np.float32([.299, .587, .114])
     return out
 
 def _is_coloured(rgb): return not all((rgb[..., 0] == rgb[..., i]).all() for i in (1, 2))
@@ -220,15 +242,19 @@ def array_picture(data, source, warnings, frame=None)->np.ndarray: # (rows, colu
     "One gray picture from an array: of numbers of any kind, with colours, or a series of frames along its first axis."
     if data.dtype.kind not in "buif": raise MicrographError(f"{source}: holds {data.dtype} values; give real numbers")
     if data.ndim == 4 and data.shape[-1] > 4:
-        raise MicrographError(f"{source}: has shape {data.shape}, a pattern at every point (4D-STEM) or another data cube; compute a picture first, such as that of a virtual annular detector, and give that")
+        raise MicrographError(f"{source}: has shape {data.shape}, a pattern at every point (4D-STEM) or another data "
+                              "cube; compute a picture first, such as that of a virtual annular detector, and give that")
     if data.ndim == 4 or data.ndim == 3 and data.shape[-1] > 4:
         gray = lambda i: array_picture(np.asarray(data[i]), source, warnings if i == 0 else [])
         return one_frame(gray, len(data), data.shape[1:3], frame, source, warnings)
     if frame not in (None, 0, -1): raise MicrographError(f"{source}: has no frame {frame}: it holds one picture")
     if data.ndim == 3 and data.shape[-1] >= 3:
         coloured = _is_coloured(data)
-        if coloured: warnings.append("a colour picture: its luminance is read, which is the intensity only if the colours follow it")
+        if coloured:
+            warnings.append("a colour picture: its luminance is read, which is the intensity only if the colours "
+                            "follow it")
         data = luminance(data) if coloured else data[..., 0]
     if data.ndim == 3 and data.shape[-1] in (1, 2): data = data[..., 0]
-    if data.ndim != 2: raise MicrographError(f"{source}: has shape {data.shape}; give one picture, (rows, columns) or (rows, columns, 3)")
+    if data.ndim != 2:
+        raise MicrographError(f"{source}: has shape {data.shape}; give one picture, (rows, columns) or (rows, columns, 3)")
     return data.astype(np.float32, copy=False)

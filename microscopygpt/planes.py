@@ -102,7 +102,8 @@ def image_groups(observation:Observation, cell:np.ndarray, # (2, 2) Å, reduced
     "The groups that some operations of an image make."
     hk, _, F, _ = observation.coefficients(cell)
     operations = image_operations(observation, cell)
-    still = [(o.turn == np.eye(2)).all() and np.linalg.norm(nearest_vectors(o.shift)@cell) < SAME_PLACE for o in operations]
+    still = [(o.turn == np.eye(2)).all() and np.linalg.norm(nearest_vectors(o.shift)@cell) < SAME_PLACE
+             for o in operations]
     if not any(still): return []
     table = group_table(operations, cell)
     span = lambda members: signed_subgroup(table, still.index(True), [(m, 1) for m in members])
@@ -298,7 +299,8 @@ def different(planes:list # of `Columns`, the best first
     kept = []
     for plane in planes:
         alike = (p for p in kept if len(p.numbers) == len(plane.numbers) and np.allclose(p.cell, plane.cell))
-        if not any(assigned(plane.frac, p.frac, p.numbers, p.cell)[2].max() < SAME_PLACE for p in alike): kept.append(plane)
+        if not any(assigned(plane.frac, p.frac, p.numbers, p.cell)[2].max() < SAME_PLACE for p in alike):
+            kept.append(plane)
     return kept
 
 def planes_of(observation:Observation, cell:np.ndarray, # (2, 2) Å, reduced
@@ -321,7 +323,8 @@ def solve_columns(observation:Observation, formula:str,
     cells, planes, groups = cells_to_solve(observation), [], {}
     best_case = np.log(NOISE_RESIDUAL) - SYMMETRY_WORTH*np.log(LARGEST_GROUP)
     tried = [(i, n) for i, (cell, _) in enumerate(cells) for n in plausible_units(formula, cell, max_atoms)]
-    if not tried: raise ColumnError(f"No number of {formula} units up to {max_atoms} atoms fits into the measured cell of "
+    if not tried:
+        raise ColumnError(f"No number of {formula} units up to {max_atoms} atoms fits into the measured cell of "
                                     f"{abs(np.linalg.det(cells[0][0])):.1f} Å²: check the formula and the pixel size.")
     cost = lambda t: size_cost(composition(formula, t[1]), cells[t[0]][0])
     tried = sorted(tried, key=cost)[:UNITS_TRIED]

@@ -21,8 +21,10 @@ from .crystal import Slab, cell_from_lengths, cell_lengths, equivalent_bases
 INK, CELL, SECOND, ALARM, OTHER = "#1c2024", "#ffb000", "#56b4e9", "#d55e00", "#c51b7d"
 INTENSITY, DIFFERENCE, SEQUENCE = "gray", "RdBu_r", "cividis"
 
-LOOK = {"font.size": 9, "font.family": "sans-serif", "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "axes.titlelocation": "left", "axes.linewidth": .7, "axes.axisbelow": True,
-        "xtick.major.width": .7, "ytick.major.width": .7, "legend.frameon": False, "legend.fontsize": 9, "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "microscopygpt", "image.cmap": INTENSITY,
+LOOK = {"font.size": 9, "font.family": "sans-serif", "axes.spines.top": False, "axes.spines.right": False,
+        "axes.titlesize": 10, "axes.titlelocation": "left", "axes.linewidth": .7, "axes.axisbelow": True,
+        "xtick.major.width": .7, "ytick.major.width": .7, "legend.frameon": False, "legend.fontsize": 9,
+        "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "microscopygpt", "image.cmap": INTENSITY,
         **{k: INK for k in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")}}
 
 # %% ../nbs/05_plotting.ipynb #64c2bf33
@@ -46,11 +48,14 @@ def draw_atoms(ax, # matplotlib's
     x, y, depth = spots[..., 0], spots[..., 1], np.broadcast_to(slab.z[:, None], spots.shape[:2])
     if side: y, depth = depth, -y
     kind = np.broadcast_to(slab.numbers[:, None], x.shape)
-    seen = (np.abs(x) < reach) & (np.abs(spots[..., 1]) < reach); order = np.argsort(depth[seen])
+    seen = (np.abs(x) < reach) & (np.abs(spots[..., 1]) < reach)
+    order = np.argsort(depth[seen])
     x, y, kind = x[seen][order], y[seen][order], kind[seen][order]
     ax.scatter(x, y, s=260*covalent_radii[kind]**2*(7/reach)**2, c=jmol_colors[kind], edgecolor="black", linewidth=.5)
     if not side: ax.plot(*(corners - corners[:4].mean(0)).T, color="black", lw=1.2)
-    for z in np.unique(slab.numbers): ax.scatter([], [], s=60, color=jmol_colors[z], edgecolor="black", linewidth=.5, label=Element.from_Z(int(z)).symbol)
+    for z in np.unique(slab.numbers):
+        ax.scatter([], [], s=60, color=jmol_colors[z], edgecolor="black", linewidth=.5,
+                   label=Element.from_Z(int(z)).symbol)
     ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
 
 # %% ../nbs/05_plotting.ipynb #459730a1
@@ -88,7 +93,9 @@ def _discs(x, y, number):
 def _cell(slab, side, height):
     cell = SCALE*_upright(slab)
     corners = (np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) - .5)@cell
-    if side: ends = sorted(round(v) for v in corners[1:3, 0]); return "".join(f"M{x} {-height}V{height}" for x in ends), []
+    if side:
+        ends = sorted(round(v) for v in corners[1:3, 0])
+        return "".join(f"M{x} {-height}V{height}" for x in ends), []
     middle = [(f"{'ab'[i]}", *(corners[[0, 0][i]] + corners[[1, 3][i]])/2) for i in (0, 1)]
     return "M" + "L".join(f"{round(x)} {round(-y)}" for x, y in corners) + "z", middle
 
@@ -100,14 +107,17 @@ def draw_slab(slab:Slab,
              )->str: # an SVG element
     "A crystal and its cell, from above or along a."
     x, y, depth, numbers = _spots(slab, reach, side)
-    w, h = round(SCALE*reach), round(SCALE*(.5*(np.ptp(slab.z) if thickness is None else thickness) + 1.3)) if side else round(SCALE*reach)
+    w, h = round(SCALE*reach), round(SCALE*(.5*(np.ptp(slab.z) if thickness is None else thickness)
+                                            + 1.3)) if side else round(SCALE*reach)
     starts = np.flatnonzero(np.r_[True, (np.diff(depth) != 0) | (np.diff(numbers) != 0)])
     discs = "".join(_discs(x[i:j], y[i:j], numbers[i]) for i, j in zip(starts, [*starts[1:], len(x)]))
     line, letters = _cell(slab, side, h)
     text = "".join(f'<text x="{round(u)}" y="{round(-v)}">{name}</text>' for name, u, v in letters)
     bar = "" if side else f'<path fill="#fff" opacity=".85" d="M{12 - w} {h - 12}v-92h{5*SCALE + 36}v92z"/><path stroke="#111" stroke-width="10" d="M{30 - w} {h - 35}h{5*SCALE}"/><text x="{30 - w + 2.5*SCALE:g}" y="{h - 55}">5 Å</text>'
-    return (f'<svg class="crystal" viewBox="{-w} {-h} {2*w} {2*h}" role="img"><title>{escape(label or "crystal")}</title><g fill="none" stroke-linecap="round">{discs}</g>'
-            f'<path class="cell" fill="none" stroke="#111" stroke-width="6" stroke-dasharray="24 14" d="{line}"/><g class="letters" font-size="42" text-anchor="middle">{text}{bar}</g></svg>')
+    return (f'<svg class="crystal" viewBox="{-w} {-h} {2*w} {2*h}" '
+            f'role="img"><title>{escape(label or "crystal")}</title><g fill="none" stroke-linecap="round">{discs}</g>'
+            f'<path class="cell" fill="none" stroke="#111" stroke-width="6" stroke-dasharray="24 14" d="{line}"/><g '
+            f'class="letters" font-size="42" text-anchor="middle">{text}{bar}</g></svg>')
 
 # %% ../nbs/05_plotting.ipynb #75327790
 def lay_on(slab:Slab, truth:Slab)->Slab:
@@ -122,7 +132,8 @@ def lay_on(slab:Slab, truth:Slab)->Slab:
         for side in (1, -1):
             for start in starts if len(starts) else [0]:
                 moved = frac - frac[start] + anchor
-                d = truth.frac[:, None] - moved; d -= np.round(d)
+                d = truth.frac[:, None] - moved
+                d -= np.round(d)
                 cost = float((((d@cell)**2).sum(-1) + (truth.z[:, None] - side*slab.z)**2 + different).min(1).sum())
                 if cost < best[0] - 1e-6: best = cost, Slab(M@slab.cell, moved % 1, side*slab.z, slab.numbers)
     return best[1]

@@ -40,16 +40,19 @@ def predict_composition(image, elements, formula, pixel_size, given:dict)->"Pred
     elements, imaging = read_elements(elements), given["imaging"] or Imaging()
     micrograph, tell = read_micrograph(image, pixel_size), rising(given["progress"])
     tell(.01, "measuring the lattice")
-    observation = observe_unscaled(micrograph, imaging) if micrograph.pixel_size is None else observe_scan(micrograph, imaging)
+    observation = observe_unscaled(micrograph, imaging) if micrograph.pixel_size is None else observe_scan(micrograph,
+        imaging)
     found = compose(observation, elements, given["seed"], lambda done, what: tell(.01 + .2*done, what))
     model = load_model(given["model"]) if given["model"] is not None else None
     answers = []
     for i, one in enumerate(found[:COMPOSITIONS]):
         part = (.21 + .79*i/COMPOSITIONS, .79/COMPOSITIONS)
-        given.update(model=model, progress=lambda done, what, part=part: tell(part[0] + part[1]*(done or 0), f"{one.formula}: {what}"))
+        given.update(model=model, progress=lambda done, what,
+                     part=part: tell(part[0] + part[1]*(done or 0), f"{one.formula}: {what}"))
         answers.append(predict(micrograph, one.formula, **given))
     best = max(answers, key=lambda a: a.best.confidence if a.candidates else 0.)
-    others = ", ".join(f"{a.formula} ({a.best.confidence if a.candidates else 0:.2f})" for a in answers if a is not best)
+    others = ", ".join(f"{a.formula} ({a.best.confidence if a.candidates else 0:.2f})" for a in answers
+                       if a is not best)
     note = f"The ratio of {', '.join(elements)} was solved from the columns: {best.formula} is the most probable"
     best.warnings.insert(0, note + (f", then {others}." if others else "."))
     return best
@@ -67,7 +70,8 @@ def unscaled_observation(question:Search, micrograph:Micrograph, imaging:Imaging
     "An observation on the scale at which the crystal is at rest."
     if question.potential is None:
         raise PredictError(f"{micrograph.source or 'The image'} has no pixel size, and no potential could say "
-                           f"at which scale {question.formula} is at rest: give the pixel size in Å/px, or heights='chgnet'.")
+                           f"at which scale {question.formula} is at rest: give the pixel size in Å/px, or "
+                           "heights='chgnet'.")
     question.tell(.03, "finding the scale")
     tick = lambda: question.tell(None, "finding the scale")
     observation = observe_unscaled(micrograph, imaging)
@@ -194,7 +198,8 @@ def predict(image, # path, array or `Micrograph`
            )->Prediction:
     "Read the crystal structure from a micrograph: propose, compute what is not seen, prove, rank."
     if elements is not None:
-        given = dict(prompt=prompt, k=k, propose=propose, model=model, templates=templates, heights=heights, relax=relax,
+        given = dict(prompt=prompt, k=k, propose=propose, model=model, templates=templates, heights=heights,
+                     relax=relax,
                      imaging=imaging, progress=progress, seed=seed, answers=answers)
         return predict_composition(image, elements, formula, pixel_size, given)
     formula, active = asked_formula(formula, prompt), active_proposers(propose, model, templates)
@@ -204,7 +209,8 @@ def predict(image, # path, array or `Micrograph`
     tell, imaging = rising(progress), imaging or Imaging()
     tell(0., "loading the model")
     vlm = load_model(model) if "model" in active else None
-    asked = dict(prompt=prompt, k=k, propose=propose, model=remembered(model), templates=templates, heights=remembered(heights),
+    asked = dict(prompt=prompt, k=k, propose=propose, model=remembered(model), templates=templates,
+                 heights=remembered(heights),
                  relax=relax, imaging=imaging, seed=seed, answers=answers)
     prompt = prompt or make_prompt(formula, dialect=getattr(vlm, "dialect", "paper"))
     tell(.02, "measuring the lattice")
@@ -214,22 +220,26 @@ def predict(image, # path, array or `Micrograph`
     question.use(heights)
     if "templates" in active and not crystals and propose != PROPOSERS:
         question.notes.append("There is no database on this machine and no list was given: templates proposed nothing.")
-    search, candidates = on_its_scale(question, micrograph, imaging, lambda search: search.run(active, vlm, crystals, k), vlm)
+    search, candidates = on_its_scale(question, micrograph, imaging,
+                                      lambda search: search.run(active, vlm, crystals, k), vlm)
     observation = search.observation
     if relax:
         tell(1., "relaxing")
-        candidates = [replace(c, atoms=relax_atoms(c.atoms, relax), why=c.why + f"; relaxed with {relax}") for c in candidates]
+        candidates = [replace(c, atoms=relax_atoms(c.atoms, relax), why=c.why + f"; relaxed with {relax}")
+                      for c in candidates]
     tell(1., "done")
     notes = warnings_for(micrograph, observation, candidates) + corrections(micrograph, observation, candidates)
     notes += list(dict.fromkeys(search.notes))
-    return Prediction(micrograph, observation, formula, prompt, candidates, getattr(vlm, "name", "no model"), seed, notes, asked)
+    return Prediction(micrograph, observation, formula, prompt, candidates, getattr(vlm, "name", "no model"), seed,
+                      notes, asked)
 
 # %% ../nbs/67_predict.ipynb #9a11c0df
 NO_SCALE = "no pixel size" # how the note begins that a reader leaves on a file without one
 DOUBTFUL = .25 # confidence, below which the question itself is doubted
 USUAL_DISTANCE = .7, 1.2 # shortest distance over the sum of covalent radii; 1 % of the databases lie outside
 USUAL_CONTRAST = 1.1, 2.1 # exponents of most annular dark-field images; real ones of .5 and 2.8 have been seen
-STRAINED = .03, .02 # strain in size and shape, beyond which one crystal in five lies in the potential, and most wrong ones
+# strain in size and shape, beyond which one crystal in five lies in the potential, and most wrong ones
+STRAINED = .03, .02
 SCALE_ERROR = .03 # of a scale from rest: three of four crystals
 NOTED = .005 # strain in shape that is worth a word
 
@@ -240,7 +250,8 @@ def corrections(micrograph:Micrograph, observation:Observation, candidates:list)
     pixel_size, trusted = observation.source_pixel_size*observation.told, inferred.trust["exact"]
     scale, said = np.exp(inferred.strain.scale), []
     if not observation.scaled:
-        said.append(f"The image tells no pixel size. The crystal at rest fits {pixel_size*scale:.4g} Å/px, which is inferred, "
+        said.append(f"The image tells no pixel size. The crystal at rest fits {pixel_size*scale:.4g} Å/px, which is "
+                    "inferred, "
                     f"give or take {SCALE_ERROR:.0%}: give pixel_size in Å/px if you know it.")
     elif trusted < .5 and abs(inferred.strain.scale) > RESCALED:
         said.append(f"The file says {pixel_size:.4g} Å/px; this crystal at rest fits {pixel_size*scale:.4g}: "
@@ -259,7 +270,8 @@ def corrections(micrograph:Micrograph, observation:Observation, candidates:list)
 def warnings_for(micrograph, observation, candidates)->list: # of str
     "What the user should know before trusting the answer."
     notes = list(dict.fromkeys([*micrograph.warnings, *observation.view.warnings, *observation.lattice.warnings]))
-    if not observation.scaled: notes = [n for n in notes if not n.startswith(NO_SCALE)] # it was inferred, which is said below
+    # it was inferred, which is said below
+    if not observation.scaled: notes = [n for n in notes if not n.startswith(NO_SCALE)]
     if not candidates or candidates[0].residual >= EXPLAINED:
         return [*notes, "No candidate explains the image: check the formula and the pixel size."]
     if candidates[0].confidence < DOUBTFUL:
@@ -267,10 +279,12 @@ def warnings_for(micrograph, observation, candidates)->list: # of str
                      "check the formula and the pixel size.")
     near, power = candidates[0].proof.crowding, candidates[0].proof.fit.power
     if not USUAL_DISTANCE[0] <= near <= USUAL_DISTANCE[1]:
-        notes.append(f"The nearest atoms of the best candidate are {near:.2f} times as far apart as their covalent radii add up to, "
+        notes.append(f"The nearest atoms of the best candidate are {near:.2f} times as far apart as their covalent "
+                     "radii add up to, "
                      "which is rare: check the formula and the pixel size.")
     if not USUAL_CONTRAST[0] <= power <= USUAL_CONTRAST[1]:
-        notes.append(f"The contrast exponent of the best candidate is {power:.1f}, where {USUAL_CONTRAST[0]} to {USUAL_CONTRAST[1]} "
+        notes.append(f"The contrast exponent of the best candidate is {power:.1f}, where {USUAL_CONTRAST[0]} to "
+                     f"{USUAL_CONTRAST[1]} "
                      "is usual: check the elements of the formula.")
     return notes
 

@@ -46,17 +46,20 @@ class Prediction:
     @property
     def lattice(self): return self.observation.lattice
     @property
-    def explained(self): return bool(self.candidates and self.best.residual < EXPLAINED and self.best.confidence > PLAUSIBLE)
+    def explained(self):
+        return bool(self.candidates and self.best.residual < EXPLAINED and self.best.confidence > PLAUSIBLE)
 
 # %% ../nbs/66_prediction.ipynb #bfa930ea
 def _draw_sites(ax, placed, view, clear=.4):
     "The atoms where they lie in the view, a marker for each element."
     corners = np.array([[0, 0], [view.fov[0], 0], [0, view.fov[1]], view.fov])@np.linalg.inv(placed.cell)
-    shifts = np.array(list(itertools.product(*(range(int(np.floor(low)) - 1, int(np.ceil(high)) + 2) for low, high in zip(corners.min(0), corners.max(0))))))
+    shifts = np.array(list(itertools.product(*(range(int(np.floor(low)) - 1, int(np.ceil(high)) + 2)
+                                               for low, high in zip(corners.min(0), corners.max(0))))))
     for z, marker in zip(np.unique(placed.numbers)[::-1], itertools.cycle("osD^v")):
         spots = ((placed.frac[placed.numbers == z][:, None] + shifts)@placed.cell).reshape(-1, 2)
         spots = spots[((spots > clear) & (spots < np.array(view.fov) - clear)).all(1)]
-        ax.plot(*spots.T, marker, ms=2.5 + 1.8*covalent_radii[z], mfc=jmol_colors[z], mec="black", mew=.6, label=Element.from_Z(int(z)).symbol)
+        ax.plot(*spots.T, marker, ms=2.5 + 1.8*covalent_radii[z], mfc=jmol_colors[z], mec="black", mew=.6,
+                label=Element.from_Z(int(z)).symbol)
 
 @patch
 @styled()
@@ -67,13 +70,18 @@ def plot_fit(self:Prediction, rank:int=1, # which candidate
     if axes is None: axes = plt.subplots(1, 3, figsize=(10.5, 3.9), layout="constrained")[1]
     proof, view = self.candidates[rank-1].proof, self.observation.view
     again = resimulate(proof, self.observation)
-    view.plot(axes[0]); Micrograph(again, view.pixel_size).plot(axes[1], bar=False)
+    view.plot(axes[0])
+    Micrograph(again, view.pixel_size).plot(axes[1], bar=False)
     axes[2].imshow(view.data - again, cmap=DIFFERENCE, vmin=-.6, vmax=.6, extent=axes[0].images[0].get_extent())
-    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]])@self.observation.in_view(self.lattice.cell) + np.array(view.fov)/2
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1],
+                        [0, 0]])@self.observation.in_view(self.lattice.cell) + np.array(view.fov)/2
     _draw_sites(axes[0], proof.placed._replace(cell=self.observation.in_view(proof.placed.cell)), view)
     axes[0].plot(*corners.T, color=CELL, lw=2, label="measured cell")
     axes[0].legend(loc="upper center", bbox_to_anchor=(.5, 0), ncols=4, handletextpad=.3)
-    for ax, title in zip(axes, ("micrograph", f"candidate {rank}, simulated", f"difference (residual {100*proof.residual:.1f} %)")): ax.set_title(title); ax.set_axis_off()
+    for ax, title in zip(axes, ("micrograph", f"candidate {rank}, simulated", "difference (residual "
+        f"{100*proof.residual:.1f} %)")):
+        ax.set_title(title)
+        ax.set_axis_off()
     plt.close(axes[0].figure)
     return axes[0].figure
 
@@ -86,12 +94,16 @@ def plot(self:Prediction, rank:int=1 # which candidate
     chosen = self.candidates[rank-1]
     fig, axes = plt.subplots(1, 5, figsize=(15, 3.7), layout="constrained")
     self.plot_fit(rank, axes[:3])
-    slab = to_slab(chosen.atoms); a, b, gamma = cell_lengths(slab.cell)
+    slab = to_slab(chosen.atoms)
+    a, b, gamma = cell_lengths(slab.cell)
     reach = max(5., .8*b)
-    draw_atoms(axes[3], slab, reach=reach); draw_atoms(axes[4], slab, side=True, reach=reach)
+    draw_atoms(axes[3], slab, reach=reach)
+    draw_atoms(axes[4], slab, side=True, reach=reach)
     for ax in axes[3:]: ax.spines[:].set_visible(True)
-    axes[3].set_title(f"{chosen.formula} from above, space group {chosen.space_group}"); axes[3].set_xlabel(f"a {a:.3f} Å, b {b:.3f} Å, γ {gamma:.1f}°")
-    axes[4].set_title("from the side (not seen in the image)"); axes[4].legend(loc="upper right", framealpha=.9, frameon=True)
+    axes[3].set_title(f"{chosen.formula} from above, space group {chosen.space_group}")
+    axes[3].set_xlabel(f"a {a:.3f} Å, b {b:.3f} Å, γ {gamma:.1f}°")
+    axes[4].set_title("from the side (not seen in the image)")
+    axes[4].legend(loc="upper right", framealpha=.9, frameon=True)
     return fig
 
 # %% ../nbs/66_prediction.ipynb #69754b44
@@ -101,11 +113,15 @@ def plot_residuals(self:Prediction, ax=None # matplotlib's
                   ):
     "What each candidate leaves unexplained; darker bars are less probable to be right."
     ax = ax or plt.subplots(figsize=(5.5, .6 + .32*len(self.candidates)), layout="constrained")[1]
-    residuals, sure = 100*np.array([c.residual for c in self.candidates]), np.array([c.confidence for c in self.candidates])
-    bars = ax.barh(range(1, len(residuals)+1), residuals, color=plt.get_cmap(SEQUENCE)(.9*sure), edgecolor=INK, linewidth=.6)
-    ax.bar_label(bars, [f"{r:.1f} %, confidence {s:.2f}" for r, s in zip(residuals, sure)], padding=4, fontsize=8, bbox=dict(fc="white", ec="none", pad=.8))
+    residuals, sure = 100*np.array([c.residual for c in self.candidates]), np.array([c.confidence
+        for c in self.candidates])
+    bars = ax.barh(range(1, len(residuals)+1), residuals, color=plt.get_cmap(SEQUENCE)(.9*sure), edgecolor=INK,
+                   linewidth=.6)
+    ax.bar_label(bars, [f"{r:.1f} %, confidence {s:.2f}" for r, s in zip(residuals, sure)], padding=4, fontsize=8,
+                 bbox=dict(fc="white", ec="none", pad=.8))
     for limit in (12, 100*EXPLAINED): ax.axvline(limit, color=INK, lw=.8, ls=":", zorder=0)
-    ax.set(yticks=range(1, len(residuals)+1), ylim=(len(residuals) + .6, .4), xlim=(0, max(60, 1.6*residuals.max())), ylabel="candidate", xlabel="residual (%); dotted: explained, explained for the most part")
+    ax.set(yticks=range(1, len(residuals)+1), ylim=(len(residuals) + .6, .4), xlim=(0, max(60, 1.6*residuals.max())),
+           ylabel="candidate", xlabel="residual (%); dotted: explained, explained for the most part")
     plt.close(ax.figure)
     return ax.figure
 
@@ -113,10 +129,12 @@ def plot_residuals(self:Prediction, ax=None # matplotlib's
 @patch
 def table(self:Prediction)->str: # Markdown
     "The candidates with their figures and reasons."
-    rows = ["| rank | a (Å) | b (Å) | γ (°) | atoms | space group | residual | confidence | why |", "|---|---|---|---|---|---|---|---|---|"]
+    rows = ["| rank | a (Å) | b (Å) | γ (°) | atoms | space group | residual | confidence | why |",
+            "|---|---|---|---|---|---|---|---|---|"]
     for i, c in enumerate(self.candidates, 1):
         a, b, gamma = cell_lengths(to_slab(c.atoms).cell)
-        rows.append(f"| {i} | {a:.3f} | {b:.3f} | {gamma:.2f} | {c.atoms.num_atoms} | {c.space_group} | {100*c.residual:.1f} % | {c.confidence:.2f} | {c.why} |")
+        rows.append(f"| {i} | {a:.3f} | {b:.3f} | {gamma:.2f} | {c.atoms.num_atoms} | {c.space_group} | "
+                    f"{100*c.residual:.1f} % | {c.confidence:.2f} | {c.why} |")
     return "\n".join(rows)
 
 @patch
@@ -124,7 +142,8 @@ def _repr_markdown_(self:Prediction):
     lattice = f"**{self.formula}**, model {self.model}. Measured lattice: a = {self.lattice.a:.3f} Å, b = {self.lattice.b:.3f} Å, γ = {self.lattice.gamma:.2f}° (quality {self.lattice.quality:.2f})."
     notes = "".join(f"\n\n> {w}" for w in self.warnings)
     if not self.candidates: return f"{lattice} No candidate.{notes}"
-    picture = io.BytesIO(); self.plot().savefig(picture, format="png", dpi=90)
+    picture = io.BytesIO()
+    self.plot().savefig(picture, format="png", dpi=90)
     return f"{lattice}{notes}\n\n![](data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()})\n\n{self.table()}"
 
 # %% ../nbs/66_prediction.ipynb #3c60fa87
@@ -250,7 +269,8 @@ def _contents(prediction):
     "Name and bytes of the files of a prediction, without prediction.json."
     files = {}
     with tempfile.TemporaryDirectory() as folder:
-        for i, c in enumerate(prediction.candidates, 1): files[f"rank_{i}.cif"] = write_crystal(c.atoms, Path(folder)/f"rank_{i}.cif").read_bytes()
+        for i, c in enumerate(prediction.candidates, 1):
+            files[f"rank_{i}.cif"] = write_crystal(c.atoms, Path(folder)/f"rank_{i}.cif").read_bytes()
     if prediction.candidates:
         picture = io.BytesIO()
         prediction.plot().savefig(picture, format="png", dpi=130)

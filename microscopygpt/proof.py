@@ -319,9 +319,11 @@ def relax(atoms:Atoms, # slab
     if potential != "chgnet": raise RelaxError(f"Unknown potential {potential!r}: use 'chgnet'.")
     from chgnet.model.dynamics import CHGNetCalculator
     from ase.optimize import FIRE
-    moving = standardize(atoms, symprec=0).ase_converter(); moving.pbc = True
+    moving = standardize(atoms, symprec=0).ase_converter()
+    moving.pbc = True
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         moving.calc = CHGNetCalculator(use_device="cpu")
         FIRE(moving, logfile=None).run(fmax=fmax, steps=steps)
-    return standardize(Atoms(lattice_mat=moving.cell.array, coords=moving.get_scaled_positions(), elements=moving.get_chemical_symbols(), cartesian=False), symprec=0)
+    return standardize(Atoms(lattice_mat=moving.cell.array, coords=moving.get_scaled_positions(),
+                             elements=moving.get_chemical_symbols(), cartesian=False), symprec=0)

@@ -66,7 +66,8 @@ def merge_answers(answers:list, # of `Answer`
         group = next((g for g in groups if same_description(g[0][0], slab)), None)
         if group is None: groups.append([(slab, answer.log_p)])
         else: group.append((slab, answer.log_p))
-    proposals = [Proposal(average([s for s, _ in g]), "model", max(p for _, p in g), len(g), temperature) for g in groups]
+    proposals = [Proposal(average([s for s, _ in g]), "model", max(p for _, p in g), len(g), temperature)
+                 for g in groups]
     return sorted(proposals, key=lambda p: (-p.votes, -p.belief))
 
 # %% ../nbs/60_propose.ipynb #35b8ad75

@@ -79,7 +79,8 @@ def representative(members:list # of `Contender`, descriptions of one crystal
     least = min(c.proof.residual for c in members)
     accepted = max(ACCEPTED_RATIO*least, least + ACCEPTED_RISE)
     return max((c for c in members if c.proof.residual <= accepted),
-               key=lambda c: (c.proof.operations, -round(c.proof.residual, 3), -(c.relaxed.energy if c.relaxed else 0.)))
+               key=lambda c: (c.proof.operations, -round(c.proof.residual, 3),
+                              -(c.relaxed.energy if c.relaxed else 0.)))
 
 def merge_contenders(contenders:list # of `Contender`
                     )->list: # of (`Contender`, primitive `Atoms`)
@@ -160,9 +161,12 @@ class Judge(NamedTuple):
 UNEXPLAINED = -1. # weight of what is left, by hand: it was small in all that taught, and is not where nothing is right
 STRAIN = .4 # weight of the log odds of a strain, by hand: contenders that are worst by it are rarely right
 BY_HAND = -.1 # weight of what the fitted micrographs cannot teach: moved, stretched, sheared, forces in the plane
-JUDGES = {"energy": Judge(np.array([-.079, -1.661, BY_HAND, BY_HAND, BY_HAND, -.734, -.359, .514, 1.012, -.018, IN_DATABASE, -.712,
-                                    BY_HAND, BY_HAND, -.043, -2.755, -.552, STRAIN, UNEXPLAINED]), 1.723, (.486, 2.322, 1.12, 2.092)),
-          "image": Judge(np.array([-.06, -.83, BY_HAND, BY_HAND, BY_HAND, -.644, -.201, .922, .807, -.88, IN_DATABASE, 0, 0, 0,
+JUDGES = {"energy": Judge(np.array([-.079, -1.661, BY_HAND, BY_HAND, BY_HAND, -.734, -.359, .514, 1.012, -.018,
+                                    IN_DATABASE, -.712,
+                                    BY_HAND, BY_HAND, -.043, -2.755, -.552, STRAIN, UNEXPLAINED]), 1.723,
+                                    (.486, 2.322, 1.12, 2.092)),
+          "image": Judge(np.array([-.06, -.83, BY_HAND, BY_HAND, BY_HAND, -.644, -.201, .922, .807, -.88, IN_DATABASE,
+                                   0, 0, 0,
                                    -.175, -1.816, .289, 0, UNEXPLAINED]), .094, (1.345, 1.356, 1.383, 0.))}
 
 # %% ../nbs/61_rank.ipynb #f87aa62f
@@ -230,7 +234,8 @@ def fit_judge(X:np.ndarray, # (m, f) evidence
     return Judge(weights, offset, fit_confidence(X@weights + offset, y, groups))
 
 # %% ../nbs/61_rank.ipynb #bb3686c9
-EXPLAINED, PLAUSIBLE = .35, .02 # largest residual and smallest confidence with which a candidate still explains an image
+# largest residual and smallest confidence with which a candidate still explains an image
+EXPLAINED, PLAUSIBLE = .35, .02
 WELL_EXPLAINED = .12 # residual; nothing that fitted worse was ever right on simulated validation images
 
 def fit_in_words(residual:float)->str:
@@ -312,6 +317,7 @@ def rank_merged(merged:list, # what `merge_contenders` gives
         energy = c.relaxed.energy if c.relaxed else None
         margin = energy - context.lowest[c.density] if c.relaxed else None
         why = describe(c, asked, context, potential)
-        ranked.append(Candidate(atoms, float(score[i]), c.proof.residual, float(sure[i]), why, c.proof, c.votes, c.origins,
+        ranked.append(Candidate(atoms, float(score[i]), c.proof.residual, float(sure[i]), why, c.proof, c.votes,
+                                c.origins,
                                 energy, margin, evidence(c, context), c.inferred))
     return ranked

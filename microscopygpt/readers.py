@@ -41,14 +41,16 @@ def _read_ndata(path, warnings, frame=None):
 
 def _read_npz(path, warnings, frame=None):
     if path.suffix.lower() in (".ndata", ".ndata1"): return _read_ndata(path, warnings, frame)
-    if path.suffix.lower() != ".npz": raise UnidentifiedImageError(path.name) # documents of an office are zip files, too
+    # documents of an office are zip files, too
+    if path.suffix.lower() != ".npz": raise UnidentifiedImageError(path.name)
     with np.load(path, allow_pickle=False) as file:
         shapes = {name: file[name] for name in file.files[:50]}
     pictures = {name: a for name, a in shapes.items() if a.ndim in (2, 3) and min(a.shape[-2:]) >= 3}
     if not pictures: raise MicrographError(f"{path}: is an archive of numpy without a picture; save the picture alone")
     name = max(pictures, key=lambda name: pictures[name].size)
     if len(pictures) > 1: warnings.append(f"{len(pictures)} arrays in one file: only {name!r} is read")
-    said = next((shapes[k] for k in shapes if re.fullmatch(r"(pixel|px)[ _]?(size|scale)?|sampling|scale", k.lower()) and k != name), None)
+    said = next((shapes[k] for k in shapes if re.fullmatch(r"(pixel|px)[ _]?(size|scale)?|sampling|scale", k.lower())
+                 and k != name), None)
     size = None if said is None else _stated_size(said)
     return Picture(array_picture(pictures[name], path, warnings, frame), size and (size, size))
 
@@ -86,7 +88,8 @@ def _ome_sizes(text, warnings):
 def _tagged_sizes(tif, tags, warnings):
     "Pixel sizes from the tags of makers of microscopes; None where there are none."
     if all(k in tags for ks in _GATAN.values() for k in ks):
-        values = lambda key: [np.ravel(tags[k].value)[0] if not isinstance(tags[k].value, str) else tags[k].value for k in _GATAN[key]]
+        values = lambda key: [np.ravel(tags[k].value)[0] if not isinstance(tags[k].value, str) else tags[k].value
+                              for k in _GATAN[key]]
         return scale_of(values("scales"), values("units"), warnings)[0]
     if tif.fei_metadata:
         steps = [finite_number(first_nested(tif.fei_metadata, name)) for name in ("pixelheight", "pixelwidth")]
@@ -118,11 +121,13 @@ def _best_pages(tif):
     pages = [tif.pages[i].aspage() for i in range(min(len(tif.pages), MAX_PAGES))]
     full = [p for p in pages if not p.is_reduced] or pages
     best = max(full, key=lambda p: (not _coloured_page(p), p.bitspersample or 0))
-    return [p for p in full if (p.shape, p.dtype, p.photometric) == (best.shape, best.dtype, best.photometric)], len(full)
+    return [p for p in full
+            if (p.shape, p.dtype, p.photometric) == (best.shape, best.dtype, best.photometric)], len(full)
 
 def _page_data(page, path):
     "The pixels of a page, by Pillow where tifffile lacks the codec."
-    if page.imagelength*page.imagewidth > MAX_PIXELS: raise MicrographError(f"{path}: has {page.imagewidth} x {page.imagelength} pixels, too many to be safe; crop it")
+    if page.imagelength*page.imagewidth > MAX_PIXELS:
+        raise MicrographError(f"{path}: has {page.imagewidth} x {page.imagelength} pixels, too many to be safe; crop it")
     try:
         if page.photometric not in (0, 1, 2): raise ImportError
         data = page.asarray()
@@ -140,8 +145,11 @@ def _page_by_pillow(page, path):
             image.seek(page.index)
             return _pil_frame(image)
     except (OSError, ValueError, EOFError, UnidentifiedImageError) as e:
-        if codec == "NONE" or "decoder" not in str(e) and "codec" not in str(e) and not isinstance(e, UnidentifiedImageError): raise
-        raise MicrographError(f"{path}: is compressed with {codec}, which needs another package: pip install imagecodecs, or save it without compression") from e
+        if codec == "NONE" or "decoder" not in str(e) and "codec" not in str(e) and not isinstance(e,
+            UnidentifiedImageError):
+            raise
+        raise MicrographError(f"{path}: is compressed with {codec}, which needs another package: pip install "
+                              "imagecodecs, or save it without compression") from e
 
 def _read_tiff(path, warnings, frame=None):
     with tifffile.TiffFile(path) as tif:
@@ -151,7 +159,8 @@ def _read_tiff(path, warnings, frame=None):
         sizes = None if reciprocal else _tiff_sizes(tif, pages[0], warnings)
         voltage = kilovolts(first_nested(tif.fei_metadata or {}, "hv"))
         instrument = Instrument(voltage, None, str(first_nested(tif.fei_metadata or {}, "signal") or ""))
-        if len(pages) < n_all: warnings.append(f"{n_all} pictures in one file of different kinds: page {pages[0].index} is read")
+        if len(pages) < n_all:
+            warnings.append(f"{n_all} pictures in one file of different kinds: page {pages[0].index} is read")
         joint = int((tif.imagej_metadata or {}).get("images", 1))
         series = tif.series[0] if tif.series else None
         if series is not None and dict(zip(series.axes, series.shape)).get("C", 1) > 1 and frame is None:
@@ -160,9 +169,11 @@ def _read_tiff(path, warnings, frame=None):
         if joint > len(pages) == 1 and series is not None and series.size <= MAX_PIXELS:
             data = series.asarray().reshape(-1, *pages[0].shape)
             get = lambda i: array_picture(data[i], path, warnings if i == 0 and not warnings else [])
-            return Picture(one_frame(get, len(data), pages[0].shape[:2], frame, path, warnings), sizes, instrument, reciprocal)
+            return Picture(one_frame(get, len(data), pages[0].shape[:2], frame, path, warnings), sizes, instrument,
+                           reciprocal)
         get = lambda i: array_picture(_page_data(pages[i], path), path, [] if i else warnings)
-        return Picture(one_frame(get, len(pages), (pages[0].imagelength, pages[0].imagewidth), frame, path, warnings), sizes, instrument, reciprocal)
+        return Picture(one_frame(get, len(pages), (pages[0].imagelength, pages[0].imagewidth), frame, path, warnings),
+                       sizes, instrument, reciprocal)
 
 # %% ../nbs/15_readers.ipynb #5d54649f
 MRC_TYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
@@ -191,27 +202,36 @@ def _read_mrc(path, warnings, frame=None):
         order = _mrc_order(head.ljust(216, b"\0"))
         mode = struct.unpack(order + "i", head[12:16].ljust(4, b"\0"))[0]
         if len(head) < 1024 or mode not in MRC_TYPES:
-            raise MicrographError(f"{path}: is no MRC file that this library reads (mode {mode}); export it with real numbers, as mode 0, 1, 2, 6 or 12")
+            raise MicrographError(f"{path}: is no MRC file that this library reads (mode {mode}); export it with real "
+                                  "numbers, as mode 0, 1, 2, 6 or 12")
         extra = struct.unpack_from(order + "i", head, 92)[0]
         extended = f.read(min(max(extra, 0), 4096))
     shape, grid = struct.unpack_from(order + "3i", head, 0)[::-1], struct.unpack_from(order + "3i", head, 28)
     cell, columns = struct.unpack_from(order + "3f", head, 40), struct.unpack_from(order + "i", head, 64)[0]
     stamp, flags = struct.unpack_from("<2i", head, 152) if order == "<" else struct.unpack_from(">2i", head, 152)
-    kind = "u1" if mode == 0 and IMOD_STAMP in (stamp, struct.unpack_from("<i", head, 152)[0]) and not flags & 1 else MRC_TYPES[mode]
+    kind = "u1" if mode == 0 and IMOD_STAMP in (stamp,
+                                                struct.unpack_from("<i", head,
+                                                    152)[0]) and not flags & 1 else MRC_TYPES[mode]
     sizes, voltage = _mrc_extension(head[104:108], extended, order)
-    thermo = head[104:107] == b"FEI" or re.search(rb"\bFEI\b|Fei Company|Thermo ?Fisher", head[224:1024]) or all(PIXEL_SIZES[0] <= s <= PIXEL_SIZES[1] for s in sizes)
+    thermo = head[104:107] == b"FEI" or re.search(rb"\bFEI\b|Fei Company|Thermo ?Fisher",
+                                                  head[224:1024]) or all(PIXEL_SIZES[0] <= s <= PIXEL_SIZES[1]
+                                                      for s in sizes)
     steps = [float(cell[i])/max(grid[i], 1) for i in (1, 0)]
     if all(PIXEL_SIZES[0] <= s <= PIXEL_SIZES[1] for s in sizes): steps = list(sizes)
     data = np.memmap(path, order + kind, "r", 1024 + extra, shape)
     if columns == 2: data = data.swapaxes(1, 2)
     unit = "" if np.isin(steps, (0, 1)).all() else "A"
-    found = one_picture(path, data if thermo else data[:, ::-1], [0, *steps], ["", unit, unit], warnings, [1, 2], frame, Instrument(voltage))
+    found = one_picture(path, data if thermo else data[:, ::-1], [0, *steps], ["", unit, unit], warnings, [1, 2], frame,
+                        Instrument(voltage))
     return found
 
 # %% ../nbs/15_readers.ipynb #a43f9eb7
-_STARTS = {b"\x93NUMPY": _read_npy, b"PK\3\4": _read_npz, b"II*\0": _read_tiff, b"MM\0*": _read_tiff, b"II+\0": _read_tiff, b"MM\0+": _read_tiff, b"\x89HDF\r\n\x1a\n": read_hdf5,
-           b"II\x97\x01": read_ser, b"\0\0\0\3": read_dm, b"\0\0\0\4": read_dm, b"\x89PNG": _read_pil, b"\xff\xd8\xff": _read_pil, b"GIF8": _read_pil, b"BM": _read_pil, b"RIFF": _read_pil}
-_SUFFIXES = {".dm3": read_dm, ".dm4": read_dm, ".emd": read_hdf5, ".ser": read_ser, **dict.fromkeys((".mrc", ".mrcs", ".rec", ".st", ".ali", ".map"), _read_mrc),
+_STARTS = {b"\x93NUMPY": _read_npy, b"PK\3\4": _read_npz, b"II*\0": _read_tiff, b"MM\0*": _read_tiff,
+           b"II+\0": _read_tiff, b"MM\0+": _read_tiff, b"\x89HDF\r\n\x1a\n": read_hdf5,
+           b"II\x97\x01": read_ser, b"\0\0\0\3": read_dm, b"\0\0\0\4": read_dm, b"\x89PNG": _read_pil,
+           b"\xff\xd8\xff": _read_pil, b"GIF8": _read_pil, b"BM": _read_pil, b"RIFF": _read_pil}
+_SUFFIXES = {".dm3": read_dm, ".dm4": read_dm, ".emd": read_hdf5, ".ser": read_ser,
+             **dict.fromkeys((".mrc", ".mrcs", ".rec", ".st", ".ali", ".map"), _read_mrc),
              **{f".{suffix}": read_rosetta for suffix in ROSETTA_SUFFIXES}}
 
 def reader_of(head:bytes, # the first 212 bytes
@@ -220,7 +240,8 @@ def reader_of(head:bytes, # the first 212 bytes
     "Who reads a file that begins with `head`, or else has this suffix."
     if head[208:212] == b"MAP ": return _read_mrc
     if suffix.lower() in (".nxs", ".prz", ".zspy"): return read_rosetta
-    return next((reader for start, reader in _STARTS.items() if head.startswith(start)), None) or _SUFFIXES.get(suffix.lower(), _read_pil)
+    return next((reader for start, reader in _STARTS.items() if head.startswith(start)),
+                None) or _SUFFIXES.get(suffix.lower(), _read_pil)
 
 # %% ../nbs/15_readers.ipynb #5edf03fd
 BESIDE = "the pixel size is taken from"
@@ -238,8 +259,11 @@ def sidecar(path:Path, # of the picture
     if len(steps) > 1 and (found := scale_of(steps[-2:], units[-2:], [])[0]):
         warnings.append(f"{BESIDE} {beside.name}")
         return found, swift_instrument(said)
-    fov = [finite_number(first_nested(said, *names)) for names in (("field_of_view_y", "fov_y", "field_of_view_x"), ("field_of_view_x", "fov_x", "field_of_view_y"))]
-    unit = first_nested(said, "field_of_view_units", "fov_units", "pixel_size_units", "pixel_size_unit", "units", "unit") or ""
+    fov = [finite_number(first_nested(said, *names))
+           for names in (("field_of_view_y", "fov_y", "field_of_view_x"),
+                         ("field_of_view_x", "fov_x", "field_of_view_y"))]
+    unit = first_nested(said, "field_of_view_units", "fov_units", "pixel_size_units", "pixel_size_unit", "units",
+                        "unit") or ""
     size = finite_number(first_nested(said, "pixel_size", "pixelsize", "pixel_size_x"))
     steps = [f/n for f, n in zip(fov, shape)] if all(fov) else [size, size] if size else None
     found = scale_of(steps, (unit, unit), [])[0] if steps else None
@@ -268,14 +292,20 @@ def load_picture(path:Path, warnings:list, frame:"int|None"=None)->Picture:
     try:
         with open(path, "rb") as f: head = f.read(212)
         if not head: raise MicrographError(f"{path}: is empty; copy the file again")
-        if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")): raise MicrographError(f"{path}: is a web page, not an image; download the file itself")
+        if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
+            raise MicrographError(f"{path}: is a web page, not an image; download the file itself")
         with _quiet("tifffile", "rsciio"): found = reader_of(head, path.suffix)(path, warnings, frame)
         found = found._replace(data=array_picture(found.data, path, warnings))
     except MicrographError: raise
     except PermissionError: raise MicrographError(f"{path}: may not be read; check its permissions") from None
-    except Image.DecompressionBombError: raise MicrographError(f"{path}: has too many pixels to be safe; crop it, or save it as TIFF") from None
-    except UnidentifiedImageError: raise MicrographError(f"{path}: is not an image that this library reads; give PNG, JPEG, TIFF, DM3, DM4, EMD, MRC, SER or npy") from None
-    except Exception as e: raise MicrographError(f"{path}: cannot be read, it looks truncated or damaged; copy or export it again ({type(e).__name__}: {' '.join(str(e).split())[:120]})") from e
+    except Image.DecompressionBombError:
+        raise MicrographError(f"{path}: has too many pixels to be safe; crop it, or save it as TIFF") from None
+    except UnidentifiedImageError:
+        raise MicrographError(f"{path}: is not an image that this library reads; give PNG, JPEG, TIFF, DM3, DM4, EMD, "
+                              "MRC, SER or npy") from None
+    except Exception as e:
+        raise MicrographError(f"{path}: cannot be read, it looks truncated or damaged; copy or export it again "
+                              f"({type(e).__name__}: {' '.join(str(e).split())[:120]})") from e
     if found.sizes is None:
         sizes, instrument = sidecar(path, found.data.shape, warnings)
         found = found._replace(sizes=sizes, instrument=found.instrument if any(found.instrument) else instrument)

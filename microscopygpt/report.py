@@ -31,17 +31,21 @@ def score_label(name): return _pretty(name) + (f" ({UNITS[name]})" if name in UN
 def count_of(scores): return max((s["n"] for s in scores.values()), default=0)
 
 # %% ../nbs/72_report.ipynb #e93c3398
-COLUMNS = ("Solved@1", "Solved@5", "Tight@1", "Tight@5", "Hit@1", "Hit@5", "Match_abs", "SG@1", "RMSD", "|Δa| median", "|Δb| median", "|Δγ| median")
+COLUMNS = ("Solved@1", "Solved@5", "Tight@1", "Tight@5", "Hit@1", "Hit@5", "Match_abs", "SG@1", "RMSD", "|Δa| median",
+           "|Δb| median", "|Δγ| median")
 BASELINES = {"shuffled": "shuffled", "mean of the truth": "constant"} # row -> key in the report
 
 def table_rows(reports, source=None, baselines=False, columns=None):
     "(name, scores) of the reports that cover a source, and of the first one's baselines that say something in these columns."
-    parts = [(r.name, r.total if source is None else r.sources[source]) for r in reports if source is None or source in r.sources]
+    parts = [(r.name, r.total if source is None else r.sources[source]) for r in reports if source is None
+             or source in r.sources]
     known = parts[0][1]["baselines"] if parts and baselines else {}
     told = {name: known[key] for name, key in BASELINES.items() if key in known}
-    return [(name, part["scores"]) for name, part in parts] + [(name, scores) for name, scores in told.items() if any(scores.get(c, NOTHING)["n"] for c in columns or scores)]
+    return [(name, part["scores"]) for name, part in parts] + [(name, scores) for name, scores in told.items()
+        if any(scores.get(c, NOTHING)["n"] for c in columns or scores)]
 
-def markdown_text(text): return " ".join(str(text).split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+def markdown_text(text):
+    return " ".join(str(text).split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 def table(reports:list, # of `Report`, one row each
           source:"str|None"=None, # one source's structures; None for all
@@ -52,28 +56,39 @@ def table(reports:list, # of `Report`, one row each
     def text(scores, c):
         score = scores.get(c, NOTHING)
         return cell_text(score, _digits(c)) + (f", n={score['n']}" if c not in RATES and score["n"] else "")
-    head = [" | ".join(["| ", "n", *(markdown_text(score_label(c)) for c in columns)]) + " |", "|---"*(len(columns) + 2) + "|"]
-    return "\n".join(head + [f"| {markdown_text(name)} | {count_of(scores)} | " + " | ".join(text(scores, c) for c in columns) + " |" for name, scores in table_rows(reports, source, baselines, columns)])
+    head = [" | ".join(["| ", "n", *(markdown_text(score_label(c)) for c in columns)]) + " |",
+            "|---"*(len(columns) + 2) + "|"]
+    return "\n".join(head
+                     + [f"| {markdown_text(name)} | {count_of(scores)} | " + " | ".join(text(scores, c)
+                         for c in columns) + " |" for name, scores in table_rows(reports, source, baselines, columns)])
 
 # %% ../nbs/72_report.ipynb #71421430
 @patch
 def _repr_markdown_(self:Report):
     parts = {"all": self.total} | (self.sources if len(self.sources) > 1 else {})
     asked = [f"{k} {self.settings[k]}" for k in ("subset", "noise") if self.settings.get(k)]
-    head = [f"**{', '.join([markdown_text(self.name), *asked])}**\n", " | ".join(["| score", *(f"{markdown_text(s)} (n={count_of(p['scores'])})" for s, p in parts.items())]) + " |", "|---"*(len(parts) + 1) + "|"]
-    rows = [" | ".join([f"| {markdown_text(score_label(c))}", *(cell_text(p["scores"].get(c, NOTHING), _digits(c)) for p in parts.values())]) + " |" for c in (*RATES, *DISTANCES)]
-    why = [" | ".join([f"| not solved: {f}", *(str(p["failures"].get(f, 0)) for p in parts.values())]) + " |" for f in FAILURES[1:] if self.total["failures"].get(f)]
+    head = [f"**{', '.join([markdown_text(self.name), *asked])}**\n",
+            " | ".join(["| score", *(f"{markdown_text(s)} (n={count_of(p['scores'])})" for s, p in parts.items())])
+            + " |", "|---"*(len(parts) + 1) + "|"]
+    rows = [" | ".join([f"| {markdown_text(score_label(c))}",
+                        *(cell_text(p["scores"].get(c, NOTHING), _digits(c)) for p in parts.values())]) + " |"
+                        for c in (*RATES, *DISTANCES)]
+    why = [" | ".join([f"| not solved: {f}", *(str(p["failures"].get(f, 0)) for p in parts.values())]) + " |"
+           for f in FAILURES[1:] if self.total["failures"].get(f)]
     return "\n".join(head + rows + why)
 
 @patch
 def __str__(self:Report): return self._repr_markdown_()
 
 @patch
-def __repr__(self:Report): return f"Report({self.name}: {count_of(self.total['scores'])} structures, Solved@1 {cell_text(self.total['scores']['Solved@1'])})"
+def __repr__(self:Report):
+    return f"Report({self.name}: {count_of(self.total['scores'])} structures, Solved@1 {cell_text(self.total['scores']['Solved@1'])})"
 
 # %% ../nbs/72_report.ipynb #8deaba56
-_tex_of = {"\\": r"\textbackslash{}", "^⅓": "${}^{1/3}$", "⅓": "1/3", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "Å": r"{\AA}", "°": r"${}^\circ$", "–": "--", "—": "---", "−": "$-$",
-           "±": r"$\pm$", "·": r"$\cdot$", "×": r"$\times$", "γ": r"$\gamma$", "∞": r"$\infty$", "Δ": r"$\Delta$", **{c: f"${c}$" for c in "|<>"}, **{c: f"\\{c}" for c in "{}$&#%_"}, **{c: f"{{{c}}}" for c in "[]*\"`"},
+_tex_of = {"\\": r"\textbackslash{}", "^⅓": "${}^{1/3}$", "⅓": "1/3", "^": r"\textasciicircum{}",
+           "~": r"\textasciitilde{}", "Å": r"{\AA}", "°": r"${}^\circ$", "–": "--", "—": "---", "−": "$-$",
+           "±": r"$\pm$", "·": r"$\cdot$", "×": r"$\times$", "γ": r"$\gamma$", "∞": r"$\infty$", "Δ": r"$\Delta$",
+           **{c: f"${c}$" for c in "|<>"}, **{c: f"\\{c}" for c in "{}$&#%_"}, **{c: f"{{{c}}}" for c in "[]*\"`"},
            **{c: rf"\textsubscript{{{i}}}" for i, c in enumerate("₀₁₂₃₄₅₆₇₈₉")}}
 _tex_pattern = re.compile("|".join(map(re.escape, _tex_of)))
 
@@ -82,26 +97,35 @@ def _ascii(text): return unicodedata.normalize("NFKD", text).encode("ascii", "re
 def tex(text:str)->str: # ASCII
     "Text that LaTeX prints as it is."
     parts = re.split(f"({_tex_pattern.pattern})", " ".join(str(text).split()))
-    text = "".join(_tex_of[p] if i % 2 else _tex_pattern.sub(lambda m: _tex_of[m[0]], _ascii(p)) for i, p in enumerate(parts))
+    text = "".join(_tex_of[p] if i % 2 else _tex_pattern.sub(lambda m: _tex_of[m[0]], _ascii(p))
+                   for i, p in enumerate(parts))
     return re.sub(r"(?<!\\)\$\$", "", text)
 
 # %% ../nbs/72_report.ipynb #887091da
 def _caption(reports, source, columns, baselines):
     n = sorted({count_of(scores) for _, scores in table_rows(reports, source)})
     about = {k: sorted({str(r.settings[k]) for r in reports if r.settings.get(k)}) for k in ("subset", "noise")}
-    told = [f"{' to '.join(map(str, (n[0], n[-1]) if len(n) > 1 else n))} structures" + (f" of {source}" if source else ""), *(f"{k}: {', '.join(v)}" for k, v in about.items() if v)]
-    text = ["; ".join(told) + ".", "Every prediction counts: one that is missing, unreadable or of another formula is a failure in every rate.",
-            "Beneath each score its 95 % interval (Wilson's for rates, the bootstrap's otherwise)" + ("; n: structures that could be compared." if set(columns) - set(RATES) else ".")]
-    if baselines: text.append("Shuffled: the first row's answers, handed to the wrong structures. Mean of the truth: answered every time.")
+    told = [f"{' to '.join(map(str, (n[0], n[-1]) if len(n) > 1 else n))} structures" + (f" of {source}" if source
+        else ""), *(f"{k}: {', '.join(v)}" for k, v in about.items() if v)]
+    text = ["; ".join(told) + ".", "Every prediction counts: one that is missing, unreadable or of another formula is "
+                                   "a failure in every rate.",
+            "Beneath each score its 95 % interval (Wilson's for rates, the bootstrap's otherwise)"
+            + ("; n: structures that could be compared." if set(columns) - set(RATES) else ".")]
+    if baselines:
+        text.append("Shuffled: the first row's answers, handed to the wrong structures. Mean of the truth: answered "
+                    "every time.")
     return " ".join(text)
 
 def _tex_lines(name, scores, columns):
     found = [scores.get(c, NOTHING) for c in columns]
     def line(texts): return " & ".join(texts) + r"\\"
-    values = [tex(fixed_digits(s["value"], _digits(c))) if s["value"] is not None else "--" for c, s in zip(columns, found)]
-    intervals = [rf"\scriptsize {tex(fixed_digits(s['low'], _digits(c)))}--{tex(fixed_digits(s['high'], _digits(c)))}" if s["value"] is not None else "" for c, s in zip(columns, found)]
+    values = [tex(fixed_digits(s["value"], _digits(c))) if s["value"] is not None else "--"
+              for c, s in zip(columns, found)]
+    intervals = [rf"\scriptsize {tex(fixed_digits(s['low'], _digits(c)))}--{tex(fixed_digits(s['high'], _digits(c)))}"
+                 if s["value"] is not None else "" for c, s in zip(columns, found)]
     covered = [rf"\scriptsize $n={s['n']}$" if s["n"] and c not in RATES else "" for c, s in zip(columns, found)]
-    return [line([tex(name), str(count_of(scores)), *values]), *(line(["", "", *texts]) for texts in (intervals, covered) if any(texts))]
+    return [line([tex(name), str(count_of(scores)), *values]),
+            *(line(["", "", *texts]) for texts in (intervals, covered) if any(texts))]
 
 # %% ../nbs/72_report.ipynb #ab49a0a4
 def latex(reports:list, # of `Report`
@@ -110,15 +134,24 @@ def latex(reports:list, # of `Report`
           baselines:bool=False # with the first report's baselines
          )->str: # LaTeX that needs the package booktabs
     "Evaluations side by side, for a paper."
-    def header(name): first, _, rest = _pretty(name).partition(" "); return first, rest, f"({UNITS[name]})" if name in UNITS else ""
-    heads = [" & ".join(["", "$n$" if i == 0 else "", *map(tex, texts)]) + r"\\" for i, texts in enumerate(zip(*map(header, columns))) if any(texts)]
-    body = r"\addlinespace".join("\n".join(["", *_tex_lines(name, scores, columns), ""]) for name, scores in table_rows(reports, source, baselines, columns)).strip("\n")
-    return "\n".join([r"% needs \usepackage{booktabs}", r"\begin{table*}", r"\centering\small\setlength{\tabcolsep}{3pt}", rf"\caption{{{tex(_caption(reports, source, columns, baselines))}}}",
-                      rf"\begin{{tabular}}{{lr{'c'*len(columns)}}}", r"\toprule", *heads, r"\midrule", body, r"\bottomrule", r"\end{tabular}", r"\end{table*}", ""])
+    def header(name):
+        first, _, rest = _pretty(name).partition(" ")
+        return first, rest, f"({UNITS[name]})" if name in UNITS else ""
+    heads = [" & ".join(["", "$n$" if i == 0 else "", *map(tex, texts)]) + r"\\"
+             for i, texts in enumerate(zip(*map(header, columns))) if any(texts)]
+    body = r"\addlinespace".join("\n".join(["", *_tex_lines(name, scores, columns), ""])
+                                 for name, scores in table_rows(reports, source, baselines, columns)).strip("\n")
+    return "\n".join([r"% needs \usepackage{booktabs}", r"\begin{table*}",
+                      r"\centering\small\setlength{\tabcolsep}{3pt}",
+                      rf"\caption{{{tex(_caption(reports, source, columns, baselines))}}}",
+                      rf"\begin{{tabular}}{{lr{'c'*len(columns)}}}", r"\toprule", *heads, r"\midrule", body,
+                      r"\bottomrule", r"\end{tabular}", r"\end{table*}", ""])
 
 # %% ../nbs/72_report.ipynb #91a350f0
 PAPER_WHITE, TRUTH, ANSWER, RIGHT = "#ffffff", "#a9b4bd", "#c2410c", "#2272b0"
-COLOURS = dict(zip(FAILURES, ("#1b5485", "#a3d3ec", "#f8e58c", "#ea8a2e", "#c83a4c", "#b866ad", "#3f1d54", "#33393e", "#6a7178", "#9ea5ab", "#d6dadd")))
+COLOURS = dict(zip(FAILURES,
+                   ("#1b5485", "#a3d3ec", "#f8e58c", "#ea8a2e", "#c83a4c", "#b866ad", "#3f1d54", "#33393e", "#6a7178",
+                    "#9ea5ab", "#d6dadd")))
 
 @styled()
 def axes_or_new(ax, size): return ax if ax is not None else plt.subplots(figsize=size, layout="constrained")[1]
@@ -135,13 +168,18 @@ def stacked_bars(ax, rows): # rows: (label, class -> count)
     for why in FAILURES:
         n = np.array([f.get(why, 0) for _, f in rows])
         if not n.any(): continue
-        ax.barh(range(len(rows)), n/total, left=left, color=COLOURS[why], edgecolor=PAPER_WHITE, linewidth=1, height=.72, label=why or "solved")
-        for y in np.flatnonzero(n/total > .035): ax.text(left[y] + n[y]/total[y]/2, y, str(n[y]), ha="center", va="center", fontsize=8, color=_legible(COLOURS[why]))
+        ax.barh(range(len(rows)), n/total, left=left, color=COLOURS[why], edgecolor=PAPER_WHITE, linewidth=1,
+                height=.72, label=why or "solved")
+        for y in np.flatnonzero(n/total > .035):
+            ax.text(left[y] + n[y]/total[y]/2, y, str(n[y]), ha="center", va="center", fontsize=8,
+                    color=_legible(COLOURS[why]))
         left += n/total
     ax.set(xlim=(0, 1), yticks=range(len(rows)), yticklabels=[label for label, _ in rows], xlabel="share of structures")
-    ax.tick_params(axis="y", length=0); ax.spines["left"].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
     n, room = len(ax.containers), int(.75*ax.figure.get_figwidth())
-    ax.legend(loc="lower center", bbox_to_anchor=(.5, 1), ncols=n if n <= room else -(-n//2), handlelength=1, handleheight=1, columnspacing=1.2)
+    ax.legend(loc="lower center", bbox_to_anchor=(.5, 1), ncols=n if n <= room else -(-n//2), handlelength=1,
+              handleheight=1, columnspacing=1.2)
     return ax
 
 @styled()
@@ -153,7 +191,8 @@ def plot_failures(reports:list, # of `Report`
     return stacked_bars(axes_or_new(ax, (7, 1.3 + .4*len(rows))), rows)
 
 # %% ../nbs/72_report.ipynb #279b44cc
-AXES = dict(a="a (Å)", b="b (Å)", gamma="γ (°)", space_group="space group", bravais="Bravais lattice", weight="weight of the cell (amu)")
+AXES = dict(a="a (Å)", b="b (Å)", gamma="γ (°)", space_group="space group", bravais="Bravais lattice",
+            weight="weight of the cell (amu)")
 
 def _coarser(counts, most=60):
     "Merge bins by whole factors until there are few enough to be seen."
@@ -168,14 +207,17 @@ def _steps(ax, d):
 
 def _pairs(ax, d, names=None, most=8):
     "The most frequent values, truth and answer side by side, and the rest together."
-    truth, guess, values = np.array(d["truth"]), np.array(d["guess"]), np.rint(d["first"] + d["width"]*np.arange(len(d["truth"]))).astype(int)
-    order = np.argsort(-truth - guess, kind="stable"); order = order[(truth + guess)[order] > 0]
+    truth, guess, values = np.array(d["truth"]), np.array(d["guess"]), np.rint(d["first"]
+        + d["width"]*np.arange(len(d["truth"]))).astype(int)
+    order = np.argsort(-truth - guess, kind="stable")
+    order = order[(truth + guess)[order] > 0]
     top, rest = np.sort(order[:most]), order[most:]
     labels = [names[values[i]] if names else str(values[i]) for i in top] + (["rest"] if len(rest) else [])
     for n, shift, colour in ((truth, -.2, TRUTH), (guess, .2, ANSWER)):
         heights = [*n[top], *([n[rest].sum()] if len(rest) else [])]
         ax.bar(np.arange(len(labels)) + shift, np.array(heights)/max(n.sum(), 1), .38, color=colour)
-    ax.set_xticks(range(len(labels)), labels, rotation=25 if names else 0, ha="right" if names else "center", rotation_mode="anchor", fontsize=8)
+    ax.set_xticks(range(len(labels)), labels, rotation=25 if names else 0, ha="right" if names else "center",
+                  rotation_mode="anchor", fontsize=8)
 
 @styled()
 def plot_distributions(report:Report,
@@ -184,11 +226,14 @@ def plot_distributions(report:Report,
     found = part_of(report, source)["distributions"]
     fig, axes = plt.subplots(2, 3, figsize=(11.4, 5), layout="constrained")
     for ax, (name, label) in zip(axes.flat, AXES.items()):
-        if name in found: _pairs(ax, found[name], BRAVAIS if name == "bravais" else None) if name in ("bravais", "space_group") else _steps(ax, found[name])
+        if name in found:
+            _pairs(ax, found[name], BRAVAIS if name == "bravais" else None) if name in ("bravais",
+                "space_group") else _steps(ax, found[name])
         else: ax.text(.5, .5, "no answers", ha="center", transform=ax.transAxes)
         ax.set(xlabel=label)
     for ax in axes[:, 0]: ax.set_ylabel("share of structures")
-    fig.legend([plt.Rectangle((0, 0), 1, 1, color=c) for c in (TRUTH, ANSWER)], ["truth", "first answer"], loc="outside upper left", ncols=2, handlelength=1, handleheight=1)
+    fig.legend([plt.Rectangle((0, 0), 1, 1, color=c) for c in (TRUTH, ANSWER)], ["truth", "first answer"],
+               loc="outside upper left", ncols=2, handlelength=1, handleheight=1)
     return axes
 
 # %% ../nbs/72_report.ipynb #c98ae9cf
@@ -201,11 +246,15 @@ def plot_parity(records:list, # of a report
     both = [(r["truth"][name], r["guess"][name], r["failure"]) for r in records if r.get("guess")]
     if both:
         ends = np.array([.95, 1.05])*[min(min(b[:2]) for b in both), max(max(b[:2]) for b in both)]
-        ax.fill_between(ends, .95*ends, 1.05*ends, color=TRUTH, alpha=.3, lw=0); ax.plot(ends, ends, color=TRUTH, lw=1)
+        ax.fill_between(ends, .95*ends, 1.05*ends, color=TRUTH, alpha=.3, lw=0)
+        ax.plot(ends, ends, color=TRUTH, lw=1)
         for wanted, marker, colour, label in ((True, "o", RIGHT, "solved"), (False, "x", ANSWER, "not solved")):
             x = [b[:2] for b in both if (b[2] == "") is wanted]
-            if x: ax.plot(*zip(*x), marker, color=colour, ms=3.5, alpha=.8, mew=0 if wanted else 1.1, label=f"{label}, n={len(x)}")
-        ax.set(xlim=ends, ylim=ends); ax.legend(loc="upper left", handletextpad=.1)
+            if x:
+                ax.plot(*zip(*x), marker, color=colour, ms=3.5, alpha=.8, mew=0 if wanted else 1.1,
+                        label=f"{label}, n={len(x)}")
+        ax.set(xlim=ends, ylim=ends)
+        ax.legend(loc="upper left", handletextpad=.1)
     ax.set(xlabel=f"true {name} (Å)", ylabel=f"{name} of the first answer (Å)", aspect="equal")
     return ax
 
@@ -223,13 +272,20 @@ def plot_sizes(reports:list, # of `Report`
                source:"str|None"=None, # one source's structures; None for all
                ax=None): # matplotlib axes
     "Solved@1 against the number of atoms in the primitive cell, with 95 % intervals."
-    ax, parts = axes_or_new(ax, (3.6, 3.2)), [(shortened(r.name), part_of(r, source)["sizes"]) for r in reports if part_of(r, source)]
+    ax, parts = axes_or_new(ax,
+                            (3.6, 3.2)), [(shortened(r.name), part_of(r, source)["sizes"]) for r in reports
+                                          if part_of(r, source)]
     colours = (RIGHT, ANSWER, COLOURS["atoms in cell"], COLOURS["in-plane"], COLOURS["time limit"])
-    for i, (name, sizes) in enumerate(parts): _whiskers(ax, np.arange(len(sizes)) + .12*(i - (len(parts) - 1)/2), sizes.values(), color=colours[i % 5], marker="osD^v"[i % 5], label=name)
+    for i, (name, sizes) in enumerate(parts):
+        _whiskers(ax, np.arange(len(sizes)) + .12*(i - (len(parts) - 1)/2), sizes.values(), color=colours[i % 5],
+                  marker="osD^v"[i % 5], label=name)
     first = parts[0][1] if parts else {}
     ax.set_xticks(range(len(first)), [f"{name.removesuffix(' atoms')}\nn={s['n']}" for name, s in first.items()])
     ax.set(ylim=(0, 1.02), xlim=(-.5, len(first) - .5), ylabel="Solved@1", xlabel="atoms in the primitive cell")
-    if len(parts) > 1: ax.legend(loc="lower left", bbox_to_anchor=(-.05, 1), ncols=3 if sum(len(name) for name, _ in parts) < 30 else 1, fontsize=8, handlelength=1, handletextpad=.3, columnspacing=.8, borderpad=0)
+    if len(parts) > 1:
+        ax.legend(loc="lower left", bbox_to_anchor=(-.05, 1),
+                  ncols=3 if sum(len(name) for name, _ in parts) < 30 else 1, fontsize=8, handlelength=1,
+                  handletextpad=.3, columnspacing=.8, borderpad=0)
     return ax
 
 # %% ../nbs/72_report.ipynb #c2680979
@@ -238,7 +294,8 @@ SURE = (0, .2, .4, .6, .8, .9, .95, 1)
 def reliability(records:list # with "confidence"
                )->list: # (mean confidence, rate solved) in each bin of `SURE` that holds any
     "How often the first answer is right, by how sure it claims to be."
-    known = sorted((min(max(r["confidence"], 0.), 1.), bool(r["solved@1"])) for r in records if r.get("confidence") is not None)
+    known = sorted((min(max(r["confidence"], 0.), 1.), bool(r["solved@1"])) for r in records
+                   if r.get("confidence") is not None)
     bins = [[k for k in known if low <= k[0] < high or k[0] == high == 1] for low, high in zip(SURE, SURE[1:])]
     return [(float(np.mean([c for c, _ in b])), rate([s for _, s in b])) for b in bins if b]
 
@@ -251,6 +308,7 @@ def plot_reliability(records:list, # of a report
     _whiskers(ax, [x for x, _ in points], [s for _, s in points], color=RIGHT, marker="o", ls="none")
     for i, (x, s) in enumerate(points):
         below = i % 2 and s["low"] > .06
-        ax.annotate(str(s["n"]), (x, s["low" if below else "high"]), (0, -11 if below else 4), textcoords="offset points", fontsize=7.5, ha="center", color=RIGHT)
+        ax.annotate(str(s["n"]), (x, s["low" if below else "high"]), (0, -11 if below else 4),
+                    textcoords="offset points", fontsize=7.5, ha="center", color=RIGHT)
     ax.set(xlim=(0, 1.05), ylim=(0, 1.08), xlabel="stated confidence", ylabel="share solved (numbers: structures)")
     return ax

@@ -30,7 +30,8 @@ from .report import (COLOURS, COLUMNS, PAPER_WHITE, axes_or_new, count_of, fixed
                                   plot_sizes, score_label, shortened, stacked_bars, table, table_rows)
 
 # %% ../nbs/73_report_page.ipynb #6f299d9d
-HEADLINES = {"Solved@1": "the first answer is right", "Solved@5": "one of five answers is right", "Tight@1": "right, atoms within 0.1\N{NO-BREAK SPACE}Å", "SG@1": "right formula and space group",
+HEADLINES = {"Solved@1": "the first answer is right", "Solved@5": "one of five answers is right",
+             "Tight@1": "right, atoms within 0.1\N{NO-BREAK SPACE}Å", "SG@1": "right formula and space group",
              "RMSD": "median distance of the atoms", "|Δa| median": "median error of a"}
 
 def _shown(name, score): # value, interval, unit
@@ -44,54 +45,82 @@ def _bar(score, baseline):
     "A rate on the scale from 0 to 1: its interval, itself, and the shuffled baseline as a tick."
     pc = lambda x: f"{100*x:.2f}%"
     tick = f'<line class="tick" x1="{pc(baseline)}" x2="{pc(baseline)}" y1="1" y2="13"/>' if baseline is not None else ""
-    return Safe(f'<svg class="scale" height="14" aria-hidden="true"><line class="track" x1="0" x2="100%" y1="7" y2="7"/>{tick}'
-                f'<line class="span" x1="{pc(score["low"])}" x2="{pc(score["high"])}" y1="7" y2="7"/><circle cx="{pc(score["value"])}" cy="7" r="4"/></svg>')
+    return Safe('<svg class="scale" height="14" aria-hidden="true"><line class="track" x1="0" x2="100%" y1="7" '
+                f'y2="7"/>{tick}'
+                f'<line class="span" x1="{pc(score["low"])}" x2="{pc(score["high"])}" y1="7" y2="7"/><circle '
+                f'cx="{pc(score["value"])}" cy="7" r="4"/></svg>')
 
 def _tile(name, scores, baselines):
     score, shuffled = scores.get(name, NOTHING), baselines.get("shuffled", {}).get(name, NOTHING)
     (value, interval, unit), share = _shown(name, score), name in RATES
     beside = Small("shuffled: ", "".join(_shown(name, shuffled)[::2])) if share and shuffled["n"] else ""
     bar = _bar(score, shuffled["value"]) if share and score["n"] else ""
-    return Div(H3(name), P(value + unit, cls="big"), bar, P(interval + unit, " ", Span(f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{score['n']}", cls="quiet"), cls="interval"), Small(HEADLINES[name]), beside, cls="tile")
+    return Div(H3(name), P(value + unit, cls="big"), bar,
+               P(interval + unit, " ", Span(f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{score['n']}", cls="quiet"),
+                 cls="interval"), Small(HEADLINES[name]), beside, cls="tile")
 
 # %% ../nbs/73_report_page.ipynb #642346b3
-GROUPS = {"How often the answer is right": ("Solved@1", "Solved@5", "Tight@1", "Tight@5", "SG@1"), "How far off the first answer is": tuple(d for d in DISTANCES if d != "MinRMS")}
-FOLDED = {"Distributions of all answers": ("Distance between the distribution of the first answers and that of the truth. It does not see whether each answer went to its own structure.", tuple(d for d in DISTRIBUTIONS if "published" not in d)),
-          "A public benchmark's loose matcher": ("For comparison only: it also accepts 1T for 2H, and with rescaling a cell of any size.", ("Hit@1", "Hit@5", "Match_abs", "Match_abs@1", "MinRMS")),
-          "Table 1 of the paper, as published": ("Two lists of values, each divided by its sum, are compared row by row. A prediction twice too large everywhere is perfect, and the mean of the truth does well: see its column.",
+GROUPS = {"How often the answer is right": ("Solved@1", "Solved@5", "Tight@1", "Tight@5", "SG@1"),
+          "How far off the first answer is": tuple(d for d in DISTANCES if d != "MinRMS")}
+FOLDED = {"Distributions of all answers": ("Distance between the distribution of the first answers and that of the "
+                                           "truth. It does not see whether each answer went to its own structure.",
+                                           tuple(d for d in DISTRIBUTIONS if "published" not in d)),
+          "A public benchmark's loose matcher": ("For comparison only: it also accepts 1T for 2H, and with rescaling a "
+                                                 "cell of any size.",
+                                                 ("Hit@1", "Hit@5", "Match_abs", "Match_abs@1", "MinRMS")),
+          "Table 1 of the paper, as published": ("Two lists of values, each divided by its sum, are compared row by "
+                                                 "row. A prediction twice too large everywhere is perfect, and the "
+                                                 "mean of the truth does well: see its column.",
                                                  tuple(d for d in DISTRIBUTIONS if "published" in d))}
 
 def _score_cell(name, score, most):
     if score["value"] is None: return Td("–", cls="quiet")
     value, interval, unit = _shown(name, score)
-    return Td(value + unit*(name in RATES), Small(interval + (f", n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{score['n']}" if name not in RATES and score["n"] < most else "")))
+    return Td(value + unit*(name in RATES),
+              Small(interval + (f", n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{score['n']}" if name not in RATES
+                                and score["n"] < most else "")))
 
 def _score_table(rows, groups, caption): # groups: title -> names of scores
-    head = Tr(Th("score", scope="col"), *(Th(name, Small(f"n = {count_of(scores)}"), scope="col") for name, scores in rows))
-    body = [Tbody(*([Tr(Th(title, scope="rowgroup", colspan=len(rows) + 1))] if len(groups) > 1 else []), *(Tr(Th(score_label(c), scope="row"), *(_score_cell(c, scores.get(c, NOTHING), count_of(scores)) for _, scores in rows)) for c in names), cls="group")
+    head = Tr(Th("score", scope="col"),
+              *(Th(name, Small(f"n = {count_of(scores)}"), scope="col") for name, scores in rows))
+    body = [Tbody(*([Tr(Th(title, scope="rowgroup", colspan=len(rows) + 1))] if len(groups) > 1 else []),
+                  *(Tr(Th(score_label(c), scope="row"),
+                       *(_score_cell(c, scores.get(c, NOTHING), count_of(scores)) for _, scores in rows))
+                       for c in names), cls="group")
             for title, names in groups.items()]
     return Div(Table(Thead(head), *body, cls="scores"), cls="wide", tabindex="0", role="region", aria_label=caption)
 
 def _score_tables(reports):
     "All structures open, each source and the published scores folded."
-    def one(caption, groups, source=None): return _score_table(table_rows(reports, source, True, [c for names in groups.values() for c in names]), groups, caption)
+    def one(caption, groups, source=None):
+        return _score_table(table_rows(reports, source, True, [c for names in groups.values() for c in names]), groups,
+                            caption)
     sources = reports[0].sources if len(reports[0].sources) > 1 else {}
-    by_source = [Details(Summary(f"Only {s} ({count_of(part['scores'])} structures)"), one(f"Scores of {s}", GROUPS, s)) for s, part in sources.items()]
-    folded = [Details(Summary(title), P(says, cls="lead"), one(title, {title: names})) for title, (says, names) in FOLDED.items()]
+    by_source = [Details(Summary(f"Only {s} ({count_of(part['scores'])} structures)"),
+                         one(f"Scores of {s}", GROUPS, s)) for s, part in sources.items()]
+    folded = [Details(Summary(title), P(says, cls="lead"), one(title, {title: names}))
+              for title, (says, names) in FOLDED.items()]
     return [one("Scores of all structures", GROUPS), *by_source, *folded]
 
 # %% ../nbs/73_report_page.ipynb #5df8c915
 def _svg(ax, label):
     "A matplotlib figure as an SVG element, the same bytes every time; without its style sheet, which would rule the page."
     fig, text = ax.figure, io.StringIO()
-    with plt.rc_context(LOOK | {"svg.hashsalt": label}): fig.savefig(text, format="svg", transparent=True, metadata=dict(Date=None, Creator=None, Format=None, Type=None))
+    with plt.rc_context(LOOK | {"svg.hashsalt": label}):
+        fig.savefig(text, format="svg", transparent=True,
+                    metadata=dict(Date=None, Creator=None, Format=None, Type=None))
     plt.close(fig)
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text.getvalue()[text.getvalue().index("<svg"):], flags=re.S)
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"| id="[A-Za-z0-9.]+_\d+"', "", svg).replace("xlink:href", "href").replace(INK, "currentColor").replace(PAPER_WHITE, "var(--paper)")
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "",
+                 text.getvalue()[text.getvalue().index("<svg"):], flags=re.S)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"| id="[A-Za-z0-9.]+_\d+"', "", svg).replace("xlink:href", "href").replace(INK,
+        "currentColor").replace(PAPER_WHITE, "var(--paper)")
     svg = re.sub(r"\d+\.\d{4,}", lambda m: f"{float(m[0]):.2f}", svg)
-    return Safe(re.sub(r"\s*\n\s*", " ", svg).replace("<svg", f'<svg role="img" aria-label="{label}" stroke-linejoin="round"', 1))
+    return Safe(re.sub(r"\s*\n\s*", " ", svg).replace("<svg", f'<svg role="img" aria-label="{label}" '
+        'stroke-linejoin="round"', 1))
 
-def _picture(ax, title, says): return Figure(Div(_svg(ax, title), cls="plot"), Figcaption(B(title), f" {says}"), cls="whole" if ax.figure.get_figwidth() > 8 else "half" if ax.figure.get_figwidth() > 4 else None)
+def _picture(ax, title, says):
+    return Figure(Div(_svg(ax, title), cls="plot"), Figcaption(B(title), f" {says}"),
+                  cls="whole" if ax.figure.get_figwidth() > 8 else "half" if ax.figure.get_figwidth() > 4 else None)
 
 def _parity(records):
     with styled(): fig, axes = plt.subplots(1, 2, figsize=(5.8, 3), layout="constrained")
@@ -100,25 +129,39 @@ def _parity(records):
 
 def _pictures(report, reports):
     sources = [*report.sources] if len(report.sources) > 1 else []
-    rows = [(shortened(r.name) + (f", {shortened(s)}" if s else ""), part_of(r, s)["failures"]) for r in (report, *reports) for s in (None, *sources) if part_of(r, s)]
+    rows = [(shortened(r.name) + (f", {shortened(s)}" if s else ""), part_of(r, s)["failures"])
+            for r in (report, *reports) for s in (None, *sources) if part_of(r, s)]
     with styled(): bars = stacked_bars(axes_or_new(None, (11.4, 1.1 + .34*len(rows))), rows)
     yield _picture(bars, "Why answers fail", "Every structure is in one class; the numbers count structures.")
-    yield _picture(plot_distributions(report)[0, 0], "Truth and first answers as distributions", "The six properties of the paper's Figure 2, each normalised to one. They do not tell whether each answer went to its own structure.")
-    if any(r.get("guess") for r in report.records): yield _picture(_parity(report.records), "Cell edges, one by one", "The band is the 5 % that a solved structure is allowed.")
-    yield _picture(plot_sizes([report, *reports], ax=axes_or_new(None, (2.8, 3))), "Solved@1 by the size of the cell", "Atoms in the true primitive cell; bars are 95 % intervals.")
-    if any(r.get("confidence") is not None for r in report.records): yield _picture(plot_reliability(report.records, axes_or_new(None, (2.8, 3))), "Is the confidence honest?", "On the line, it is; below it, answers are less often right than they claim.")
+    yield _picture(plot_distributions(report)[0, 0], "Truth and first answers as distributions",
+                   "The six properties of the paper's Figure 2, each normalised to one. They do not tell whether each "
+                   "answer went to its own structure.")
+    if any(r.get("guess") for r in report.records):
+        yield _picture(_parity(report.records), "Cell edges, one by one",
+                       "The band is the 5 % that a solved structure is allowed.")
+    yield _picture(plot_sizes([report, *reports], ax=axes_or_new(None, (2.8, 3))), "Solved@1 by the size of the cell",
+                   "Atoms in the true primitive cell; bars are 95 % intervals.")
+    if any(r.get("confidence") is not None for r in report.records):
+        yield _picture(plot_reliability(report.records, axes_or_new(None, (2.8, 3))), "Is the confidence honest?",
+                       "On the line, it is; below it, answers are less often right than they claim.")
 
 # %% ../nbs/73_report_page.ipynb #77d837dc
-WHY = {"": "The first answer is right: formula, cell within 5 % and 2°, atoms within 0.2 Å, heights included.", "ranked lower": "Another of the five answers is right; this one stood first.",
-       "z": "Right as seen from above, wrong in height, which the image does not show.", "in-plane": "The cell is right, the atoms in it stand elsewhere.", "lattice": "The cell is off by more than 5 % or 2°.",
-       "atoms in cell": "The primitive cell has another number of atoms.", "formula": "The answer has another composition.", "unmatched": "The matcher refused to compare the two.",
-       "time limit": "The comparison took too long and was stopped.", "unparsed": "The answer could not be read as a crystal.", "missing": "There is no answer."}
+WHY = {"": "The first answer is right: formula, cell within 5 % and 2°, atoms within 0.2 Å, heights included.",
+       "ranked lower": "Another of the five answers is right; this one stood first.",
+       "z": "Right as seen from above, wrong in height, which the image does not show.",
+       "in-plane": "The cell is right, the atoms in it stand elsewhere.",
+       "lattice": "The cell is off by more than 5 % or 2°.",
+       "atoms in cell": "The primitive cell has another number of atoms.",
+       "formula": "The answer has another composition.", "unmatched": "The matcher refused to compare the two.",
+       "time limit": "The comparison took too long and was stopped.",
+       "unparsed": "The answer could not be read as a crystal.", "missing": "There is no answer."}
 
 @lru_cache(maxsize=None)
 def _space_group(number): return f"{number} {sg_symbol_from_int_number(number)}" if 1 <= number <= 230 else "none found"
 def _bravais(i): return BRAVAIS[i] if 0 <= i < len(BRAVAIS) else "–"
 
-PROPERTY_ROWS = {"a (Å)": ("a", "{:.3f}".format), "b (Å)": ("b", "{:.3f}".format), "γ (°)": ("gamma", "{:.2f}".format), "space group": ("space_group", _space_group), "Bravais lattice": ("bravais", _bravais),
+PROPERTY_ROWS = {"a (Å)": ("a", "{:.3f}".format), "b (Å)": ("b", "{:.3f}".format), "γ (°)": ("gamma", "{:.2f}".format),
+                 "space group": ("space_group", _space_group), "Bravais lattice": ("bravais", _bravais),
                  "weight (amu)": ("weight", "{:.1f}".format)}
 
 def _lattices(record):
@@ -126,8 +169,10 @@ def _lattices(record):
     def row(label, key, text):
         t, g = truth.get(key), guess.get(key)
         off = None not in (t, g) and (t != g if isinstance(t, int) else abs(t - g) > .005*abs(t))
-        return Tr(Th(label, scope="row"), *(Td("–" if x is None else text(x), cls="off" if off and x is g else None) for x in (t, g)))
-    return Table(Thead(Tr(Td(""), Th("truth", scope="col"), Th("first answer", scope="col"))), Tbody(*(row(label, *how) for label, how in PROPERTY_ROWS.items())), cls="lattices")
+        return Tr(Th(label, scope="row"),
+                  *(Td("–" if x is None else text(x), cls="off" if off and x is g else None) for x in (t, g)))
+    return Table(Thead(Tr(Td(""), Th("truth", scope="col"), Th("first answer", scope="col"))),
+                 Tbody(*(row(label, *how) for label, how in PROPERTY_ROWS.items())), cls="lattices")
 
 # %% ../nbs/73_report_page.ipynb #1c41156e
 def _slab(atoms):
@@ -139,14 +184,19 @@ def _thumbnail(image, size=128):
     "A small JPEG of a micrograph, as a data address."
     data = np.nan_to_num(np.asarray(image.data if hasattr(image, "pixel_size") else image, np.float32))
     low, high = np.percentile(data, [.5, 99.5])
-    picture = Image.fromarray((255*np.clip((data - low)/(high - low or 1), 0, 1)).astype(np.uint8)); picture.thumbnail((size, size), Image.Resampling.BOX)
-    file = io.BytesIO(); picture.save(file, "jpeg", quality=65, optimize=True)
+    picture = Image.fromarray((255*np.clip((data - low)/(high - low or 1), 0, 1)).astype(np.uint8))
+    picture.thumbnail((size, size), Image.Resampling.BOX)
+    file = io.BytesIO()
+    picture.save(file, "jpeg", quality=65, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 def _drawn(slab, title, reach, thickness):
     if slab is None: return Figure(Figcaption(B(title)), P("nothing to draw", cls="quiet"))
-    key = [Span(Safe(f'<svg viewBox="-6 -6 12 12" aria-hidden="true"><circle r="5" fill="{to_hex(jmol_colors[z])}"/></svg>'), chemical_symbols[z], cls="element") for z in sorted(set(slab.numbers.tolist()))]
-    return Figure(Figcaption(B(title), " ", *key), Safe(draw_slab(slab, reach, label=f"{title} from above")), Safe(draw_slab(slab, reach, True, thickness, f"{title}, along a")))
+    key = [Span(Safe('<svg viewBox="-6 -6 12 12" aria-hidden="true"><circle r="5" '
+                     f'fill="{to_hex(jmol_colors[z])}"/></svg>'), chemical_symbols[z], cls="element")
+                     for z in sorted(set(slab.numbers.tolist()))]
+    return Figure(Figcaption(B(title), " ", *key), Safe(draw_slab(slab, reach, label=f"{title} from above")),
+                  Safe(draw_slab(slab, reach, True, thickness, f"{title}, along a")))
 
 def _structures(found):
     "Truth and first answer on one scale, and the micrograph."
@@ -157,8 +207,10 @@ def _structures(found):
     known = [s for s in (truth, answer) if s]
     reach, thickness = (reach_of(*known), max(float(np.ptp(s.z)) for s in known)) if known else (6., 1.)
     image = found.get("micrograph")
-    seen = Figure(Figcaption(B("Micrograph"), f" {image.fov[0]:.3g} Å" if getattr(image, "pixel_size", None) else ""), Img(src=_thumbnail(image), alt="the micrograph", width=170, height=170)) if image is not None else ""
-    return Div(_drawn(truth, "Truth", reach, thickness), _drawn(answer, "First answer", reach, thickness), seen, cls="pair")
+    seen = Figure(Figcaption(B("Micrograph"), f" {image.fov[0]:.3g} Å" if getattr(image, "pixel_size", None) else ""),
+                  Img(src=_thumbnail(image), alt="the micrograph", width=170, height=170)) if image is not None else ""
+    return Div(_drawn(truth, "Truth", reach, thickness), _drawn(answer, "First answer", reach, thickness), seen,
+               cls="pair")
 
 # %% ../nbs/73_report_page.ipynb #e1efce9b
 def _number(digits, factor=1., sign=False):
@@ -167,27 +219,38 @@ def _number(digits, factor=1., sign=False):
         return shown.replace("-", "−") if float(shown) else shown.lstrip("+-")
     return text
 
-ROWS = {"structure": ("id", str), "formula": ("formula", str), "source": ("source", str), "result": ("failure", lambda f: f or "solved"), "atoms": ("n_atoms", str), "RMSD (Å)": ("rmsd", _number(3)),
-        "Δa (%)": ("da", _number(2, 100, True)), "Δb (%)": ("db", _number(2, 100, True)), "Δγ (°)": ("dgamma", _number(2, 1, True)), "residual (%)": ("residual", _number(1, 100)), "confidence": ("confidence", _number(2))}
+ROWS = {"structure": ("id", str), "formula": ("formula", str), "source": ("source", str),
+        "result": ("failure", lambda f: f or "solved"), "atoms": ("n_atoms", str), "RMSD (Å)": ("rmsd", _number(3)),
+        "Δa (%)": ("da", _number(2, 100, True)), "Δb (%)": ("db", _number(2, 100, True)),
+        "Δγ (°)": ("dgamma", _number(2, 1, True)), "residual (%)": ("residual", _number(1, 100)),
+        "confidence": ("confidence", _number(2))}
 
-def _known(record, key): x = record.get(key); return x is not None and (x != "" or key == "failure")
+def _known(record, key):
+    x = record.get(key)
+    return x is not None and (x != "" or key == "failure")
 
 def _entry(record, label, key, text):
     if not _known(record, key): return Span("–", cls="quiet")
     x, shown = record[key], text(record[key])
-    if key == "failure": return Span(Safe(f'<i style="background:{COLOURS.get(x, "#888")}"></i>'), shown, data_v=FAILURES.index(x) if x in FAILURES else len(FAILURES))
-    if key == "formula": return Span(*(Sub(part) if i % 2 else part for i, part in enumerate(re.split(r"(?<=[A-Za-z)\]])(\d+)", shown))))
-    return Span(shown, title=shown if key == "id" else None, data_v=None if isinstance(x, str) else f"{abs(x) if key in ('da', 'db', 'dgamma') else x:.6g}")
+    if key == "failure":
+        return Span(Safe(f'<i style="background:{COLOURS.get(x, "#888")}"></i>'), shown,
+                    data_v=FAILURES.index(x) if x in FAILURES else len(FAILURES))
+    if key == "formula":
+        return Span(*(Sub(part) if i % 2 else part for i, part in enumerate(re.split(r"(?<=[A-Za-z)\]])(\d+)", shown))))
+    return Span(shown, title=shown if key == "id" else None,
+                data_v=None if isinstance(x, str) else f"{abs(x) if key in ('da', 'db', 'dgamma') else x:.6g}")
 
 def _told(record):
     "Why an answer failed, in words."
-    reasons = [f"answer {f.get('rank')}: {f.get('reason')}" for f in record.get("faults") or []] + ([str(record["error"])] if record.get("error") else [])
+    reasons = [f"answer {f.get('rank')}: {f.get('reason')}" for f in record.get("faults")
+               or []] + ([str(record["error"])] if record.get("error") else [])
     return [P(WHY.get(record["failure"], record["failure"])), Ul(*map(Li, reasons)) if reasons else ""]
 
 def _row(record, structures):
     solved = record["failure"] == ""
     found = None if solved or structures is None else structures(record["id"]) if callable(structures) else structures.get(record["id"])
-    return Details(Summary(*(_entry(record, label, *how) for label, how in ROWS.items()), cls="row"), Div(*_told(record), Div(_structures(found), _lattices(record), cls="look"), cls="opened"),
+    return Details(Summary(*(_entry(record, label, *how) for label, how in ROWS.items()), cls="row"),
+                   Div(*_told(record), Div(_structures(found), _lattices(record), cls="look"), cls="opened"),
                    data_result=record["failure"] or "solved", data_source=str(record.get("source", "")))
 
 # %% ../nbs/73_report_page.ipynb #bf8c57eb
@@ -195,23 +258,36 @@ def _choices(records):
     "Failure classes as buttons of which one is pressed."
     counts = {why: sum(r["failure"] == why for r in records) for why in (*FAILURES[1:], "")}
     failed = len(records) - counts[""]
-    chosen = [("", "all", len(records), None), ("!", "not solved", failed, None), *((why or "solved", why or "solved", n, COLOURS[why]) for why, n in counts.items() if n)]
+    chosen = [("", "all", len(records), None), ("!", "not solved", failed, None),
+              *((why or "solved", why or "solved", n, COLOURS[why]) for why, n in counts.items() if n)]
     def one(value, name, n, colour):
         mark = Safe(f'<i style="background:{colour}"></i>') if colour else ""
-        return Label(Input(type="radio", name="result", value=value, checked=value == ("!" if failed else "")), Span(mark, f"{name} ", Small(str(n))), cls="chip")
+        return Label(Input(type="radio", name="result", value=value, checked=value == ("!" if failed else "")),
+                     Span(mark, f"{name} ", Small(str(n))), cls="chip")
     return Fieldset(Legend("Result"), *(one(*c) for c in chosen))
 
 def _controls(records):
     sources = sorted({str(r.get("source", "")) for r in records})
-    pick = Label("Source ", Select(Option("all", value=""), *(Option(s, value=s) for s in sources), name="source")) if len(sources) > 1 else ""
-    return Form(_choices(records), Div(pick, Label("Search ", Input(type="search", name="words", placeholder="formula, identifier, reason", autocomplete="off")),
-                                       Button("open all shown", type="button", id="unfold"), P("", id="count", role="status"), cls="line"), id="controls", cls="script")
+    pick = Label("Source ",
+                 Select(Option("all", value=""), *(Option(s, value=s) for s in sources),
+                        name="source")) if len(sources) > 1 else ""
+    return Form(_choices(records),
+                Div(pick,
+                    Label("Search ",
+                          Input(type="search", name="words", placeholder="formula, identifier, reason",
+                                autocomplete="off")),
+                                       Button("open all shown", type="button", id="unfold"),
+                                       P("", id="count", role="status"), cls="line"), id="controls", cls="script")
 
 def _browser(records, structures):
     order = {why: i for i, why in enumerate(FAILURES[1:])}
-    records = sorted(records, key=lambda r: (order.get(r["failure"], 98 if r["failure"] else 99), str(r.get("source", "")), str(r["id"])))
-    head = Div(*(Button(label, type="button", data_column=str(i), aria_label=f"sort by {label}") for i, label in enumerate(ROWS)), cls="row head", role="group", aria_label="Sort by")
-    return [_controls(records), Div(head, Div(*(_row(r, structures) for r in records), id="rows"), cls="list"), P("Nothing fits these choices. Solved structures are under ", B("all"), ".", id="none", hidden=True)]
+    records = sorted(records,
+                     key=lambda r: (order.get(r["failure"], 98 if r["failure"] else 99), str(r.get("source", "")),
+                                    str(r["id"])))
+    head = Div(*(Button(label, type="button", data_column=str(i), aria_label=f"sort by {label}")
+                 for i, label in enumerate(ROWS)), cls="row head", role="group", aria_label="Sort by")
+    return [_controls(records), Div(head, Div(*(_row(r, structures) for r in records), id="rows"), cls="list"),
+            P("Nothing fits these choices. Solved structures are under ", B("all"), ".", id="none", hidden=True)]
 
 # %% ../nbs/73_report_page.ipynb #6325310d
 CSS = """
@@ -301,7 +377,8 @@ footer{color:var(--quiet);font-size:.85rem;padding-block:3rem}
  main,header,footer{padding:0;max-width:none}#rows>details{content-visibility:visible}.wide{overflow:visible}section>details::details-content{content-visibility:visible}}
 """
 _short = {5: "atoms", 6: "RMSD", 7: "Δa %", 8: "Δb %", 9: "Δγ °", 10: "residual %", 11: "sure"}
-CSS = CSS.replace("LABELS", "".join(f'#rows summary>:nth-child({i})::before{{content:"{label}"}}' for i, label in _short.items()))
+CSS = CSS.replace("LABELS",
+                  "".join(f'#rows summary>:nth-child({i})::before{{content:"{label}"}}' for i, label in _short.items()))
 
 # %% ../nbs/73_report_page.ipynb #42fcb179
 SCRIPT = """
@@ -342,12 +419,19 @@ if (form && box) {
 """
 
 # %% ../nbs/73_report_page.ipynb #8ecea19f
-GLOSSARY = {"Solved": "The right formula, lattice vectors within 5 % and 2°, atoms within 0.2 Å root mean square, heights included. @1: the first answer; @5: any of the first five.", "Tight": "The same with atoms within 0.1 Å.",
-            "SG": "The right formula and space group.", "RMSD, |Δa|, |Δb|, |Δγ|": "How far off the first answer is, over the structures that can be compared; median, and 95th percentile (p95).",
+GLOSSARY = {"Solved": "The right formula, lattice vectors within 5 % and 2°, atoms within 0.2 Å root mean square, "
+                      "heights included. @1: the first answer; @5: any of the first five.",
+                      "Tight": "The same with atoms within 0.1 Å.",
+            "SG": "The right formula and space group.",
+            "RMSD, |Δa|, |Δb|, |Δγ|": "How far off the first answer is, over the structures that can be compared; "
+                                      "median, and 95th percentile (p95).",
             "W1, KLD": "Distances between the distribution of the first answers and that of the truth.",
-            "Hit, Match_abs, MinRMS": "A public benchmark's loose matcher, with (Hit, MinRMS) and without (Match_abs) rescaling the cell.",
-            "shuffled": "The first answers, handed to the wrong structures.", "mean of the truth": "The mean of each property, answered every time.",
-            "intervals": "95 %: Wilson's for shares, the bootstrap's for everything else. A missing or unreadable answer, or one of another formula, is a failure in every share."}
+            "Hit, Match_abs, MinRMS": "A public benchmark's loose matcher, with (Hit, MinRMS) and without (Match_abs) "
+                                      "rescaling the cell.",
+            "shuffled": "The first answers, handed to the wrong structures.",
+            "mean of the truth": "The mean of each property, answered every time.",
+            "intervals": "95 %: Wilson's for shares, the bootstrap's for everything else. A missing or unreadable "
+                         "answer, or one of another formula, is a failure in every share."}
 
 def _header(report):
     failures = report.total["failures"]
@@ -355,15 +439,22 @@ def _header(report):
     title = f"{report.name} solves {solved} of {n} structures"
     lead = f"Asked for the crystal structure behind {n} micrographs, its first answer was right {solved} times" + (f"; another {lower} times a later one of the five was." if lower else ".")
     told = {k: v for k, v in report.settings.items() if k not in ("model", "command") and v not in (None, "", [])}
-    facts = Dl(*(Div(Dt(str(k)), Dd(", ".join(map(str, v)) if isinstance(v, (list, tuple)) else str(v))) for k, v in told.items()), cls="settings")
+    facts = Dl(*(Div(Dt(str(k)), Dd(", ".join(map(str, v)) if isinstance(v, (list, tuple)) else str(v)))
+                 for k, v in told.items()), cls="settings")
     command = Pre(Code(str(report.settings["command"]))) if report.settings.get("command") else ""
-    links = Nav(*(A(name, href=f"#{name.split()[0].lower()}") for name in ("Scores", "Pictures", "Structures")), aria_label="Contents")
-    return title, Header(P("Evaluation", cls="quiet", style="margin:0"), H1(title), P(lead, cls="lead"), facts, command, links)
+    links = Nav(*(A(name, href=f"#{name.split()[0].lower()}") for name in ("Scores", "Pictures", "Structures")),
+                aria_label="Contents")
+    return title, Header(P("Evaluation", cls="quiet", style="margin:0"), H1(title), P(lead, cls="lead"), facts, command,
+                         links)
 
 def _meanings(report):
     classes = [(why, n) for why in FAILURES if (n := report.total["failures"].get(why))]
-    return [Details(Summary("What the scores mean"), Dl(*(x for k, v in GLOSSARY.items() for x in (Dt(k), Dd(v))), cls="words")),
-            Details(Summary("What the failure classes mean"), Dl(*(x for why, n in classes for x in (Dt(Safe(f'<i style="background:{COLOURS[why]}"></i>'), f"{why or 'solved'} ({n})"), Dd(WHY[why]))), cls="words"))]
+    return [Details(Summary("What the scores mean"),
+                    Dl(*(x for k, v in GLOSSARY.items() for x in (Dt(k), Dd(v))), cls="words")),
+            Details(Summary("What the failure classes mean"),
+                    Dl(*(x for why, n in classes
+                         for x in (Dt(Safe(f'<i style="background:{COLOURS[why]}"></i>'), f"{why or 'solved'} ({n})"),
+                                   Dd(WHY[why]))), cls="words"))]
 
 # %% ../nbs/73_report_page.ipynb #2defe5fd
 def html(report:Report,
@@ -373,12 +464,18 @@ def html(report:Report,
     "A page to read, to search and to send."
     title, header = _header(report)
     tiles = Div(*(_tile(name, report.total["scores"], report.total["baselines"]) for name in HEADLINES), cls="tiles")
-    browse = _browser(report.records, structures) if report.records else [P("The records of the single structures are not at hand.", cls="quiet")]
-    main = Main(Section(H2("Scores"), tiles, *_score_tables([report, *reports]), *_meanings(report), id="scores"), Section(H2("Pictures"), Div(*_pictures(report, reports), cls="plots"), id="pictures"),
-                Section(H2("Structures"), P("Failures first. Open a row to see what is wrong: truth and first answer are drawn on one scale, from above and along a."), *browse, id="structures"))
+    browse = _browser(report.records, structures) if report.records else [P("The records of the single structures are "
+        "not at hand.", cls="quiet")]
+    main = Main(Section(H2("Scores"), tiles, *_score_tables([report, *reports]), *_meanings(report), id="scores"),
+                Section(H2("Pictures"), Div(*_pictures(report, reports), cls="plots"), id="pictures"),
+                Section(H2("Structures"), P("Failures first. Open a row to see what is wrong: truth and first answer "
+                                            "are drawn on one scale, from above and along a."), *browse,
+                                            id="structures"))
     own = base64.b64encode(sha256(SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{own}'; base-uri 'none'; form-action 'none'"
-    head = Head(Meta(charset="utf-8"), Meta(http_equiv="Content-Security-Policy", content=policy), Meta(name="viewport", content="width=device-width, initial-scale=1"), Title(title), Link(rel="icon", href="data:,"), Style(Safe(CSS)))
+    head = Head(Meta(charset="utf-8"), Meta(http_equiv="Content-Security-Policy", content=policy),
+                Meta(name="viewport", content="width=device-width, initial-scale=1"), Title(title),
+                Link(rel="icon", href="data:,"), Style(Safe(CSS)))
     page = Html(head, Body(header, main, Footer("Written by microscopygpt."), Script(Safe(SCRIPT))), lang="en")
     return "<!doctype html>\n" + to_xml(page, indent=False) + "\n"
 
@@ -395,8 +492,10 @@ def write_report(report:Report,
     out.mkdir(parents=True, exist_ok=True)
     wanted = [(s, columns) for s in (None, *(report.sources if len(report.sources) > 1 else ())) for columns in TABLES]
     files = {"table.md": "\n\n".join(f"**{'All structures' if s is None else markdown_text(s)}**\n\n{table(rows, s, columns, baselines=True)}" for s, columns in wanted) + "\n",
-             "table.tex": "\n".join(latex(rows, s, columns, baselines=True) for s, columns in wanted), "report.html": html(report, structures, reports)}
-    if report.records: files["records.jsonl"] = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in report.records)
+             "table.tex": "\n".join(latex(rows, s, columns, baselines=True) for s, columns in wanted),
+             "report.html": html(report, structures, reports)}
+    if report.records:
+        files["records.jsonl"] = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in report.records)
     for name, text in files.items(): (out/name).write_text(text, encoding="utf-8")
     report.write(out/"scores.json")
     return out

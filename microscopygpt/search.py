@@ -50,7 +50,9 @@ def active_proposers(propose, model, templates)->tuple:
         raise PredictError(f"propose={propose!r}: name one or more of {', '.join(PROPOSERS)}.")
     idle = {n for n, source in (("model", model), ("templates", templates)) if source is None}
     active = tuple(n for n in PROPOSERS if n in names and n not in idle)
-    if not active: raise PredictError(f"propose={propose!r} has nothing to work with: give a model or templates, or let columns propose.")
+    if not active:
+        raise PredictError(f"propose={propose!r} has nothing to work with: give a model or templates, or let columns "
+                           "propose.")
     return active
 
 # %% ../nbs/65_search.ipynb #a1c44539
@@ -77,13 +79,15 @@ RESTLESS_PLANES = 4 # planes that get heights when the forces say that the best 
 RESTLESS_BUDGET = 25_000 # effort of the potential, in atoms, after which no more is begun over a restless plane
 SETTLED_PER_PLANE = 6 # arrangements over a restless plane that are let go, of each size of cell
 KNOWN_PLAN = ((6, 8), (3, 8)) # how many proposals of one size by model and templates are relaxed, for how many steps
-WORTH_HEIGHTS = 2., .1 # proofs with up to twice the least residual + .1 get heights: others are wrong in the plane already
+# proofs with up to twice the least residual + .1 get heights: others are wrong in the plane already
+WORTH_HEIGHTS = 2., .1
 TEMPLATES_TRIED, ANSWERS_TRIED = 12, 14 # proposals that are proven
 ON_TOP = .3 # shortest distance over the sum of covalent radii, below which atoms stand on each other: no crystal
 BOLDER = 1.4 # temperature at which the model is asked again when too few crystals came
 
 WATCHED = 3 # arrangements of heights over the first plane, whose size at rest is looked at
-OFF_SCALE = .08, .6 # log of the scale: nearer, the search goes on and decides at its end; farther, the potential is lost
+# log of the scale: nearer, the search goes on and decides at its end; farther, the potential is lost
+OFF_SCALE = .08, .6
 
 def scale_of(cell:np.ndarray, other:np.ndarray # (2, 2) Å, on the same basis
             )->float:
@@ -96,7 +100,8 @@ class Search:
         self.observation, self.formula, self.prompt = observation, formula, prompt
         self.answers, self.seed, self.tell = answers, seed, tell
         self.potential, self.contenders, self.notes, self.asked = None, [], [], 0
-        self.watching, self.shift = False, 0. # whether the first plane's size at rest is looked at; log of how far it is off
+        # whether the first plane's size at rest is looked at; log of how far it is off
+        self.watching, self.shift = False, 0.
         self.effort = 0. # of the potential, before the search began
         self.unscaled = None # observation on a made-up scale and its planes, where no pixel size was given or believed
 
@@ -213,24 +218,29 @@ def add_columns(self:Search, start, end):
         if not calm and self.patient():
             wanted = RESTLESS_PLANES
             self.add_settled(found)
-        relaxed = lowest_of_each_size(found, SHOWN_PER_PLANE[place]) + self.compute(relax_heights, flat(plane), plan=FLAT_PLAN)
+        relaxed = lowest_of_each_size(found, SHOWN_PER_PLANE[place]) + self.compute(relax_heights, flat(plane),
+            plan=FLAT_PLAN)
         arranged = [(r.slab, r) for r in relaxed]
         if not arranged: arranged = [(slab, None) for slab in height_starts(plane, self.seed)[:GUESSED_PER_PLANE]]
-        for slab, r in arranged: self.contenders.append(contender(prove_columns(plane, slab, self.observation), self.area, r))
+        for slab, r in arranged:
+            self.contenders.append(contender(prove_columns(plane, slab, self.observation), self.area, r))
 
 # %% ../nbs/65_search.ipynb #6581603c
 @patch
 def place(self:Search, contenders:list, scores):
     "Give contenders the lattice that measurement and physics agree on, where there is a potential."
     if self.observation.imaging.distortion is None:
-        self.compute(lambda some, potential, tick: place(some, self.observation, potential, tick, scores) or [], contenders)
+        self.compute(lambda some, potential, tick: place(some, self.observation, potential, tick, scores) or [],
+                     contenders)
 
 @patch
 def ask(self:Search, vlm, temperature, start, end)->list:
     "Proofs of what the model says."
     bold = temperature != 1
     self.tell(start, f"asking the model at temperature {temperature:g}" if bold else "asking the model")
-    try: answers = vlm.generate([self.observation], [self.prompt], k=self.answers, seed=self.seed + bold, temperature=temperature)
+    try:
+        answers = vlm.generate([self.observation], [self.prompt], k=self.answers, seed=self.seed + bold,
+                               temperature=temperature)
     except ModelError as e:
         if not self.contenders: raise
         self.notes.append(str(e))

@@ -25,8 +25,11 @@ def training_record(folder:"str|Path")->dict:
     "How an adapter was made: its training.json."
     path = Path(folder)/"training.json"
     try: return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError: raise ShareError(f"{folder} holds no training.json: it is not the folder of a finished run of `microscopygpt train`.") from None
-    except ValueError as e: raise ShareError(f"{path} is damaged: go on with the run (--resume) to write it again.") from e
+    except FileNotFoundError:
+        raise ShareError(f"{folder} holds no training.json: it is not the folder of a finished run of `microscopygpt "
+                         "train`.") from None
+    except ValueError as e:
+        raise ShareError(f"{path} is damaged: go on with the run (--resume) to write it again.") from e
 
 _MODEL_CARD = """# {title}
 
@@ -72,7 +75,8 @@ def _data_in_words(record):
     "What an adapter was trained on."
     n, made = record["micrographs"], record.get("dataset") or {}
     text = f"Simulated micrographs of {n['train']} crystals; {n['validation']} others chose the best checkpoint."
-    if made: text += f" Sources: {', '.join(made['sources'])}; split by {made['split']}, so that " + ("no formula of the test side was seen." if made["split"] == "formula" else "polymorphs of test crystals may have been seen.")
+    if made:
+        text += f" Sources: {', '.join(made['sources'])}; split by {made['split']}, so that " + ("no formula of the test side was seen." if made["split"] == "formula" else "polymorphs of test crystals may have been seen.")
     return text
 
 def model_card(folder:"str|Path", # of a finished run
@@ -80,23 +84,34 @@ def model_card(folder:"str|Path", # of a finished run
                scores:"dict|None"=None # more scores to show, name -> value
               )->str: # Markdown with the hub's metadata
     "The card of an adapter."
-    record = training_record(folder); recipe, base = record["recipe"], record["base"]
+    record = training_record(folder)
+    recipe, base = record["recipe"], record["base"]
     base = base if re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not Path(base).exists() else Path(base).name
     known = "/" in base # on the hub
-    meta = dict(library_name="peft", **dict(base_model=base) if known else {}, pipeline_tag="image-text-to-text", tags=["materials-science", "electron-microscopy", "crystal-structure", "microscopygpt"])
-    samples = {f"{k.removeprefix('sample_')} (share of a few validation micrographs, greedy, not proven)": v for k, v in record["samples"].items()}
+    meta = dict(library_name="peft", **dict(base_model=base) if known else {}, pipeline_tag="image-text-to-text",
+                tags=["materials-science", "electron-microscopy", "crystal-structure", "microscopygpt"])
+    samples = {f"{k.removeprefix('sample_')} (share of a few validation micrographs, greedy, not proven)": v
+               for k, v in record["samples"].items()}
     hours = f"{record['seconds']/3600:.1f} h" if record["seconds"] > 3600 else f"{record['seconds']/60:.0f} min"
-    text = _MODEL_CARD.format(title=name.rpartition("/")[2], base_link=f"[{base}](https://huggingface.co/{base})" if known else f"the local model {base}", name=name, home=_HOME, data=_data_in_words(record), settings="\n".join(f"| {k} | {v} |" for k, v in recipe.items()), steps=record["steps"],
-                              trainable=record["trainable"], hours=hours, device=record["device"], loss=f"{record['best_validation_loss']:.3f}" if record["best_validation_loss"] is not None else "not measured",
-                              scores=_table((scores or {}) | samples) if scores or samples else "None were measured.", noise=record["micrographs"]["noise"], pixel_size=DIALECTS[recipe["dialect"]].pixel_size)
+    text = _MODEL_CARD.format(title=name.rpartition("/")[2],
+                              base_link=f"[{base}](https://huggingface.co/{base})" if known
+                              else f"the local model {base}", name=name, home=_HOME, data=_data_in_words(record),
+                              settings="\n".join(f"| {k} | {v} |" for k, v in recipe.items()), steps=record["steps"],
+                              trainable=record["trainable"], hours=hours, device=record["device"],
+                              loss=f"{record['best_validation_loss']:.3f}"
+                              if record["best_validation_loss"] is not None else "not measured",
+                              scores=_table((scores or {}) | samples) if scores or samples else "None were measured.",
+                              noise=record["micrographs"]["noise"], pixel_size=DIALECTS[recipe["dialect"]].pixel_size)
     return f"---\n{yaml.safe_dump(meta, sort_keys=False)}---\n{text}"
 
 # %% ../nbs/38_share.ipynb #406238ac
-_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", GATES, "training.json", "loss.png", "samples.json")
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", GATES, "training.json", "loss.png",
+                  "samples.json")
 
 def _stage_adapter(folder, name, scores, stage):
     "The files of an adapter that go to the hub."
-    if not (folder/"adapter_model.safetensors").is_file(): raise ShareError(f"{folder} holds no adapter: share the folder of a finished run.")
+    if not (folder/"adapter_model.safetensors").is_file():
+        raise ShareError(f"{folder} holds no adapter: share the folder of a finished run.")
     for file in _ADAPTER_FILES:
         if (folder/file).is_file(): shutil.copy(folder/file, stage/file)
     (stage/"README.md").write_text(model_card(folder, name, scores), encoding="utf-8")
@@ -114,17 +129,26 @@ def push(folder:"str|Path", # of a finished run, or of a data set
          private:bool=True, scores:"dict|None"=None # for the card of a model
         )->str: # its address
     "Put an adapter or a data set on the Hugging Face Hub, with its card."
-    folder = Path(folder); api, kind = HfApi(), "dataset" if (folder/"dataset_dict.json").is_file() else "model"
+    folder = Path(folder)
+    api, kind = HfApi(), "dataset" if (folder/"dataset_dict.json").is_file() else "model"
     with tempfile.TemporaryDirectory() as stage:
         _stage_dataset(folder, Path(stage)) if kind == "dataset" else _stage_adapter(folder, name, scores, Path(stage))
         try:
             api.whoami()
             address = api.create_repo(name, repo_type=kind, private=private, exist_ok=True)
-            api.upload_folder(repo_id=name, repo_type=kind, folder_path=stage, commit_message=f"Share a {kind} made with MicroscopyGPT")
-        except LocalTokenNotFoundError as e: raise AccessError("Nobody is logged in to the hub: run `hf auth login` (in a notebook: huggingface_hub.login()) with a token that may write.") from e
-        except HFValidationError as e: raise ShareError(f"{name!r} is no name on the hub: it is owner/name, in letters, digits, '-', '_' and '.'.") from e
-        except HfHubHTTPError as e: raise AccessError(f"The hub refused {name} ({str(e).strip().splitlines()[0]}): log in with `hf auth login` and a token that may write there.") from e
-        except OSError as e: raise ShareError(f"The hub cannot be reached ({e}): check the network, then push again; what was sent is not sent twice.") from e
+            api.upload_folder(repo_id=name, repo_type=kind, folder_path=stage,
+                              commit_message=f"Share a {kind} made with MicroscopyGPT")
+        except LocalTokenNotFoundError as e:
+            raise AccessError("Nobody is logged in to the hub: run `hf auth login` (in a notebook: "
+                              "huggingface_hub.login()) with a token that may write.") from e
+        except HFValidationError as e:
+            raise ShareError(f"{name!r} is no name on the hub: it is owner/name, in letters, digits, '-', '_' and '.'.") from e
+        except HfHubHTTPError as e:
+            raise AccessError(f"The hub refused {name} ({str(e).strip().splitlines()[0]}): log in with `hf auth login` "
+                              "and a token that may write there.") from e
+        except OSError as e:
+            raise ShareError(f"The hub cannot be reached ({e}): check the network, then push again; what was sent is "
+                             "not sent twice.") from e
     return str(address)
 
 # %% ../nbs/38_share.ipynb #3b43e792
@@ -137,8 +161,10 @@ def merge(adapter:"str|Path", # folder or name on the hub
     if not base: raise AdapterError(f"{adapter} holds no adapter to merge.")
     try:
         model, processor = load_base(base, True, device)
-        model = load_adapter(model.dequantize() if getattr(model, "is_quantized", False) else model, str(adapter)).merge_and_unload()
-        model.save_pretrained(out); processor.save_pretrained(out)
+        model = load_adapter(model.dequantize() if getattr(model, "is_quantized", False) else model,
+                             str(adapter)).merge_and_unload()
+        model.save_pretrained(out)
+        processor.save_pretrained(out)
     except Exception as e: raise explain(e, str(adapter)) from e
     if (Path(adapter)/"training.json").is_file(): shutil.copy(Path(adapter)/"training.json", Path(out)/"training.json")
     return Path(out)
@@ -148,6 +174,9 @@ def export_gguf(adapter:"str|Path", # folder or name on the hub
                 quantization:str="q4_k_m" # as llama.cpp names it
                ):
     "Convert a model with its adapter for llama.cpp, by Unsloth; which families can be converted is llama.cpp's matter."
-    if not has_unsloth(): raise NoGPUError("Unsloth converts to GGUF, and needs a GPU: pip install 'microscopygpt[gpu]' on a machine with one. Elsewhere `merge` the adapter, and run llama.cpp's convert_hf_to_gguf.py on the result.")
+    if not has_unsloth():
+        raise NoGPUError("Unsloth converts to GGUF, and needs a GPU: pip install 'microscopygpt[gpu]' on a machine "
+                         "with one. Elsewhere `merge` the adapter, and run llama.cpp's convert_hf_to_gguf.py on the "
+                         "result.")
     vlm = load_model(adapter)
     vlm.model.save_pretrained_gguf(str(out), vlm.processor, quantization_method=quantization)

@@ -50,7 +50,8 @@ class Probe:
     source_size: float = .3 # Standard deviation of the source as the lens images it, Å
 
     def __post_init__(self):
-        limits = dict(voltage=(5, 1500, " kV"), semi_angle=(1, 100, " mrad"), defocus=(-1000, 1000, " Å"), cs=(-10, 10, " mm"), source_size=(0, 10, " Å"))
+        limits = dict(voltage=(5, 1500, " kV"), semi_angle=(1, 100, " mrad"), defocus=(-1000, 1000, " Å"),
+                      cs=(-10, 10, " mm"), source_size=(0, 10, " Å"))
         for name, limit in limits.items(): number_within(name, getattr(self, name), *limit)
 
     @property
@@ -92,7 +93,8 @@ def transfer(
 # %% ../nbs/10_stem.ipynb #18f8b76e
 def _waves(g, shape, pixel_size, dtype):
     "cos and sin of 2 pi g x at x = 0, `pixel_size`, ...: g (b, m, 2) -> along x (b, columns, m) twice, along y (b, rows, m) twice"
-    turns = torch.arange(max(shape), dtype=g.dtype, device=g.device)[:, None]*(pixel_size*g.transpose(-1, -2).flatten(1)[:, None, :])
+    turns = torch.arange(max(shape), dtype=g.dtype,
+                         device=g.device)[:, None]*(pixel_size*g.transpose(-1, -2).flatten(1)[:, None, :])
     phase, m = 2*torch.pi*turns.frac().to(dtype), g.shape[1]
     c, s = phase.cos(), phase.sin()
     return c[:, :shape[1], :m], s[:, :shape[1], :m], c[:, :shape[0], m:], s[:, :shape[0], m:]
@@ -137,7 +139,9 @@ def list_of_structures(atoms):
     many = list(atoms) if isinstance(atoms, (list, tuple)) else [atoms]
     if not many: raise StemError("the list of structures is empty: give at least one jarvis Atoms")
     for i, a in enumerate(many):
-        if not isinstance(a, Atoms): raise StemError(f"structure {i} is a {type(a).__name__}: give jarvis.core.atoms.Atoms (read_crystal makes them)")
+        if not isinstance(a, Atoms):
+            raise StemError(f"structure {i} is a {type(a).__name__}: give jarvis.core.atoms.Atoms (read_crystal makes "
+                            "them)")
         if not len(a.elements): raise StemError(f"structure {i} has no atoms")
     return many
 
@@ -156,10 +160,13 @@ def _frame(lattice):
     a, b, c = lattice
     normal = _cross(a, b)
     length_a, area, length_c = ((v@v)**.5 for v in (a, normal, c))
-    if not np.isfinite(lattice).all() or area < .5 or length_c < .1: raise StemError("the cell is degenerate: check the lattice vectors")
+    if not np.isfinite(lattice).all() or area < .5 or length_c < .1:
+        raise StemError("the cell is degenerate: check the lattice vectors")
     x, n = a/length_a, normal/area
     tilt = np.degrees(np.arccos(min(1, abs(c@n)/length_c)))
-    if tilt > .1: raise StemError(f"c leans {tilt:.3g}° away from the normal of a and b: standardize(atoms) brings a slab upright, surface(atoms, (0, 0, 1)) a bulk crystal")
+    if tilt > .1:
+        raise StemError(f"c leans {tilt:.3g}° away from the normal of a and b: standardize(atoms) brings a slab "
+                        "upright, surface(atoms, (0, 0, 1)) a bulk crystal")
     return np.array([x, _cross(n, x), n]).T
 
 def _apart(lattice, frac, elements, least=.2):
@@ -172,7 +179,9 @@ def _apart(lattice, frac, elements, least=.2):
         frac, names = np.concatenate([frac, frac[edge]+np.eye(3)[axis]]), np.concatenate([names, names[edge]])
     xyz = frac @ lattice
     for i, j in cKDTree(xyz).query_pairs(least):
-        raise StemError(f"atoms {names[i]} ({elements[names[i]]}) and {names[j]} ({elements[names[j]]}) are {np.linalg.norm(xyz[i]-xyz[j]):.2g} Å apart: no two atoms are nearer than {least:g} Å; remove one of them")
+        raise StemError(f"atoms {names[i]} ({elements[names[i]]}) and {names[j]} ({elements[names[j]]}) are "
+                        f"{np.linalg.norm(xyz[i]-xyz[j]):.2g} Å apart: no two atoms are nearer than {least:g} Å; "
+                        "remove one of them")
 
 # %% ../nbs/10_stem.ipynb #a4af8516
 class _Sheet(NamedTuple):
@@ -191,16 +200,23 @@ def _projected(atoms):
     if unknown: raise StemError(f"the structure names {unknown[0]!r}, which is not a chemical element")
     if not np.isfinite(frac).all(): raise StemError("the positions hold numbers that are not finite")
     far = np.flatnonzero((abs(frac-.5) > 1.5).any(1))
-    if len(far): raise StemError(f"atom {far[0]} ({atoms.elements[far[0]]}) lies outside the cell, at {frac[far[0]].round(2).tolist()} cell lengths: are these Å taken for fractions? If not, wrap them (frac % 1)")
+    if len(far):
+        raise StemError(f"atom {far[0]} ({atoms.elements[far[0]]}) lies outside the cell, at "
+                        f"{frac[far[0]].round(2).tolist()} cell lengths: are these Å taken for fractions? If not, wrap "
+                        "them (frac % 1)")
     _apart(lattice, frac, atoms.elements)
     cell = lattice[:2] @ frame[:, :2]
-    return cell, frac @ (lattice @ frame[:, :2]) @ np.linalg.inv(cell) % 1, np.array([atomic_numbers[e] for e in atoms.elements])
+    return cell, frac @ (lattice @ frame[:, :2]) @ np.linalg.inv(cell) % 1, np.array([atomic_numbers[e]
+        for e in atoms.elements])
 
 # %% ../nbs/10_stem.ipynb #c83b4461
 def _per_image(name, value, b, width):
     "`value` for each of `b` images as (b, width)"
-    try: v = np.broadcast_to(np.asarray(value, float).reshape((-1, width) if np.ndim(value) else (1, width)), (b, width))
-    except (TypeError, ValueError): raise StemError(f"{name} must be {'one number' if width == 1 else 'two numbers'}, or that for each of the structures (here {b}), not {value!r}") from None
+    try:
+        v = np.broadcast_to(np.asarray(value, float).reshape((-1, width) if np.ndim(value) else (1, width)), (b, width))
+    except (TypeError, ValueError):
+        raise StemError(f"{name} must be {'one number' if width == 1 else 'two numbers'}, or that for each of the "
+                        f"structures (here {b}), not {value!r}") from None
     if not np.isfinite(v).all(): raise StemError(f"{name} is not finite: {value!r}")
     return v.copy()
 
@@ -232,10 +248,13 @@ def _atom_by_atom(sheet, sigma, shape, pixel_size, device):
     "One picture through a Gaussian probe"
     sigma = np.hypot(sigma, sheet.thermal)
     reach = 5.5*sigma.max()/pixel_size
-    x, y, which = _sites(sheet.cell/pixel_size, sheet.frac, sheet.shift/pixel_size, (-reach, -reach), (shape[1]+reach, shape[0]+reach))
+    x, y, which = _sites(sheet.cell/pixel_size, sheet.frac, sheet.shift/pixel_size, (-reach, -reach),
+                         (shape[1]+reach, shape[0]+reach))
     width, w = sigma[which]/pixel_size, (sheet.weights/(2*np.pi*sigma**2))[which]
     put = lambda a: torch.from_numpy(a).to(device, torch.float32)
-    along = lambda n, at: torch.exp(((torch.arange(n, device=device)[:, None] - put(at))*put(.5**.5/width)).square_().neg_().clamp_(min=-25))
+    along = lambda n, at: torch.exp(((torch.arange(n,
+                                                   device=device)[:, None]
+                                                   - put(at))*put(.5**.5/width)).square_().neg_().clamp_(min=-25))
     return (along(shape[0], y)*put(w)) @ along(shape[1], x).T
 
 # %% ../nbs/10_stem.ipynb #737b5a30
@@ -262,7 +281,8 @@ def _pixel_transfer(pixel_size, shape, device):
 def _on_pixels(sheet, shape, pixel_size, device):
     "One picture seen through AtomVision's probe"
     probe, margin, (rows, columns) = _pixel_transfer(pixel_size, shape, device)
-    x, y, which = _sites(sheet.cell/pixel_size, sheet.frac, sheet.shift/pixel_size, (-margin, -margin), (shape[1]+margin-1, shape[0]+margin-1))
+    x, y, which = _sites(sheet.cell/pixel_size, sheet.frac, sheet.shift/pixel_size, (-margin, -margin),
+                         (shape[1]+margin-1, shape[0]+margin-1))
     left, top = np.floor(x), np.floor(y)
     pixel, x, y = ((top+margin)*columns + left+margin).astype(int), x-left, y-top
     w = sheet.weights[which]
@@ -286,14 +306,16 @@ def _series(sheets, probe, gmax, shape, pixel_size, device):
     hk = _pad([half_plane(s.cell, gmax) for s in sheets])
     frac, weights, thermal = (_pad([getattr(s, name) for s in sheets]) for name in ("frac", "weights", "thermal"))
     cell, shift = (np.stack([getattr(s, name) for s in sheets]) for name in ("cell", "shift"))
-    return image_sum(put(cell), put(frac), put(weights), probe, put(hk), shape, pixel_size, put(shift), put(thermal) if thermal.any() else None)
+    return image_sum(put(cell), put(frac), put(weights), probe, put(hk), shape, pixel_size, put(shift),
+                     put(thermal) if thermal.any() else None)
 
 def _pictures(sheets, probe, gmax, shape, pixel_size, device):
     "Each picture by the cheaper of the ways to make it"
     images, left = torch.empty(len(sheets), *shape), []
     for i, sheet in enumerate(sheets):
         if probe == "atomvision": images[i] = _on_pixels(sheet, shape, pixel_size, device)
-        elif isinstance(probe, float) and _few_atoms(sheet, probe, gmax, shape, pixel_size): images[i] = _atom_by_atom(sheet, probe, shape, pixel_size, device)
+        elif isinstance(probe, float) and _few_atoms(sheet, probe, gmax, shape, pixel_size):
+            images[i] = _atom_by_atom(sheet, probe, shape, pixel_size, device)
         else: left.append(i)
     step = 1 if str(device) == "cpu" else 64
     for part in (left[i:i+step] for i in range(0, len(left), step)):
@@ -305,7 +327,8 @@ def _checked_probe(probe, thermal):
     "The probe, and the spatial frequency where it ends"
     if isinstance(probe, Probe): return probe, min(probe.cutoff, .9/max(probe.source_size, 1e-3))
     if isinstance(probe, Real): return number_within("probe", probe, .1, 10, " Å"), .9/probe
-    if probe != "atomvision": raise StemError(f"probe must be the width of a Gaussian in Å, a Probe, or 'atomvision', not {probe!r}")
+    if probe != "atomvision":
+        raise StemError(f"probe must be the width of a Gaussian in Å, a Probe, or 'atomvision', not {probe!r}")
     if thermal: raise StemError("AtomVision's probe has a fixed shape: leave thermal out, or use a Gaussian or a Probe")
     return probe, 0.
 
@@ -330,11 +353,13 @@ def simulate(
 ) -> np.ndarray: # (rows, columns) float32 in Z**z_power per square A; a list gives (b, rows, columns)
     "A noise-free micrograph along c, by equations 1 and 2 of the paper"
     many, shape = list_of_structures(atoms), _shape(size)
-    pixel_size, z_power = number_within("pixel_size", pixel_size, .001, 10, " Å/px"), number_within("z_power", z_power, 0, 4)
+    pixel_size, z_power = number_within("pixel_size", pixel_size, .001, 10, " Å/px"), number_within("z_power", z_power,
+        0, 4)
     probe, gmax = _checked_probe(probe, thermal)
     turns, shifts = _orientation(rotation, mirror, len(many)), _per_image("shift", shift, len(many), 2)
     seen = {id(a): _projected(a) for a in {id(a): a for a in many}.values()}
-    sheets = [_Sheet(cell @ turn, frac, z.astype(float)**z_power, _displacements(thermal, z), origin) for (cell, frac, z), turn, origin in zip((seen[id(a)] for a in many), turns, shifts)]
+    sheets = [_Sheet(cell @ turn, frac, z.astype(float)**z_power, _displacements(thermal, z), origin)
+              for (cell, frac, z), turn, origin in zip((seen[id(a)] for a in many), turns, shifts)]
     images = _pictures(sheets, probe, gmax, shape, pixel_size, device)
     return images if isinstance(atoms, (list, tuple)) else images[0]
 
@@ -352,4 +377,5 @@ def stemconv_view(
     centre = (np.mean(np.array(atoms.frac_coords), 0) @ lattice + (cells-1)/2 @ lattice[:2])[:2]
     turn = np.array([[np.cos(t), -np.sin(t)], [np.sin(t), np.cos(t)]])
     (ax, ay), (bx, by) = lattice[:2, :2]
-    return dict(rotation=float(np.degrees(np.arctan2(ay, ax))-rot), shift=tuple(-centre @ turn + width/2 + shift), mirror=bool(ax*by < ay*bx))
+    return dict(rotation=float(np.degrees(np.arctan2(ay, ax))-rot), shift=tuple(-centre @ turn + width/2 + shift),
+                mirror=bool(ax*by < ay*bx))

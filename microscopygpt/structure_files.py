@@ -27,7 +27,8 @@ def _xyz_structures(text):
     "Every frame of an extended XYZ file as `Sites`."
     from ase.io import read
     lines = text.splitlines()
-    if any(float(line) > len(lines) for line in lines if re.fullmatch(r"\s*\d+\s*", line)): raise ValueError("it announces more atoms than it holds: it is cut short.")
+    if any(float(line) > len(lines) for line in lines if re.fullmatch(r"\s*\d+\s*", line)):
+        raise ValueError("it announces more atoms than it holds: it is cut short.")
     plain = re.sub(r"^(\s*)[DT](?=\s)", r"\1H", text, flags=re.M)
     try: frames = read(io.StringIO(plain), ":", format="extxyz")
     except KeyError as e: raise ValueError(f"it names {str(e.args[0])[:20]!r}, which is not a chemical element.") from e
@@ -39,7 +40,9 @@ def _xyz_sites(frame, notes):
     "A frame of ASE as `Sites`."
     if abs(frame.cell.volume) < 1e-3: raise ValueError("it has no cell: a crystal needs lattice vectors.")
     for kind in (frame.info.get("occupancy") or {}).values():
-        if len(kind) > 1 or min(kind.values()) < .999: raise ValueError(f"a site is occupied by {kind}: an alloy or a crystal with vacancies, no single structure. Give an ordered crystal.")
+        if len(kind) > 1 or min(kind.values()) < .999:
+            raise ValueError(f"a site is occupied by {kind}: an alloy or a crystal with vacancies, no single "
+                             "structure. Give an ordered crystal.")
     return Sites(frame.cell.array, frame.get_chemical_symbols(), frame.get_scaled_positions(wrap=False), list(notes))
 
 # %% ../nbs/04_structure_files.ipynb #0b057e59
@@ -85,7 +88,8 @@ def read_structures(path:"str|Path" # .cif, .vasp/POSCAR*, .extxyz
             return [_checked_structure(sites) for sites in parse(file_text(path))]
     except Exception as e:
         why = " ".join(str(e).split())[:230] if isinstance(e, (ValueError, EOFError)) else ""
-        raise CrystalError(f"{path.name} holds no crystal that can be read as {kind}: {why or 'it is empty, cut short or something else.'}") from e
+        raise CrystalError(f"{path.name} holds no crystal that can be read as {kind}: "
+                           f"{why or 'it is empty, cut short or something else.'}") from e
 
 def read_crystal(path:"str|Path" # .cif, .vasp/POSCAR*, .extxyz
                 )->Atoms:
@@ -94,7 +98,8 @@ def read_crystal(path:"str|Path" # .cif, .vasp/POSCAR*, .extxyz
     atoms, notes = found[0]
     if len(found) > 1:
         others = ", ".join(reduced_formula(a) for a, _ in found[1:4])
-        notes = [f"{len(found)} structures in one file: the first, {reduced_formula(atoms)}, is read, the others ({others}) are not", *notes]
+        notes = [f"{len(found)} structures in one file: the first, {reduced_formula(atoms)}, is read, the others "
+                 f"({others}) are not", *notes]
     for note in notes: warnings.warn(f"{Path(path).name}: {note}", CrystalWarning, stacklevel=2)
     return atoms
 
@@ -110,6 +115,7 @@ def write_crystal(atoms:Atoms,
         if kind == "cif":
             from pymatgen.io.cif import CifWriter
             path.write_text(str(CifWriter(atoms.pymatgen_converter())))
-        else: atoms.ase_converter().write(path, format=kind, **({"direct": True, "sort": True} if kind == "vasp" else {}))
+        else:
+            atoms.ase_converter().write(path, format=kind, **({"direct": True, "sort": True} if kind == "vasp" else {}))
     except OSError as e: raise CrystalError(f"{path} cannot be written: {e.strerror}.") from e
     return path

@@ -30,7 +30,8 @@ def element_symbol(text:str # as files write it: Mo, MO, Mo4+, S2, D, Mo_pv
                   )->str:
     "The element that a label or a type names; raises `ValueError` when there is none."
     letters = (re.match(r"\s*([A-Za-z]+)", text) or ["", ""])[1]
-    for symbol in (letters[:2].capitalize() if letters[1:2].islower() or len(letters) == 2 else "", letters[:1].upper()):
+    for symbol in (letters[:2].capitalize() if letters[1:2].islower() or len(letters) == 2 else "",
+                   letters[:1].upper()):
         symbol = ISOTOPES.get(symbol, symbol)
         if symbol and Element.is_valid_symbol(symbol): return symbol
     raise ValueError(f"{text.strip()[:20]!r} is not a chemical element.")
@@ -51,7 +52,8 @@ def parse_cif(text:str # a whole file
     "The blocks of a CIF; raises `ValueError` when a table is cut short."
     blocks, table, names, rows = [], None, [], []
     def close():
-        if names and len(rows) % len(names): raise ValueError(f"it is cut short: the table of {names[0]} ends within a row.")
+        if names and len(rows) % len(names):
+            raise ValueError(f"it is cut short: the table of {names[0]} ends within a row.")
         if names: table.update({name: rows[i::len(names)] for i, name in enumerate(names)})
     looping, name = False, None
     for quoted, value in _tokens(text):
@@ -92,7 +94,8 @@ def cif_cell(block:dict # of `parse_cif`
     a, b, c = (value(f"_cell_length_{n}", f"cell length {n}") for n in "abc")
     alpha, beta, gamma = (np.radians(value(f"_cell_angle_{n}", f"cell angle {n}")) for n in ("alpha", "beta", "gamma"))
     cos = np.cos([alpha, beta, gamma])
-    if min(a, b, c) <= 0 or abs(np.sin(gamma)) < 1e-6: raise ValueError("its cell is degenerate: check lengths and angles.")
+    if min(a, b, c) <= 0 or abs(np.sin(gamma)) < 1e-6:
+        raise ValueError("its cell is degenerate: check lengths and angles.")
     y = (cos[0] - cos[1]*cos[2])/np.sin(gamma)
     z = np.sqrt(max(0., 1 - cos[1]**2 - y**2))
     return np.array([[a, 0, 0], [b*cos[2], b*np.sin(gamma), 0], [c*cos[1], c*y, c*z]])
@@ -131,7 +134,8 @@ def settings_by_name()->dict: # plain symbol -> Hall numbers, usual setting firs
     for hall in range(1, 531):
         kind = spglib.get_spacegroup_type(hall)
         full = kind.international_full
-        spellings = {kind.international_short, full, re.sub(r" 1(?= |$)|(?<= )1 ", "", full), *kind.international.split("="), kind.hall_symbol}
+        spellings = {kind.international_short, full, re.sub(r" 1(?= |$)|(?<= )1 ", "", full),
+                     *kind.international.split("="), kind.hall_symbol}
         for name in map(plain_symbol, spellings): names[name].append(hall)
         names[str(kind.number)].append(hall)
     return dict(names)
@@ -157,9 +161,12 @@ def space_group_settings(name:str, # symbol or number, perhaps with a qualifier 
     return [hall for hall in found if fits(hall)]
 
 # %% ../nbs/03_structure_formats.ipynb #6699cef6
-_SYMMETRY_TABLES = ("_space_group_symop_operation_xyz", "_symmetry_equiv_pos_as_xyz", "_space_group_symop_ssg_operation_xyz")
-_SYMMETRY_NAMES = ("_symmetry_space_group_name_hall", "_space_group_name_hall", "_symmetry_space_group_name_h-m", "_space_group_name_h-m_alt",
-                   "_space_group_name_h-m_full", "_symmetry_space_group_name_h-m_alt", "_space_group_it_number", "_symmetry_int_tables_number")
+_SYMMETRY_TABLES = ("_space_group_symop_operation_xyz", "_symmetry_equiv_pos_as_xyz",
+                    "_space_group_symop_ssg_operation_xyz")
+_SYMMETRY_NAMES = ("_symmetry_space_group_name_hall", "_space_group_name_hall", "_symmetry_space_group_name_h-m",
+                   "_space_group_name_h-m_alt",
+                   "_space_group_name_h-m_full", "_symmetry_space_group_name_h-m_alt", "_space_group_it_number",
+                   "_symmetry_int_tables_number")
 
 def cif_symmetries(block:dict, # of `parse_cif`
                    lattice:np.ndarray # (3, 3) in Å
@@ -173,8 +180,11 @@ def cif_symmetries(block:dict, # of `parse_cif`
             database = [spglib.get_symmetry_from_database(hall) for hall in found]
             return [list(zip(one["rotations"], one["translations"])) for one in database]
         if plain_symbol(name) in settings_by_name():
-            raise ValueError(f"its cell has not the symmetry of its space group {name!r}: check the cell, or list the symmetry operations.")
-    if named: raise ValueError(f"its space group {named[0][:30]!r} is unknown: give its number, or list the symmetry operations.")
+            raise ValueError(f"its cell has not the symmetry of its space group {name!r}: check the cell, or list the "
+                             "symmetry operations.")
+    if named:
+        raise ValueError(f"its space group {named[0][:30]!r} is unknown: give its number, or list the symmetry "
+                         "operations.")
     return [[(np.eye(3), np.zeros(3))]]
 
 # %% ../nbs/03_structure_formats.ipynb #888295cd
@@ -245,7 +255,8 @@ def stated_formula(block)->dict: # element -> count
     "The formula sum of a CIF, {} where there is none that can be read."
     said = str(block.get("_chemical_formula_sum", ""))
     counts = defaultdict(float)
-    for symbol, n in re.findall(r"([A-Z][a-z]?)(\d+\.?\d*|\.\d+)?", said): counts[ISOTOPES.get(symbol, symbol)] += float(n or 1)
+    for symbol, n in re.findall(r"([A-Z][a-z]?)(\d+\.?\d*|\.\d+)?", said):
+        counts[ISOTOPES.get(symbol, symbol)] += float(n or 1)
     return dict(counts)
 
 def missing_atoms(block, symbols)->str:
@@ -287,8 +298,10 @@ def block_sites(block:dict # of `parse_cif`
     if said := missing_atoms(block, symbols):
         listed = "".join(f"{s}{symbols.count(s)}" for s in dict.fromkeys(symbols))
         raise ValueError(f"it announces {said} but lists {listed}: atoms are missing, or on top of each other.")
-    if len({len(c[1]) for c in complete or choices}) > 1: notes.append("its space group leaves the origin open: the usual one is taken")
-    if any(re.match(r"[DT](?![a-z])", str(s)) for s in np.ravel(block.get("_atom_site_type_symbol", []))): notes.append("deuterium or tritium is read as hydrogen")
+    if len({len(c[1]) for c in complete or choices}) > 1:
+        notes.append("its space group leaves the origin open: the usual one is taken")
+    if any(re.match(r"[DT](?![a-z])", str(s)) for s in np.ravel(block.get("_atom_site_type_symbol", []))):
+        notes.append("deuterium or tritium is read as hydrogen")
     return Sites(lattice, symbols, frac, notes)
 
 # %% ../nbs/03_structure_formats.ipynb #27be9727
@@ -296,15 +309,19 @@ def cif_structures(text:str # a whole file
                   )->list: # of `Sites`
     "Every crystal in a CIF; blocks without a cell or atoms are left out."
     blocks = parse_cif(text)
-    crystals = [b for b in blocks if "_cell_length_a" in b and ("_atom_site_label" in b or "_atom_site_type_symbol" in b)]
-    if not crystals: raise ValueError("it has no block with a cell and atoms." if blocks else "it is empty, cut short or something else.")
+    crystals = [b for b in blocks if "_cell_length_a" in b
+                and ("_atom_site_label" in b or "_atom_site_type_symbol" in b)]
+    if not crystals:
+        raise ValueError("it has no block with a cell and atoms." if blocks else "it is empty, cut short or something "
+            "else.")
     return [block_sites(block) for block in crystals]
 
 # %% ../nbs/03_structure_formats.ipynb #0fe233af
 def _floats(line, n, what):
     "The first `n` numbers of a line."
     try: return [float(word) for word in line.split()[:n]] if len(line.split()) >= n else 1/0
-    except (ValueError, ZeroDivisionError): raise ValueError(f"its {what} cannot be read: {line.strip()[:40]!r}.") from None
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"its {what} cannot be read: {line.strip()[:40]!r}.") from None
 
 def _whole_numbers(line):
     "Counts at the start of a line; a remark may follow."
@@ -327,7 +344,8 @@ def poscar_structure(text:str # a whole file
     "The atoms of a POSCAR; raises `ValueError`."
     lines = text.splitlines()
     if len(lines) < 7: raise ValueError("it is empty, cut short or something else.")
-    scale = [float(word) for word in lines[1].split()[:3] if re.fullmatch(r"[-+.\deE]+", word)] or _floats(lines[1], 1, "scale")
+    scale = [float(word) for word in lines[1].split()[:3] if re.fullmatch(r"[-+.\deE]+", word)] or _floats(lines[1], 1,
+        "scale")
     lattice = np.array([_floats(line, 3, "lattice") for line in lines[2:5]])
     volume = abs(np.linalg.det(lattice))
     if not np.isfinite(lattice).all() or volume < 1e-6: raise ValueError("its cell is degenerate: its volume is zero.")
@@ -356,9 +374,11 @@ def _poscar_symbols(species, counts, comment, line, rows, notes):
         if beside and len(beside) == len(rows): return beside
         species = _species(comment.split()) if len(comment.split()) == len(counts) else None
         if species is None:
-            raise ValueError(f"it names no elements (the format of VASP 4): write their symbols on a line of their own above the counts {' '.join(map(str, counts))}, such as 'Mo S'.")
+            raise ValueError("it names no elements (the format of VASP 4): write their symbols on a line of their own "
+                             f"above the counts {' '.join(map(str, counts))}, such as 'Mo S'.")
         notes.append(f"the elements {' '.join(species)} are taken from its first line, since no other names them")
     if species is None: raise ValueError(f"it names {line.strip()[:30]!r}, which are not chemical elements.")
     if len(species) != len(counts): raise ValueError(f"it names {len(species)} elements and {len(counts)} counts.")
-    if any(word.split("/")[0].split("_")[0] in ISOTOPES for word in line.split()): notes.append("deuterium or tritium is read as hydrogen")
+    if any(word.split("/")[0].split("_")[0] in ISOTOPES for word in line.split()):
+        notes.append("deuterium or tritium is read as hydrogen")
     return [symbol for symbol, n in zip(species, counts) for _ in range(n)]

@@ -113,7 +113,8 @@ class HeightFeatures:
         pair[:, -1] = pair_slope[:, -1] = 0
         near = np.array(_decay(x, DENSITY_DECAY))
         near[:, -1] = 0
-        return Tables(*(t.astype(np.float32) for t in (pair, pair_slope, *near)), numbers[self.n_kinds*len(values.T):].reshape(2, -1))
+        return Tables(*(t.astype(np.float32) for t in (pair, pair_slope, *near)),
+                      numbers[self.n_kinds*len(values.T):].reshape(2, -1))
 
     def evaluate(self, z, tables:"Tables", energies:bool=True)->tuple: # energies (s,), slopes (s, n)
         "Energies and slopes of heights (s, n), read from tables; energies None where they are not wanted."
@@ -210,7 +211,8 @@ class HeightSpace:
         P, kinds = projectors[which], orders[which].copy()
         z = random_heights(P, free[which], rng)
         for row in range(starts - int(CHANGED*starts)*bool(len(known)), starts):
-            z[row], P[row], kinds[row] = changed(known[rng.integers(min(len(known), BEST_CHANGED))], rng), np.eye(z.shape[1]), 0
+            z[row], P[row], kinds[row] = changed(known[rng.integers(min(len(known), BEST_CHANGED))],
+                                                 rng), np.eye(z.shape[1]), 0
         return z, P, kinds
 
     def propose(self, surrogate, known, keep, rng)->np.ndarray: # (k, n) Å
@@ -270,7 +272,8 @@ class _Recorder:
         "What was asked, for each space of heights."
         found = []
         for space in spaces:
-            mine = [a for a in self.asked if len(a[0].z) == len(space.slab.z) and np.array_equal(a[0].cell, space.slab.cell)]
+            mine = [a for a in self.asked if len(a[0].z) == len(space.slab.z)
+                    and np.array_equal(a[0].cell, space.slab.cell)]
             if not mine: continue
             z, energies = np.array([s.z for s, _, _ in mine]), np.array([e for _, e, _ in mine])*len(space.slab.z)
             pulls = np.array([f[:, 2] - f[:, 2].mean() for _, _, f in mine])
@@ -299,7 +302,8 @@ def find_heights(columns:Columns, potential:Potential,
         relaxation.add([spaces[i].slab._replace(z=z) for z in heights])
         owner.extend([i]*len(heights))
 
-    def ordered(wanted): return sorted((r for r, o in enumerate(owner) if wanted(spaces[o])), key=lambda r: relaxation.energy[r])
+    def ordered(wanted):
+        return sorted((r for r, o in enumerate(owner) if wanted(spaces[o])), key=lambda r: relaxation.energy[r])
     def lowest_of(space): return relaxation.energy[ordered(lambda s: s is space)[0]]
 
     for i, (space, share) in enumerate(zip(spaces, shares(spaces))):
@@ -323,4 +327,5 @@ def find_heights(columns:Columns, potential:Potential,
         sizes = sorted({space.index for space in spaces})
         rows = [r for size in sizes for r in ordered(lambda s: s.index == size)[:max(2, most//len(sizes))]]
         relaxation.follow(rows, times, tick)
-    return [relaxation.result(r) for r in np.argsort(relaxation.energy, kind="stable") if np.isfinite(relaxation.energy[r])]
+    return [relaxation.result(r) for r in np.argsort(relaxation.energy, kind="stable")
+            if np.isfinite(relaxation.energy[r])]

@@ -21,10 +21,14 @@ from .chat import DIALECTS, make_prompt
 def _words():
     "The trained part of the tokenizer, as JSON."
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = Sequence([Split(Regex(r"\d{1,3}|[^\S\n]?[A-Za-z]+|\n+|[^\n\dA-Za-z]"), "isolated"), ByteLevel(add_prefix_space=False, use_regex=False)])
+    bpe.pre_tokenizer = Sequence([Split(Regex(r"\d{1,3}|[^\S\n]?[A-Za-z]+|\n+|[^\n\dA-Za-z]"), "isolated"),
+                                  ByteLevel(add_prefix_space=False, use_regex=False)])
     bpe.decoder = decoders.ByteLevel()
-    texts = 9*[make_prompt("MoS2", 0) + DIALECTS["paper"].end] + 3*[f"{i:0{width}d}" for width in (1, 2, 3) for i in range(10**width)] + 3*[f"\n{e.symbol}" for e in Element]
-    bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=1600, initial_alphabet=ByteLevel.alphabet(), show_progress=False))
+    texts = 9*[make_prompt("MoS2", 0) + DIALECTS["paper"].end] + 3*[f"{i:0{width}d}" for width in (1, 2, 3)
+        for i in range(10**width)] + 3*[f"\n{e.symbol}" for e in Element]
+    bpe.train_from_iterator(texts,
+                            trainers.BpeTrainer(vocab_size=1600, initial_alphabet=ByteLevel.alphabet(),
+                                                show_progress=False))
     return bpe.to_str()
 
 def tiny_tokenizer(special:list, # tokens that stand for no text
@@ -44,62 +48,97 @@ def _template(start, middle, image, end, first="{{ bos_token }}"):
 
 def _text(tokenizer, **kw):
     "The language half, in the words of transformers' configurations."
-    ends = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-    return dict(vocab_size=len(tokenizer), hidden_size=128, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, intermediate_size=256, max_position_embeddings=2048, initializer_range=.09) | ends | kw
+    ends = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id)
+    return dict(vocab_size=len(tokenizer), hidden_size=128, num_hidden_layers=4, num_attention_heads=4,
+                num_key_value_heads=2, intermediate_size=256, max_position_embeddings=2048,
+                initializer_range=.09) | ends | kw
 
-_vision = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, patch_size=14, initializer_range=.1)
+_vision = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, patch_size=14,
+               initializer_range=.1)
 
 def _part(family, kind, name): return getattr(import_module(f"transformers.models.{family}.{kind}_{family}"), name)
 
 # %% ../nbs/35_tiny.ipynb #867688f1
 def _mllama(px):
-    t = tiny_tokenizer(["<|start_header_id|>", "<|end_header_id|>"], bos_token="<|begin_of_text|>", eos_token="<|eot_id|>", pad_token="<|finetune_right_pad_id|>")
-    text = _part("mllama", "configuration", "MllamaTextConfig")(cross_attention_layers=[1, 3], rope_parameters=dict(rope_type="default", rope_theta=10000.), **_text(t))
-    t.add_special_tokens({"extra_special_tokens": ["<|image|>"]}, replace_extra_special_tokens=False) # beyond the vocabulary of the head, as in the real one
-    images = _part("mllama", "image_processing_pil", "MllamaImageProcessorPil")(size=dict(height=px, width=px), max_image_tiles=1)
-    vision = _part("mllama", "configuration", "MllamaVisionConfig")(hidden_size=64, num_hidden_layers=2, num_global_layers=1, attention_heads=4, intermediate_size=128, vision_output_dim=128, image_size=px,
-                                                                    patch_size=14, max_num_tiles=1, initializer_range=.1, intermediate_layers_indices=[0], supported_aspect_ratios=[[1, 1]])
-    config = transformers.MllamaConfig(vision_config=vision, text_config=text, image_token_index=t.convert_tokens_to_ids("<|image|>"))
-    return transformers.MllamaForConditionalGeneration(config), transformers.MllamaProcessor(images, t, chat_template=_template("<|start_header_id|>", "<|end_header_id|>\n\n", "<|image|>", "<|eot_id|>"))
+    t = tiny_tokenizer(["<|start_header_id|>", "<|end_header_id|>"], bos_token="<|begin_of_text|>",
+                       eos_token="<|eot_id|>", pad_token="<|finetune_right_pad_id|>")
+    text = _part("mllama", "configuration", "MllamaTextConfig")(cross_attention_layers=[1, 3],
+        rope_parameters=dict(rope_type="default", rope_theta=10000.), **_text(t))
+    # beyond the vocabulary of the head, as in the real one
+    t.add_special_tokens({"extra_special_tokens": ["<|image|>"]}, replace_extra_special_tokens=False)
+    images = _part("mllama", "image_processing_pil", "MllamaImageProcessorPil")(size=dict(height=px, width=px),
+        max_image_tiles=1)
+    vision = _part("mllama", "configuration", "MllamaVisionConfig")(hidden_size=64, num_hidden_layers=2,
+        num_global_layers=1, attention_heads=4, intermediate_size=128, vision_output_dim=128, image_size=px,
+                                                                    patch_size=14, max_num_tiles=1,
+        initializer_range=.1, intermediate_layers_indices=[0], supported_aspect_ratios=[[1, 1]])
+    config = transformers.MllamaConfig(vision_config=vision, text_config=text,
+                                       image_token_index=t.convert_tokens_to_ids("<|image|>"))
+    return transformers.MllamaForConditionalGeneration(config), transformers.MllamaProcessor(images, t,
+        chat_template=_template("<|start_header_id|>", "<|end_header_id|>\n\n", "<|image|>", "<|eot_id|>"))
 
 def _gemma3(px):
-    t = tiny_tokenizer(["<start_of_turn>"], bos_token="<bos>", eos_token="<end_of_turn>", pad_token="<pad>", boi_token="<start_of_image>", eoi_token="<end_of_image>", image_token="<image_soft_token>")
+    t = tiny_tokenizer(["<start_of_turn>"], bos_token="<bos>", eos_token="<end_of_turn>", pad_token="<pad>",
+                       boi_token="<start_of_image>", eoi_token="<end_of_image>", image_token="<image_soft_token>")
     n, at = (px//28)**2, t.convert_tokens_to_ids
-    config = transformers.Gemma3Config(text_config=transformers.Gemma3TextConfig(head_dim=32, sliding_window=512, **_text(t)), vision_config=transformers.SiglipVisionConfig(image_size=px, **_vision), mm_tokens_per_image=n,
-                                       image_token_index=at("<image_soft_token>"), boi_token_index=at("<start_of_image>"), eoi_token_index=at("<end_of_image>"))
+    config = transformers.Gemma3Config(text_config=transformers.Gemma3TextConfig(head_dim=32, sliding_window=512,
+        **_text(t)), vision_config=transformers.SiglipVisionConfig(image_size=px, **_vision), mm_tokens_per_image=n,
+                                       image_token_index=at("<image_soft_token>"),
+                                       boi_token_index=at("<start_of_image>"), eoi_token_index=at("<end_of_image>"))
     images = _part("gemma3", "image_processing_pil", "Gemma3ImageProcessorPil")(size=dict(height=px, width=px))
-    return transformers.Gemma3ForConditionalGeneration(config), transformers.Gemma3Processor(images, t, chat_template=_template("<start_of_turn>", "\n", "<start_of_image>", "<end_of_turn>\n"), image_seq_length=n)
+    return transformers.Gemma3ForConditionalGeneration(config), transformers.Gemma3Processor(images, t,
+        chat_template=_template("<start_of_turn>", "\n", "<start_of_image>", "<end_of_turn>\n"), image_seq_length=n)
 
 def _llava(px):
     t = tiny_tokenizer(["<image>"], bos_token="<s>", eos_token="</s>", pad_token="<pad>")
-    config = transformers.LlavaConfig(vision_config=transformers.CLIPVisionConfig(image_size=px, **_vision), text_config=transformers.LlamaConfig(**_text(t)), image_token_index=t.convert_tokens_to_ids("<image>"))
-    images = _part("clip", "image_processing_pil", "CLIPImageProcessorPil")(size=dict(shortest_edge=px), crop_size=dict(height=px, width=px))
+    config = transformers.LlavaConfig(vision_config=transformers.CLIPVisionConfig(image_size=px, **_vision),
+                                      text_config=transformers.LlamaConfig(**_text(t)),
+                                      image_token_index=t.convert_tokens_to_ids("<image>"))
+    images = _part("clip", "image_processing_pil", "CLIPImageProcessorPil")(size=dict(shortest_edge=px),
+        crop_size=dict(height=px, width=px))
     return transformers.LlavaForConditionalGeneration(config), transformers.LlavaProcessor(
-        images, t, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1, chat_template=_template("", ": ", "<image>\n", "</s>"))
+        images, t, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        chat_template=_template("", ": ", "<image>\n", "</s>"))
 
 # %% ../nbs/35_tiny.ipynb #46068c95
 def _smolvlm(px):
-    t = tiny_tokenizer(["<image>", "<fake_token_around_image>", "<global-img>"], bos_token="<|im_start|>", eos_token="<end_of_utterance>", pad_token="<pad>")
-    config = transformers.Idefics3Config(vision_config=_part("idefics3", "configuration", "Idefics3VisionConfig")(image_size=px, **_vision), text_config=transformers.LlamaConfig(**_text(t)).to_dict(),
-                                         image_token_id=t.convert_tokens_to_ids("<image>"), scale_factor=2, pad_token_id=t.pad_token_id)
-    images = _part("idefics3", "image_processing_pil", "Idefics3ImageProcessorPil")(size=dict(longest_edge=px), max_image_size=dict(longest_edge=px), do_image_splitting=False)
-    return transformers.Idefics3ForConditionalGeneration(config), transformers.Idefics3Processor(images, t, image_seq_len=(px//28)**2, chat_template=_template("", ": ", "<image>", "<end_of_utterance>\n"))
+    t = tiny_tokenizer(["<image>", "<fake_token_around_image>", "<global-img>"], bos_token="<|im_start|>",
+                       eos_token="<end_of_utterance>", pad_token="<pad>")
+    config = transformers.Idefics3Config(vision_config=_part("idefics3", "configuration",
+        "Idefics3VisionConfig")(image_size=px, **_vision), text_config=transformers.LlamaConfig(**_text(t)).to_dict(),
+                                         image_token_id=t.convert_tokens_to_ids("<image>"), scale_factor=2,
+                                         pad_token_id=t.pad_token_id)
+    images = _part("idefics3", "image_processing_pil", "Idefics3ImageProcessorPil")(size=dict(longest_edge=px),
+        max_image_size=dict(longest_edge=px), do_image_splitting=False)
+    return transformers.Idefics3ForConditionalGeneration(config), transformers.Idefics3Processor(images, t,
+        image_seq_len=(px//28)**2, chat_template=_template("", ": ", "<image>", "<end_of_utterance>\n"))
 
 class _Qwen3VLImages(transformers.Qwen3VLProcessor):
     "Qwen's processor without its video half."
     def __init__(self, image_processor, tokenizer, chat_template=None):
         transformers.ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
         for name in ("image", "video"):
-            setattr(self, f"{name}_token", f"<|{name}_pad|>"); setattr(self, f"{name}_token_id", tokenizer.convert_tokens_to_ids(f"<|{name}_pad|>"))
+            setattr(self, f"{name}_token", f"<|{name}_pad|>")
+            setattr(self, f"{name}_token_id", tokenizer.convert_tokens_to_ids(f"<|{name}_pad|>"))
 
 def _qwen3_vl(px):
-    t = tiny_tokenizer(["<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"], eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    vision = dict(hidden_size=64, depth=2, num_heads=4, intermediate_size=128, patch_size=14, spatial_merge_size=2, initializer_range=.1, temporal_patch_size=2, out_hidden_size=128, num_position_embeddings=64, deepstack_visual_indexes=[0])
-    text = _text(t, head_dim=32, rope_parameters=dict(rope_type="default", rope_theta=10000., mrope_section=[8, 4, 4], mrope_interleaved=True))
-    tokens = {f"{name}_token_id": t.convert_tokens_to_ids(f"<|{token}|>") for name, token in (("image", "image_pad"), ("video", "video_pad"), ("vision_start", "vision_start"), ("vision_end", "vision_end"))}
-    images = _part("qwen2_vl", "image_processing_pil", "Qwen2VLImageProcessorPil")(patch_size=14, temporal_patch_size=2, merge_size=2, size=dict(shortest_edge=px*px, longest_edge=px*px))
+    t = tiny_tokenizer(["<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"],
+                       eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    vision = dict(hidden_size=64, depth=2, num_heads=4, intermediate_size=128, patch_size=14, spatial_merge_size=2,
+                  initializer_range=.1, temporal_patch_size=2, out_hidden_size=128, num_position_embeddings=64,
+                  deepstack_visual_indexes=[0])
+    text = _text(t, head_dim=32,
+                 rope_parameters=dict(rope_type="default", rope_theta=10000., mrope_section=[8, 4, 4],
+                                      mrope_interleaved=True))
+    tokens = {f"{name}_token_id": t.convert_tokens_to_ids(f"<|{token}|>")
+              for name, token in (("image", "image_pad"), ("video", "video_pad"), ("vision_start", "vision_start"),
+                                  ("vision_end", "vision_end"))}
+    images = _part("qwen2_vl", "image_processing_pil", "Qwen2VLImageProcessorPil")(patch_size=14, temporal_patch_size=2,
+        merge_size=2, size=dict(shortest_edge=px*px, longest_edge=px*px))
     template = _template("<|im_start|>", "\n", "<|vision_start|><|image_pad|><|vision_end|>", "<|im_end|>\n", first="")
-    return transformers.Qwen3VLForConditionalGeneration(transformers.Qwen3VLConfig(text_config=text, vision_config=vision, **tokens)), _Qwen3VLImages(images, t, chat_template=template)
+    return transformers.Qwen3VLForConditionalGeneration(transformers.Qwen3VLConfig(text_config=text,
+        vision_config=vision, **tokens)), _Qwen3VLImages(images, t, chat_template=template)
 
 # %% ../nbs/35_tiny.ipynb #d9a825d3
 FAMILIES = {"mllama": _mllama, "gemma3": _gemma3, "llava": _llava, "smolvlm": _smolvlm, "qwen3_vl": _qwen3_vl}

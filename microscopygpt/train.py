@@ -54,14 +54,20 @@ class Recipe:
     seed:int = 0
 
 RECIPES = {"default": Recipe(),
-           "paper": Recipe(r=8, alpha=8, answers_only=False, fresh=False, epochs=5, warmup=5, schedule="linear", patience=0, seed=3407),
-           "author": Recipe(r=8, alpha=8, attention=False, vision=False, answers_only=False, dialect="author", fresh=False, epochs=5, warmup=5, schedule="linear", patience=0, seed=3407)}
+           "paper": Recipe(r=8, alpha=8, answers_only=False, fresh=False, epochs=5, warmup=5, schedule="linear",
+                           patience=0, seed=3407),
+           "author": Recipe(r=8, alpha=8, attention=False, vision=False, answers_only=False, dialect="author",
+                            fresh=False, epochs=5, warmup=5, schedule="linear", patience=0, seed=3407)}
 
 def recipe_of(recipe:"str|Recipe", **changes)->Recipe:
     "A recipe by its name, with changes; raises `TrainError` when there is none, or no such setting."
-    if isinstance(recipe, str) and recipe not in RECIPES: raise TrainError(f"There is no recipe {recipe!r}: it is one of {', '.join(RECIPES)}.")
-    try: return replace(RECIPES[recipe] if isinstance(recipe, str) else recipe, **{k: v for k, v in changes.items() if v is not None})
-    except TypeError as e: raise TrainError(f"A recipe has no setting {str(e).split()[-1]}: it has {', '.join(asdict(Recipe()))}.") from e
+    if isinstance(recipe, str) and recipe not in RECIPES:
+        raise TrainError(f"There is no recipe {recipe!r}: it is one of {', '.join(RECIPES)}.")
+    try:
+        return replace(RECIPES[recipe] if isinstance(recipe, str) else recipe,
+                       **{k: v for k, v in changes.items() if v is not None})
+    except TypeError as e:
+        raise TrainError(f"A recipe has no setting {str(e).split()[-1]}: it has {', '.join(asdict(Recipe()))}.") from e
 
 # %% ../nbs/37_train.ipynb #f9f36b07
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "qkv", "proj"}
@@ -71,15 +77,18 @@ _sees = re.compile(r"\b(?:vision|visual)(?:_\w+)?\b")
 def lora_targets(model, recipe:Recipe)->list: # names of modules
     "The linear layers that a recipe adapts."
     kinds = (_ATTENTION if recipe.attention else set()) | (_MLP if recipe.mlp else set())
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name.rpartition(".")[2] in kinds
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)
+             and name.rpartition(".")[2] in kinds
              and "merger" not in name and (recipe.vision or not _sees.search(name))]
-    if not names: raise TrainError(f"The recipe leaves nothing to train in {type(model).__name__}: let it adapt attention or mlp.")
+    if not names:
+        raise TrainError(f"The recipe leaves nothing to train in {type(model).__name__}: let it adapt attention or mlp.")
     return names
 
 # %% ../nbs/37_train.ipynb #dc27a976
 def closed_gates(model)->dict: # name -> parameter
     "The gates of cross-attention, where none was ever opened."
-    gates = {name: p for name, p in model.named_parameters() if name.endswith(("cross_attn_attn_gate", "cross_attn_mlp_gate"))}
+    gates = {name: p for name, p in model.named_parameters()
+             if name.endswith(("cross_attn_attn_gate", "cross_attn_mlp_gate"))}
     return gates if gates and not any(p.any() for p in gates.values()) else {}
 
 def recompute_vision(model):
@@ -99,11 +108,18 @@ def add_adapter(vlm:LargeVLM, recipe:Recipe)->LargeVLM:
     gates = closed_gates(vlm.model)
     if vlm.unsloth:
         from unsloth import FastVisionModel
-        vlm.model = FastVisionModel.get_peft_model(vlm.model, r=recipe.r, lora_alpha=recipe.alpha, lora_dropout=recipe.dropout, bias="none", random_state=recipe.seed, finetune_vision_layers=recipe.vision,
-                                                   finetune_language_layers=True, finetune_attention_modules=recipe.attention, finetune_mlp_modules=recipe.mlp)
+        vlm.model = FastVisionModel.get_peft_model(vlm.model, r=recipe.r, lora_alpha=recipe.alpha,
+                                                   lora_dropout=recipe.dropout, bias="none", random_state=recipe.seed,
+                                                   finetune_vision_layers=recipe.vision,
+                                                   finetune_language_layers=True,
+                                                   finetune_attention_modules=recipe.attention,
+                                                   finetune_mlp_modules=recipe.mlp)
     else:
         recompute_vision(vlm.model)
-        vlm.model = get_peft_model(vlm.model, LoraConfig(r=recipe.r, lora_alpha=recipe.alpha, lora_dropout=recipe.dropout, bias="none", target_modules=lora_targets(vlm.model, recipe), task_type="CAUSAL_LM"))
+        vlm.model = get_peft_model(vlm.model,
+                                   LoraConfig(r=recipe.r, lora_alpha=recipe.alpha, lora_dropout=recipe.dropout,
+                                              bias="none", target_modules=lora_targets(vlm.model, recipe),
+                                              task_type="CAUSAL_LM"))
     for gate in gates.values():
         if gate.dtype == torch.float16: gate.data = gate.data.float() # too coarse to be learned
         gate.requires_grad_()
@@ -136,11 +152,14 @@ class ChatTrainer(Trainer):
         super().__init__(vlm.model, args, **kw)
 
     def floating_point_ops(self, inputs): return 0 # not worth a walk through ten thousand modules at every step
-    def gates(self): return {name: p for name, p in self.vlm.model.named_parameters() if p.requires_grad and "cross_attn_" in name and name.endswith("_gate")}
+    def gates(self):
+        return {name: p for name, p in self.vlm.model.named_parameters() if p.requires_grad and "cross_attn_" in name
+                and name.endswith("_gate")}
 
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
-        if gates := self.gates(): save_file({k: v.detach().cpu() for k, v in gates.items()}, Path(output_dir or self.args.output_dir)/GATES)
+        if gates := self.gates():
+            save_file({k: v.detach().cpu() for k, v in gates.items()}, Path(output_dir or self.args.output_dir)/GATES)
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         open_gates(self.vlm.model, resume_from_checkpoint)
@@ -153,7 +172,8 @@ class ChatTrainer(Trainer):
 def compute_loss(self:ChatTrainer, model, inputs, return_outputs=False, num_items_in_batch=None):
     "Mean negative log-likelihood of the labelled tokens; logits are kept from the first of them on."
     if self.vlm.unsloth: return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
-    inputs = dict(inputs); labels = inputs.pop("labels")
+    inputs = dict(inputs)
+    labels = inputs.pop("labels")
     first = int((labels != IGNORED).any(0).int().argmax())
     keep = labels.shape[1] - max(0, first - 1)
     output = model(**inputs, logits_to_keep=keep, use_cache=False)
@@ -168,9 +188,12 @@ def evaluate(self:ChatTrainer, *args, **kw):
     metrics = Trainer.evaluate(self, *args, **kw)
     if self.samples and self.is_world_process_zero():
         self.answered = answer_samples(self.vlm, self.samples)
-        scores = {f"sample_{key}": sum(row[key] for row in self.answered)/len(self.answered) for key in ("parsed", "lattice", "solved")}
-        self.log(scores); metrics.update(scores)
-        (Path(self.args.output_dir)/"samples.json").write_text(json.dumps(self.answered, indent=1, ensure_ascii=False), encoding="utf-8")
+        scores = {f"sample_{key}": sum(row[key] for row in self.answered)/len(self.answered)
+                  for key in ("parsed", "lattice", "solved")}
+        self.log(scores)
+        metrics.update(scores)
+        (Path(self.args.output_dir)/"samples.json").write_text(json.dumps(self.answered, indent=1, ensure_ascii=False),
+            encoding="utf-8")
     return metrics
 
 # %% ../nbs/37_train.ipynb #21c45125
@@ -179,32 +202,47 @@ def answer_samples(vlm, samples:list # items of a `ChatDataset`
     "Ask about examples and compare with the truth: is it a crystal, is the lattice right within 3 % and 2 degrees, is it solved."
     micrographs = [Micrograph(np.asarray(x["image"], np.float32)/255, x["pixel_size"]) for x in samples]
     answers = vlm.generate(micrographs, [x["prompt"] for x in samples], k=1, temperature=0.)
-    return [{**dict(id=x["id"], formula=x["formula"]), **_verdict(answer.text, x)} for x, [answer] in zip(samples, answers)]
+    return [{**dict(id=x["id"], formula=x["formula"]), **_verdict(answer.text, x)}
+            for x, [answer] in zip(samples, answers)]
 
 def _verdict(text, example):
     "What an answer is worth."
     row = dict(parsed=False, lattice=False, solved=False, truth=example["answer"], answer=text)
-    try: atoms = parse_answer(text, example["formula"]); row["parsed"] = True; found = compare(parse_answer(example["answer"]), atoms)
+    try:
+        atoms = parse_answer(text, example["formula"])
+        row["parsed"] = True
+        found = compare(parse_answer(example["answer"]), atoms)
     except MicroscopyGPTError: return row
-    return row | dict(lattice=bool(max(abs(found.da), abs(found.db)) < .03 and abs(found.dgamma) < 2), solved=found.solved)
+    return row | dict(lattice=bool(max(abs(found.da), abs(found.db)) < .03 and abs(found.dgamma) < 2),
+                      solved=found.solved)
 
 # %% ../nbs/37_train.ipynb #6c9b21c2
 def last_checkpoint(out:"str|Path")->"str|None":
     "The newest checkpoint of a run that was written to its end."
     for path in sorted(Path(out).glob("checkpoint-*"), key=lambda p: -int(p.name.rpartition("-")[2])):
-        try: json.loads((path/"trainer_state.json").read_text()); return str(path)
+        try:
+            json.loads((path/"trainer_state.json").read_text())
+            return str(path)
         except (OSError, ValueError): continue
 
 def _arguments(vlm, out, recipe, steps, every, workers, report_to):
     "The settings in transformers' words."
     gpu = vlm.model.device.type == "cuda"
-    unread = hasattr(vlm.model.config, "vision_feature_layer") # LLaVA leaves the last layer of its encoder unread, which several GPUs take for an error
-    return TrainingArguments(str(out), max_steps=steps or -1, num_train_epochs=recipe.epochs, per_device_train_batch_size=recipe.batch_size, per_device_eval_batch_size=recipe.batch_size,
-        gradient_accumulation_steps=recipe.accumulate, learning_rate=recipe.lr, lr_scheduler_type=recipe.schedule, warmup_steps=recipe.warmup, weight_decay=recipe.weight_decay,
-        optim="paged_adamw_8bit" if gpu else "adamw_torch", bf16=vlm.model.dtype == torch.bfloat16, fp16=vlm.model.dtype == torch.float16, use_cpu=not gpu,
-        gradient_checkpointing=gpu and not vlm.unsloth, gradient_checkpointing_kwargs=dict(use_reentrant=False) if gpu and not vlm.unsloth else None,
-        ddp_find_unused_parameters=unread, logging_steps=max(1, every//5), eval_strategy="steps", eval_steps=every, save_steps=every, save_total_limit=2, load_best_model_at_end=True, metric_for_best_model="eval_loss",
-        prediction_loss_only=True, label_names=["labels"], remove_unused_columns=False, dataloader_num_workers=workers, seed=recipe.seed, report_to=report_to)
+    # LLaVA leaves the last layer of its encoder unread, which several GPUs take for an error
+    unread = hasattr(vlm.model.config, "vision_feature_layer")
+    return TrainingArguments(str(out), max_steps=steps or -1, num_train_epochs=recipe.epochs,
+                             per_device_train_batch_size=recipe.batch_size,
+                             per_device_eval_batch_size=recipe.batch_size,
+        gradient_accumulation_steps=recipe.accumulate, learning_rate=recipe.lr, lr_scheduler_type=recipe.schedule,
+        warmup_steps=recipe.warmup, weight_decay=recipe.weight_decay,
+        optim="paged_adamw_8bit" if gpu else "adamw_torch", bf16=vlm.model.dtype == torch.bfloat16,
+        fp16=vlm.model.dtype == torch.float16, use_cpu=not gpu,
+        gradient_checkpointing=gpu and not vlm.unsloth,
+        gradient_checkpointing_kwargs=dict(use_reentrant=False) if gpu and not vlm.unsloth else None,
+        ddp_find_unused_parameters=unread, logging_steps=max(1, every//5), eval_strategy="steps", eval_steps=every,
+        save_steps=every, save_total_limit=2, load_best_model_at_end=True, metric_for_best_model="eval_loss",
+        prediction_loss_only=True, label_names=["labels"], remove_unused_columns=False, dataloader_num_workers=workers,
+        seed=recipe.seed, report_to=report_to)
 
 # %% ../nbs/37_train.ipynb #33642ee3
 def finetune(vlm:LargeVLM, # from `load_model`, without an adapter
@@ -221,18 +259,25 @@ def finetune(vlm:LargeVLM, # from `load_model`, without an adapter
              about:"dict|None"=None, # what is known of the data set, for the record
              callbacks:tuple=())->ChatTrainer:
     "Adapt a large model to micrographs; the best adapter on the validation side is kept."
-    out, recipe = Path(out), recipe_of(recipe); out.mkdir(parents=True, exist_ok=True)
-    if isinstance(vlm.model, PeftModel): raise TrainError(f"{vlm.name} has an adapter already: start from its base, or merge it first.")
+    out, recipe = Path(out), recipe_of(recipe)
+    out.mkdir(parents=True, exist_ok=True)
+    if isinstance(vlm.model, PeftModel):
+        raise TrainError(f"{vlm.name} has an adapter already: start from its base, or merge it first.")
     vlm.dialect = dialect_of(recipe.dialect)
     add_adapter(vlm, recipe)
     every = eval_every or max(5, len(train)//(4*recipe.batch_size*recipe.accumulate))
     stop = [EarlyStoppingCallback(recipe.patience)] if recipe.patience else []
-    trainer = ChatTrainer(vlm, _arguments(vlm, out, recipe, steps, every, workers, report_to), [validation[i] for i in range(min(samples, len(validation)))], data_collator=Collator(vlm, recipe.answers_only),
-                          train_dataset=train, eval_dataset=validation, callbacks=[LossCurve(out, labels=("training", "validation")), *stop, *callbacks])
+    trainer = ChatTrainer(vlm, _arguments(vlm, out, recipe, steps, every, workers, report_to),
+                          [validation[i] for i in range(min(samples, len(validation)))],
+                          data_collator=Collator(vlm, recipe.answers_only),
+                          train_dataset=train, eval_dataset=validation,
+                          callbacks=[LossCurve(out, labels=("training", "validation")), *stop, *callbacks])
     vlm.set_training(True)
     began = time.time()
     try: trainer.train(resume_from_checkpoint=last_checkpoint(out) if resume is True else resume or None)
-    except torch.OutOfMemoryError as e: raise MemoryFullError("The GPU's memory is full. Train with batch_size=1 and accumulate=8, without vision (vision=False), or on a larger GPU; then go on with resume.") from e
+    except torch.OutOfMemoryError as e:
+        raise MemoryFullError("The GPU's memory is full. Train with batch_size=1 and accumulate=8, without vision "
+                              "(vision=False), or on a larger GPU; then go on with resume.") from e
     finally: vlm.set_training(False)
     trainer.save_model(str(out))
     if trainer.is_world_process_zero(): write_record(trainer, out, recipe, time.time() - began, about)
@@ -241,10 +286,17 @@ def finetune(vlm:LargeVLM, # from `load_model`, without an adapter
 def write_record(trainer, out, recipe, seconds, about):
     "How an adapter was made, in training.json."
     log, data = trainer.state.log_history, trainer.train_dataset
-    record = dict(base=trainer.vlm.name, recipe=asdict(recipe), dataset=about, micrographs=dict(train=len(data), validation=len(trainer.eval_dataset), noise=str(getattr(data, "noise", ""))), steps=trainer.state.global_step,
-                  best_validation_loss=trainer.state.best_metric, losses=[{k: r[k] for k in ("step", "loss", "eval_loss") if k in r} for r in log if "loss" in r or "eval_loss" in r],
-                  samples={k: r[k] for r in log for k in r if k.startswith("sample_")}, trainable=sum(p.numel() for p in trainer.vlm.model.parameters() if p.requires_grad), seconds=round(seconds),
-                  device=torch.cuda.get_device_name() if trainer.vlm.model.device.type == "cuda" else "cpu", versions=package_versions("microscopygpt", "torch", "transformers", "peft"))
+    record = dict(base=trainer.vlm.name, recipe=asdict(recipe), dataset=about,
+                  micrographs=dict(train=len(data), validation=len(trainer.eval_dataset),
+                                   noise=str(getattr(data, "noise", ""))), steps=trainer.state.global_step,
+                  best_validation_loss=trainer.state.best_metric,
+                  losses=[{k: r[k] for k in ("step", "loss", "eval_loss") if k in r} for r in log if "loss" in r
+                          or "eval_loss" in r],
+                  samples={k: r[k] for r in log for k in r if k.startswith("sample_")},
+                  trainable=sum(p.numel() for p in trainer.vlm.model.parameters() if p.requires_grad),
+                  seconds=round(seconds),
+                  device=torch.cuda.get_device_name() if trainer.vlm.model.device.type == "cuda" else "cpu",
+                  versions=package_versions("microscopygpt", "torch", "transformers", "peft"))
     (Path(out)/"training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 # %% ../nbs/37_train.ipynb #6249e04a
@@ -254,7 +306,9 @@ def _sides(dataset, max_atoms):
     read = DatasetFolder(dataset).crystals if dataset.is_dir() else lambda side: read_crystals(dataset, side)
     sides = {side: [c for c in read(side) if fits(c)] for side in ("train", "validation")}
     for side, members in sides.items():
-        if not members: raise TrainError(f"{dataset} has no crystal on the {side} side: make a larger data set, with the formula split.")
+        if not members:
+            raise TrainError(f"{dataset} has no crystal on the {side} side: make a larger data set, with the formula "
+                             "split.")
     return sides
 
 def train(dataset:"str|Path", # folder made by `microscopygpt dataset`, or a file of prepared crystals
@@ -270,12 +324,17 @@ def train(dataset:"str|Path", # folder made by `microscopygpt dataset`, or a fil
     dataset, out = Path(dataset), Path(out or ("compact-model" if base == "compact" else "adapter"))
     last = last_checkpoint(out)
     if resume and last is None: raise TrainError(f"{out} holds no checkpoint to resume from: start without --resume.")
-    if any(out.glob("checkpoint-*")) and not resume: raise TrainError(f"{out} holds a run already: continue it with --resume, or choose another folder.")
+    if any(out.glob("checkpoint-*")) and not resume:
+        raise TrainError(f"{out} holds a run already: continue it with --resume, or choose another folder.")
     sides = _sides(dataset, max_atoms)
-    if isinstance(base, str) and base == "compact": return train_compact(sides["train"], sides["validation"], out, resume=last if resume else False, **options)
+    if isinstance(base, str) and base == "compact":
+        return train_compact(sides["train"], sides["validation"], out, resume=last if resume else False, **options)
     recipe = recipe_of(recipe, **{k: options.pop(k) for k in list(options) if k in asdict(Recipe())})
     made = json.loads((dataset/"recipe.json").read_text(encoding="utf-8")) if dataset.is_dir() else {}
-    how = dict(noise=made.get("noise", "paper"), seed=made.get("seed", 0), bravais=made.get("bravais", False), dialect=recipe.dialect)
+    how = dict(noise=made.get("noise", "paper"), seed=made.get("seed", 0), bravais=made.get("bravais", False),
+               dialect=recipe.dialect)
     how["noise"] = Noise(**how["noise"]) if isinstance(how["noise"], dict) else how["noise"]
     vlm = load_model(base, load_in_4bit=load_in_4bit)
-    return finetune(vlm, ChatDataset(sides["train"], fresh=recipe.fresh, **how), ChatDataset(sides["validation"][:n_validation], **how), out, recipe, resume=last if resume else False, about=made or None, **options)
+    return finetune(vlm, ChatDataset(sides["train"], fresh=recipe.fresh, **how),
+                    ChatDataset(sides["validation"][:n_validation], **how), out, recipe,
+                    resume=last if resume else False, about=made or None, **options)

@@ -28,7 +28,8 @@ def displacement_field(view:Micrograph, lattice:Lattice2D)->np.ndarray: # (2, ro
     A, b = np.zeros((2, 2, *view.shape)), np.zeros((2, *view.shape))
     for k in strongest:
         wave = np.exp(-2j*np.pi*(g[k, 1]*y[:, None] + g[k, 0]*x))
-        real, imaginary = (gaussian_filter(part, sigma, mode="constant") for part in ((level*wave).real, (level*wave).imag))
+        real, imaginary = (gaussian_filter(part, sigma, mode="constant")
+                           for part in ((level*wave).real, (level*wave).imag))
         local = (real + 1j*imaginary)/share/c[k]
         weight, moved = np.abs(local)*np.abs(c[k])**2, -np.angle(local)/(2*np.pi)
         A += weight*np.multiply.outer(np.outer(g[k], g[k]), np.ones(view.shape))
@@ -52,7 +53,8 @@ def unwarped(view:Micrograph, lattice:Lattice2D)->tuple: # (`Micrograph`, `Latti
         straight = replace(view, data=data.astype(np.float32))
         try: measured = measure_lattice(straight)
         except LatticeError: break
-        larger = abs(np.linalg.det(measured.cell)/np.linalg.det(best[1].cell)) > 1.2 # explains more by having more waves
+        # explains more by having more waves
+        larger = abs(np.linalg.det(measured.cell)/np.linalg.det(best[1].cell)) > 1.2
         if larger or measured.quality < best[1].quality + WORTH: break
         best = straight, measured, float(np.sqrt((total**2).sum(0).mean()))*view.pixel_size
     return best

@@ -38,11 +38,16 @@ class Picker(anywidget.AnyWidget):
 
     def _piece(self, _, message, buffers):
         "Append a piece, ask for the next, and hand over what is complete."
-        part = self._parts.setdefault(message["id"], bytearray()) if message["at"] else self._parts.__setitem__(message["id"], bytearray()) or self._parts[message["id"]]
-        if message["at"] != len(part) or message["size"] > self.limit: self._parts.pop(message["id"]); return self.send(dict(id=message["id"], next=None))
+        part = self._parts.setdefault(message["id"],
+                                      bytearray()) if message["at"] else self._parts.__setitem__(message["id"],
+                                          bytearray()) or self._parts[message["id"]]
+        if message["at"] != len(part) or message["size"] > self.limit:
+            self._parts.pop(message["id"])
+            return self.send(dict(id=message["id"], next=None))
         part += buffers[0]
         self.send(dict(id=message["id"], next=len(part)))
-        if len(part) >= message["size"]: self.take(PurePath(message["name"]).name, bytes(self._parts.pop(message["id"])))
+        if len(part) >= message["size"]:
+            self.take(PurePath(message["name"]).name, bytes(self._parts.pop(message["id"])))
 
 # %% ../nbs/80_widgets.ipynb #1d0835ef
 class Pad(anywidget.AnyWidget):
@@ -64,7 +69,8 @@ class Pad(anywidget.AnyWidget):
         picture.thumbnail((most, most), Image.Resampling.BOX)
         picture.save(out, "png")
         size = " x ".join(f"{n:.3g} Å" for n in micrograph.fov) if micrograph.pixel_size else "of unknown scale"
-        with self.hold_sync(): self.image, self.shape, self.pixel_size, self.tool, self.line, self.box, self.label = out.getvalue(), list(micrograph.shape), micrograph.pixel_size, "", [], [], f"Micrograph {PurePath(micrograph.source).name}, {size}"
+        with self.hold_sync():
+            self.image, self.shape, self.pixel_size, self.tool, self.line, self.box, self.label = out.getvalue(), list(micrograph.shape), micrograph.pixel_size, "", [], [], f"Micrograph {PurePath(micrograph.source).name}, {size}"
 
 # %% ../nbs/80_widgets.ipynb #a2ef6ebe
 class Ranking(anywidget.AnyWidget):
@@ -113,10 +119,14 @@ class CrystalView(nglview.NGLWidget):
         for component in self._ngl_component_ids[::-1]: self.remove_component(component)
         for layer, style in ((slab, dict(colorScheme="element")), (over, dict(color=colour, opacity=.7))):
             if layer is None: continue
-            component = self.add_component(nglview.ASEStructure(patch_of_cells(layer, cells)), default_representation=False)
-            component.add_representation("ball+stick", radiusType="covalent", radiusScale=.35, multipleBond="off", aspectRatio=1.8, **style)
+            component = self.add_component(nglview.ASEStructure(patch_of_cells(layer, cells)),
+                                           default_representation=False)
+            component.add_representation("ball+stick", radiusType="covalent", radiusScale=.35, multipleBond="off",
+                                         aspectRatio=1.8, **style)
         self._add_shape(_outline(slab), "cell")
-        self.handle_resize(); self.center(); self.control.zoom(.2)
+        self.handle_resize()
+        self.center()
+        self.control.zoom(.2)
         if first: self.control.rotate(_from_the_side)
 
 _from_the_side = [-np.sin(np.radians(32)), 0, 0, np.cos(np.radians(32))] # quaternion: the sheet leans back

@@ -6,7 +6,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 NUMBERS = {re.sub(r"^\d+_", "", p.stem): int(p.stem[:2]) for p in (ROOT/"nbs").glob("[0-9][0-9]_*.ipynb")}
 SOURCES = {name: (ROOT/"microscopygpt"/f"{name}.py").read_text(encoding="utf-8") for name in NUMBERS}
-LONGEST = 460 # lines that a module may have
+LONGEST = 510 # lines that a module may have
 THE_APP = {"explore"} # one class of widgets, longer than that
 
 def imported(tree):
