@@ -12,9 +12,8 @@ from pymatgen.core import Element
 from .crystal import (Slab, cell_from_lengths, cell_lengths, from_slab, parse_formula, reduced_formula,
                                    space_group, standardize)
 from .compare import SOLVED, matched_rmsd
-from .observe import Observation
+from .observe import Z_POWER, Observation
 from .propose import resized, substitutions
-from .observe import Z_POWER
 from .refine import best_shifts, strains, structure_factors
 
 # %% ../nbs/71_baselines.ipynb #2df90aa2

@@ -244,28 +244,25 @@ def explain(error:Exception, name:str # of the model
     "What to do about an error met while a model was loaded."
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
     said = next((str(e).strip().splitlines()[0] for e in _causes(error) if str(e).strip()), type(error).__name__)
+    advice = ( # the first kind that an error is of
+        (GatedRepoError, AccessError, f"{name} is gated: accept its licence on https://huggingface.co/{name}, then "
+         "log in with `hf auth login` (in a notebook: huggingface_hub.login())."),
+        (RepositoryNotFoundError, AccessError, f"The hub shows no {name}: check the name; if it is private, log in "
+         "with `hf auth login` (in a notebook: huggingface_hub.login())."),
+        ((LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError), ModelError, f"{name} is not on this machine "
+         "and the hub cannot be reached: check the name of the folder, or the network."),
+        (HfHubHTTPError, AccessError, f"The hub refused {name} ({said}): log in with `hf auth login`, or try again "
+         "later."),
+        (torch.OutOfMemoryError, MemoryFullError, _GPU_FULL.format(f" while loading {name}")),
+        (MemoryError, MemoryFullError, f"{name} does not fit into this machine's memory: take a smaller model, or a "
+         "larger machine."),
+        (ImportError, ModelError, f"{name} needs a package that is not here ({said}): install it, e.g. with pip "
+         "install 'microscopygpt[gpu]'."),
+        (SafetensorError, ModelError, f"The weights of {name} are damaged ({said}): download or copy them again."))
     for e in _causes(error):
         if isinstance(e, ModelError): return e
-        if isinstance(e, GatedRepoError):
-            return AccessError(f"{name} is gated: accept its licence on https://huggingface.co/{name}, then log in "
-                               "with `hf auth login` (in a notebook: huggingface_hub.login()).")
-        if isinstance(e, RepositoryNotFoundError):
-            return AccessError(f"The hub shows no {name}: check the name; if it is private, log in with `hf auth "
-                               "login` (in a notebook: huggingface_hub.login()).")
-        if isinstance(e, (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)):
-            return ModelError(f"{name} is not on this machine and the hub cannot be reached: check the name of the "
-                              "folder, or the network.")
-        if isinstance(e, HfHubHTTPError):
-            return AccessError(f"The hub refused {name} ({said}): log in with `hf auth login`, or try again later.")
-        if isinstance(e, torch.OutOfMemoryError): return MemoryFullError(_GPU_FULL.format(f" while loading {name}"))
-        if isinstance(e, MemoryError):
-            return MemoryFullError(f"{name} does not fit into this machine's memory: take a smaller model, or a larger "
-                                   "machine.")
-        if isinstance(e, ImportError):
-            return ModelError(f"{name} needs a package that is not here ({said}): install it, e.g. with pip install "
-                              "'microscopygpt[gpu]'.")
-        if isinstance(e, SafetensorError):
-            return ModelError(f"The weights of {name} are damaged ({said}): download or copy them again.")
+        for kinds, named, words in advice:
+            if isinstance(e, kinds): return named(words)
     return ModelError(f"{name} cannot be loaded ({said}).")
 
 # %% ../nbs/36_model.ipynb #52e8e409

@@ -15,10 +15,9 @@ import itertools
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 import numpy as np
-from .crystal import Atoms
 from .columns import CLOSE, COVERING, COVERING_SPREAD, NOISE_RESIDUAL, covering
 from .core import MicroscopyGPTError
-from .crystal import canonical, from_slab, reduced_formula, space_group, standardize, to_slab
+from .crystal import Atoms, canonical, from_slab, reduced_formula, space_group, standardize, to_slab
 from .heights import Relaxed
 from .proof import ACCEPTED_RATIO, ACCEPTED_RISE, Proof, too_much_left
 from .rest import Inferred

@@ -138,8 +138,8 @@ def densities(scale:float, shapes:Shapes, scaled:bool=True)->dict: # kind -> den
     raw, measured, by_chance = of_shape(shapes.to_rest, RAW_SHAPE, TAIL), 0., 1.
     if shapes.to_symmetric is not None:
         sheared = of_shape(shapes.to_symmetric, RAW_SHAPE, TAIL, shapes.fixed)
-        measured, by_chance = of_shape(shapes.to_symmetric, SYMMETRIC_SHAPE, TAIL,
-                                       shapes.fixed), PSEUDOSYMMETRIC*sheared
+        measured = of_shape(shapes.to_symmetric, SYMMETRIC_SHAPE, TAIL, shapes.fixed)
+        by_chance = PSEUDOSYMMETRIC*sheared
         known = POTENTIAL if shapes.fixed == 2 else (Errors(1., RAW_SCALE, RAW_SHAPE),)
         raw = sheared*sum(e.share*error_in_shape(shapes, e) for e in known)
     exact = straight = 0.

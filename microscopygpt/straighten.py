@@ -57,6 +57,11 @@ class Shape(NamedTuple):
     misfit: float # share of the image's amplitude that breaks its symmetry
     astigmatism: np.ndarray # (2, 2) Å², of the probe
 
+    @property
+    def agreed(self)->bool:
+        "Whether the columns speak for it."
+        return self.misfit < AGREED[self.bravais]
+
 def marks(turn:np.ndarray, # (2, 2) integers
           bravais:int)->bool:
     "Whether an operation is one that only lattices of a class have: a threefold axis, a fourfold one, a mirror line."
@@ -101,14 +106,14 @@ def is_passed_over(shape:Shape, others:list # of `Shape`
     "Whether another lattice needs next to no strain beside this one, and leaves far less; or none at all."
     strain, misfit = PASSED_OVER[0]*shape.strain, PASSED_OVER[1]*shape.misfit
     if any(o.strain < strain and o.misfit < misfit for o in others): return True
-    return shape.strain > SELDOM and any(o.strain < UNSTRAINED and o.misfit < AGREED[o.bravais] for o in others)
+    return shape.strain > SELDOM and any(o.strain < UNSTRAINED and o.agreed for o in others)
 
 def straightened(observation:Observation, most:float=LARGEST_STRAIN, # strain
                  bravais:"int|None"=None # index into `BRAVAIS`, of a lattice that was named
                 )->Observation:
     "The observation on the named lattice, or else the most symmetric one, that its columns speak for."
     shapes = shapes_of(observation, most)
-    agreed = [s for s in shapes if s.misfit < AGREED[s.bravais] and not is_passed_over(s, shapes)]
+    agreed = [s for s in shapes if s.agreed and not is_passed_over(s, shapes)]
     if not agreed: return observation
     chosen = next((s for s in agreed if s.bravais == bravais), agreed[0])
     straight = replace(observation.onto(chosen.cell, chosen.astigmatism), bravais=chosen.bravais)
