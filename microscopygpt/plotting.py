@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INK', 'CELL', 'SECOND', 'ALARM', 'OTHER', 'INTENSITY', 'DIFFERENCE', 'SEQUENCE', 'LOOK', 'SCALE', 'styled',
-           'draw_atoms', 'reach_of', 'draw_slab', 'lay_on']
+           'show_images', 'draw_atoms', 'reach_of', 'draw_slab', 'lay_on']
 
 # %% ../nbs/05_plotting.ipynb #e4c725fd
 import itertools
@@ -33,6 +33,24 @@ def styled():
     "The style of all pictures."
     plt.draw_if_interactive() # loads the backend, which must not happen where settings are undone at the end
     with plt.rc_context(LOOK): yield
+
+# %% ../nbs/05_plotting.ipynb #0f7dbfd4
+def show_images(*images, # (H, W) arrays
+                titles=None, # one for each
+                pixel_size:float=.1, # Å
+                cmap:str=INTENSITY,
+                width:float=3. # inches, of one
+               )->None:
+    "Images side by side, axes in Å."
+    fig, axes = plt.subplots(1, len(images), figsize=(width*len(images), width), squeeze=False, layout="constrained")
+    for ax, image, title in zip(axes[0], images, titles or [""]*len(images)):
+        h, w = image.shape
+        ax.imshow(image, cmap=cmap, extent=[-pixel_size/2, (w-.5)*pixel_size, (h-.5)*pixel_size, -pixel_size/2])
+        ax.set_title(title, fontsize=10)
+        ax.set_xlabel("x (Å)")
+        if ax is not axes[0, 0]: ax.set_yticklabels([])
+    axes[0, 0].set_ylabel("y (Å)")
+    plt.show()
 
 # %% ../nbs/05_plotting.ipynb #c181385f
 def draw_atoms(ax, # matplotlib's
