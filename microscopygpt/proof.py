@@ -52,7 +52,7 @@ def _keeps_the_plane(R): return not (R[2, :2].any() or R[:2, 2].any())
 
 # %% ../nbs/41_proof.ipynb #6eddac1f
 def _operations(slab, symprec):
-    "A slab's operations that keep the plane: rotation (3, 3), translation (3,), image (n,) and miss (n, 3) of each atom."
+    "Operations of a slab that keep the plane: rotation, translation, image (n,) and miss (n, 3) of each atom."
     lattice, frac, numbers = crystal = _spglib_cell(slab)
     for R, t in _symmetry(crystal, symprec):
         if not _keeps_the_plane(R): continue
@@ -95,7 +95,7 @@ def symmetrize(slab:Slab, # with any cell
 USUAL_LEVEL = .15 # residual that right structures leave of real micrographs
 
 def too_much_left(residual:float)->float:
-    "How unlikely it is that a right structure leaves so much of a real micrograph: minus a log odds, with a heavy tail."
+    "Minus the log odds that a right structure leaves so much of a real micrograph, with a heavy tail."
     return float(np.log1p((residual/USUAL_LEVEL)**2))
 
 # %% ../nbs/41_proof.ipynb #a08d27fb
