@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COVERING', 'COVERING_SPREAD', 'COVERING_RANGE', 'MAX_ATOMS', 'GRID', 'SETTLED', 'EXCHANGE_PAYS', 'STARTS',
-           'FREE_SPRING', 'SAME_RESIDUAL', 'HOPS', 'IDLE_HOPS', 'IMPROVED', 'ENOUGH', 'ABOVE_NOISE', 'NOISE_RESIDUAL',
-           'PLANE_TOLERANCES', 'WORSE', 'WORSE_AT_LEAST', 'SYMMETRY_WORTH', 'ATOM_COST', 'ROOM_COST', 'CLOSE',
+           'FREE_SPRING', 'SAME_RESIDUAL', 'ENOUGH', 'ABOVE_NOISE', 'HOPS', 'IDLE_HOPS', 'IMPROVED', 'NOISE_RESIDUAL',
+           'WORSE', 'WORSE_AT_LEAST', 'PLANE_TOLERANCES', 'SYMMETRY_WORTH', 'ATOM_COST', 'ROOM_COST', 'CLOSE',
            'covering', 'composition', 'plausible_units', 'ColumnError', 'unexplained_share', 'Descent', 'parabola_top',
            'shaken', 'solve_cell', 'Columns', 'symmetric_columns', 'size_cost', 'plane_cost', 'level_of',
            'residual_floor']
@@ -76,6 +76,7 @@ def _grid_of_places(hk, cell)->tuple:
     lengths = np.linalg.norm(cell, axis=1)
     return tuple(next_fast_len(int(max(2*np.abs(h).max() + 2, l/GRID))) for h, l in zip(hk.T, lengths))
 
+# %% ../nbs/42_columns.ipynb #4da635f3
 class Descent:
     "The search for the places of the atoms in a cell, many starts at once."
     def __init__(self, cell:np.ndarray, # (2, 2) Å
@@ -91,31 +92,35 @@ class Descent:
         self.weights = (numbers/Z_UNIT)**(power or imaging.z_power)
         self.shape = _grid_of_places(self.hk, cell)
         self.at = tuple(self.hk.T % np.array(self.shape)[:, None])
-        self.correlation = self.transform(self.observed.conj()*self.probe)
+        self.correlation = self._transform(self.observed.conj()*self.probe)
         self.size_of_one = (self.probe**2).sum()
 
-    def transform(self, coefficients # (..., m)
-                 )->np.ndarray: # (..., *shape)
-        "Real part of the Fourier sum on the grid of places."
-        grid = np.zeros((*np.shape(coefficients)[:-1], *self.shape), np.complex64)
-        grid[..., self.at[0], self.at[1]] = coefficients
-        return fft2(grid, overwrite_x=True).real
+# %% ../nbs/42_columns.ipynb #3097873d
+@patch
+def _transform(self:Descent, coefficients)->np.ndarray: # (..., *shape) from (..., m)
+    "Real part of the Fourier sum on the grid of places."
+    grid = np.zeros((*np.shape(coefficients)[:-1], *self.shape), np.complex64)
+    grid[..., self.at[0], self.at[1]] = coefficients
+    return fft2(grid, overwrite_x=True).real
 
-    def waves(self, frac # (..., 2)
-             )->np.ndarray: # (..., m)
-        "What an atom of unit weight adds to the coefficients, under the probe."
-        return np.exp(-2j*np.pi*(frac@self.hk.T))*self.probe
+@patch
+def waves(self:Descent, frac # (..., 2)
+         )->np.ndarray: # (..., m)
+    "What an atom of unit weight adds to the coefficients, under the probe."
+    return np.exp(-2j*np.pi*(frac@self.hk.T))*self.probe
 
-    def residual(self, F # (..., m)
-                )->np.ndarray: # (...)
-        "Share of the amplitude left unexplained, the gain fitted."
-        return unexplained_share(F, self.observed)
+@patch
+def residual(self:Descent, F # (..., m)
+            )->np.ndarray: # (...)
+    "Share of the amplitude left unexplained, the gain fitted."
+    return unexplained_share(F, self.observed)
 
 # %% ../nbs/42_columns.ipynb #5e53ea19
 def parabola_top(low, middle, high)->np.ndarray: # in steps, -.5 to .5
     "Where the top of the parabola through three equidistant values lies, seen from the middle one."
     return np.clip(.5*(low - high)/np.minimum(low - 2*middle + high, -1e-12), -.5, .5)
 
+# %% ../nbs/42_columns.ipynb #7245eaa0
 def _highest_places(maps)->np.ndarray: # (r, 2) fractions of the cell
     "Where each of the periodic maps (r, na, nb) is highest, between the grid points."
     rows, (na, nb) = np.arange(len(maps)), maps.shape[1:]
@@ -125,7 +130,7 @@ def _highest_places(maps)->np.ndarray: # (r, 2) fractions of the cell
     dj = parabola_top(maps[rows, i, j - 1], top, maps[rows, i, (j + 1) % nb])
     return np.stack([(i + di)/na, (j + dj)/nb], 1) % 1
 
-# %% ../nbs/42_columns.ipynb #a61d43f0
+# %% ../nbs/42_columns.ipynb #b3128112
 @patch
 def best_places(self:Descent, rest, # (r, m) what the other atoms give
                 weight, # (r,) of the lifted atoms
@@ -134,15 +139,13 @@ def best_places(self:Descent, rest, # (r, m) what the other atoms give
     "The place of least residual for one atom of each start."
     weight = weight[:, None]
     hit = weight[..., None]*self.correlation + (rest@self.observed.conj()).real[:, None, None]
-    overlap = 2*self.transform(rest.conj()*self.probe*weight)
+    overlap = 2*self._transform(rest.conj()*self.probe*weight)
     size = overlap + ((np.abs(rest)**2).sum(1, keepdims=True) + weight**2*self.size_of_one)[..., None]
     explained = np.where(hit > 0, hit**2/(size + 1e-12), 0)
     explained[alone] = hit[alone]
     return _highest_places(explained)
 
-# %% ../nbs/42_columns.ipynb #5667ae9c
-SETTLED = 2e-3 # fraction of the cell; smaller moves end a search
-
+# %% ../nbs/42_columns.ipynb #5365ffeb
 @patch
 def _move_atoms(self:Descent, frac, parts, total, which, alone):
     "Move the atom `which` of each start; changes `frac` and `parts` in place and returns the new total (r, m)."
@@ -151,6 +154,16 @@ def _move_atoms(self:Descent, frac, parts, total, which, alone):
     frac[rows, which] = self.best_places(rest, weight, alone)
     parts[rows, which] = weight[:, None]*self.waves(frac[rows, which])
     return rest + parts[rows, which]
+
+@patch
+def _sweep(self:Descent, frac, parts, total, order, empty)->np.ndarray: # (r, m)
+    "Move every atom of every start once, in an order; the first into an empty cell where it is `empty`."
+    for turn, which in enumerate(order.T):
+        total = self._move_atoms(frac, parts, total, which, alone=empty & (turn == 0))
+    return total
+
+# %% ../nbs/42_columns.ipynb #ec706c65
+SETTLED = 2e-3 # fraction of the cell; smaller moves end a search
 
 @patch
 def settle(self:Descent, frac, # (r, n, 2) starts
@@ -166,16 +179,12 @@ def settle(self:Descent, frac, # (r, n, 2) starts
     total = parts.sum(1)
     for sweep in range(sweeps):
         before = frac.copy()
-        for turn, which in enumerate(order.T):
-            first = sweep == 0 and turn == 0
-            total = self._move_atoms(frac, parts, total, which, alone=empty & first)
+        total = self._sweep(frac, parts, total, order, empty & (sweep == 0))
         if np.abs((frac - before + .5) % 1 - .5).max() < SETTLED: break
         order = rng.permuted(order, axis=1)
     return frac, self.residual(total)
 
 # %% ../nbs/42_columns.ipynb #b7cf1f85
-EXCHANGE_PAYS = .999 # of the residual: an exchange must lower it below this share
-
 @patch
 def _exchange_residuals(self:Descent, frac, first, second)->tuple:
     "The residual of an arrangement, and what it would be with each pair of atoms exchanged (k,)."
@@ -183,6 +192,9 @@ def _exchange_residuals(self:Descent, frac, first, second)->tuple:
     total = (self.weights[:, None]*waves).sum(0)
     change = (self.weights[first] - self.weights[second])[:, None]*(waves[second] - waves[first])
     return self.residual(total), self.residual(total + change)
+
+# %% ../nbs/42_columns.ipynb #acda00aa
+EXCHANGE_PAYS = .999 # of the residual: an exchange must lower it below this share
 
 @patch
 def exchange(self:Descent, frac # (n, 2)
@@ -203,8 +215,6 @@ def exchange(self:Descent, frac # (n, 2)
 
 # %% ../nbs/42_columns.ipynb #0dfa79c9
 STARTS = 12 # side by side
-FREE_SPRING = .6 # Å, atoms that were set down on a grid may move easily
-SAME_RESIDUAL = 2e-4 # arrangements whose residuals differ less are taken for the same
 
 @patch
 def _settle_anywhere(self:Descent, rng)->tuple:
@@ -213,6 +223,10 @@ def _settle_anywhere(self:Descent, rng)->tuple:
     later = np.arange(STARTS)[:, None] > 0 # the first start goes strictly from heavy to light
     shuffled = self.weights*(1 + .3*rng.normal(size=(STARTS, n))*later)
     return self.settle(rng.random((STARTS, n, 2)), np.argsort(-shuffled, axis=1), rng, empty=empty)
+
+# %% ../nbs/42_columns.ipynb #42af5853
+FREE_SPRING = .6 # Å, atoms that were set down on a grid may move easily
+SAME_RESIDUAL = 2e-4 # arrangements whose residuals differ less are taken for the same
 
 @patch
 def _with_fits(self:Descent, found, places, residuals, most)->list: # of `Fit`, least residual first
@@ -223,7 +237,7 @@ def _with_fits(self:Descent, found, places, residuals, most)->list: # of `Fit`, 
         if all(abs(fit.residual - other.residual) > SAME_RESIDUAL for other in found): found.append(fit)
     return sorted(found, key=lambda fit: fit.residual)
 
-# %% ../nbs/42_columns.ipynb #231bca69
+# %% ../nbs/42_columns.ipynb #829610c4
 def shaken(fits:list, # of `Fit`
            rng)->np.ndarray: # (STARTS, n, 2)
     "Copies of arrangements with up to a third of the atoms at random places."
@@ -241,11 +255,24 @@ def _settle_shaken(self:Descent, fits, rng)->tuple:
     order = rng.permuted(np.tile(np.arange(len(self.numbers)), (STARTS, 1)), axis=1)
     return self.settle(places, order, rng, sweeps=5)
 
-# %% ../nbs/42_columns.ipynb #8fc28549
-HOPS = 4 # how often the best arrangements are shaken
-IDLE_HOPS, IMPROVED = 1, .98 # a search ends after so many hops that do not lower the residual by 2 %
+# %% ../nbs/42_columns.ipynb #464b35a6
 ENOUGH = .02 # a residual that needs no further search
 ABOVE_NOISE = 1.3 # nor does one up to so many times what white noise leaves
+
+@patch
+def _enough(self:Descent)->float:
+    "The residual that needs no further search."
+    noise = self.noise*np.sqrt(len(self.hk))/np.linalg.norm(self.observed)
+    return max(ENOUGH, ABOVE_NOISE*noise)
+
+@patch
+def _adapted(self:Descent, fit)->Descent:
+    "The same search with the probe and the contrast of a fit."
+    return Descent(self.cell, self.numbers, self.observation, fit.power, fit.variance)
+
+# %% ../nbs/42_columns.ipynb #049b6a71
+HOPS = 4 # how often the best arrangements are shaken
+IDLE_HOPS, IMPROVED = 1, .98 # a search ends after so many hops that do not lower the residual by 2 %
 
 def solve_cell(cell:np.ndarray, # (2, 2) Å
                numbers:np.ndarray, # (n,) atomic numbers
@@ -256,13 +283,11 @@ def solve_cell(cell:np.ndarray, # (2, 2) Å
     "Find where the atoms of a cell stand."
     rng, usual = np.random.default_rng(seed), Descent(cell, numbers, observation)
     found = usual._with_fits([], *usual._settle_anywhere(rng), most=5)
-    noise = usual.noise*np.sqrt(len(usual.hk))/np.linalg.norm(usual.observed)
     improved = 0
     for hop in range(HOPS):
         before = found[0].residual
-        if before < max(ENOUGH, ABOVE_NOISE*noise) or hop - improved > IDLE_HOPS: break
-        adapted = hop % 2 == 1
-        descent = Descent(cell, numbers, observation, found[0].power, found[0].variance) if adapted else usual
+        if before < usual._enough() or hop - improved > IDLE_HOPS: break
+        descent = usual._adapted(found[0]) if hop % 2 else usual
         found = descent._with_fits(found, *descent._settle_shaken(found[:4], rng), most=4)
         if found[0].residual < IMPROVED*before: improved = hop + 1
     return found[:keep]
@@ -288,9 +313,18 @@ class Columns:
     def parameters(self)->int: # fitted to the image
         return n_parameters(self.operations, len(self.numbers), self.cell)
 
-# %% ../nbs/42_columns.ipynb #cf131d58
-PLANE_TOLERANCES = (.35, .2, .1) # Å
+# %% ../nbs/42_columns.ipynb #6cf25996
 WORSE, WORSE_AT_LEAST = 1.25, .01 # by how much symmetric columns may leave more unexplained
+
+def _accepted_residual(plane, observation)->float:
+    "The residual up to which symmetric columns explain the image as well as the fit that they were made of."
+    residual, free = plane.fit.residual, 2*len(plane.numbers) + NUISANCES
+    observed, noise = observation.n_measured(plane.cell), observation.noise_residual(plane.cell)
+    as_well = explains_as_well(residual, free, plane.parameters, observed, noise)
+    return max(WORSE*residual, residual + WORSE_AT_LEAST, as_well)
+
+# %% ../nbs/42_columns.ipynb #b4c63fa5
+PLANE_TOLERANCES = (.35, .2, .1) # Å
 
 def symmetric_columns(fit:Fit,
                       cell:np.ndarray, # (2, 2) Å
@@ -299,14 +333,11 @@ def symmetric_columns(fit:Fit,
                       units:int # formula units in the cell
                      )->Columns:
     "A fit with as much of its plane symmetry made exact as the image accepts."
-    always = max(WORSE*fit.residual, fit.residual + WORSE_AT_LEAST)
-    free, observed, noise = 2*len(numbers) + NUISANCES, observation.n_measured(cell), observation.noise_residual(cell)
     for tolerance in PLANE_TOLERANCES:
         frac, operations = symmetrize_plane(cell, fit.frac % 1, numbers, tolerance)
         residual = residual_of(frac, numbers, cell, observation, fit.variance, fit.power)
         plane = Columns(cell, frac, numbers, residual, fit, operations, units)
-        as_well = explains_as_well(fit.residual, free, plane.parameters, observed, noise)
-        if residual <= max(always, as_well): return plane
+        if residual <= _accepted_residual(plane, observation): return plane
     identity = [PlaneOperation(np.eye(2, dtype=int), np.zeros(2), np.arange(len(numbers)))]
     return Columns(cell, fit.frac % 1, numbers, fit.residual, fit, identity, units)
 
@@ -327,14 +358,14 @@ def plane_cost(plane:Columns)->float:
     symmetry = SYMMETRY_WORTH*np.log(len(plane.operations))
     return np.log(max(plane.residual, plane.floor)) - symmetry + size_cost(plane.numbers, plane.cell)
 
-# %% ../nbs/42_columns.ipynb #bb05fb5d
+# %% ../nbs/42_columns.ipynb #ef7aaee4
 def level_of(residual:float, data:int, # numbers that the image gives
              parameters:int # fitted to them
             )->float:
     "A residual counted by what was not fitted; 1 where there are no more data than parameters."
     return float(residual*np.sqrt(data/(data - parameters))) if data > parameters else 1.
 
-# %% ../nbs/42_columns.ipynb #f214ea0c
+# %% ../nbs/42_columns.ipynb #40edfd21
 CLOSE = 1.6, .02 # planes that leave up to 1.6 times the least residual + .02 are kept
 
 def _unexplained_level(plane, observation)->float:
