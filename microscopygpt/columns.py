@@ -13,7 +13,6 @@ __all__ = ['COVERING', 'COVERING_SPREAD', 'COVERING_RANGE', 'MAX_ATOMS', 'GRID',
 # %% ../nbs/42_columns.ipynb #027164b2
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 import numpy as np
 from ase.data import covalent_radii
 from pymatgen.core import Element
