@@ -159,7 +159,7 @@ def residual_of(frac:np.ndarray, # (n, 2)
 # %% ../nbs/40_refine.ipynb #11622021
 @dataclass
 class PlaneModel:
-    "An image's Fourier coefficients as a function of p: displacements (2n, Å), probe variance (Å²), contrast exponent."
+    "An image's Fourier coefficients as a function of p (2n + 2,): displacements (Å), probe variance (Å²), exponent."
     frac: np.ndarray # (n, 2) positions without displacement
     numbers: np.ndarray # (n,)
     cell: np.ndarray # (2, 2) Å
@@ -196,7 +196,7 @@ def without_gain(J:np.ndarray, # (m, k)
 
 # %% ../nbs/40_refine.ipynb #7f09c692
 PROBE_VARIANCE_SIGMA = .15 # Å²: probes of .35 to .65 Å (focus and source size included) around the usual .52 Å
-PROBE_VARIANCE_LIMITS = .03, 1.2 # Å²: .4 Å wide at half maximum, the sharpest there is; 2.6 Å, where neighbours merge
+PROBE_VARIANCE_LIMITS = .03, 1.2 # Å²: .4 Å at half maximum, the sharpest there is; 2.6 Å, where neighbours merge
 CONTRAST_SIGMA = .4 # exponents of 1.3 to 2.1 around 1.7: what annular dark-field detectors give
 CONTRAST_LIMITS = .3, 2.8 # nearly blind to the element; more than Rutherford scattering, which gives 2
 REACH = 3 # springs: an atom farther off is in the wrong place, which `relocate` mends
@@ -211,15 +211,37 @@ class _Prior:
     high: np.ndarray # (2n + 2,)
 
 # %% ../nbs/40_refine.ipynb #e25834cc
-def _springs(n, spring, imaging):
-    "The prior of n atoms on springs (Å), of probe and contrast."
+def _precision(n, spring)->np.ndarray: # (2n + 2, 2n + 2)
+    "The inverse covariance of p."
     precision = np.diag(np.r_[np.full(2*n, spring**-2), 1/PROBE_VARIANCE_SIGMA**2, 1/CONTRAST_SIGMA**2])
     for axis in (0, 1): precision[axis:2*n:2, axis:2*n:2] -= spring**-2/n # as a whole the crystal is free
+    return precision
+
+def _springs(n, spring, imaging)->_Prior:
+    "The prior of n atoms on springs (Å), of probe and contrast."
     mean = np.r_[np.zeros(2*n), imaging.variance, imaging.z_power]
     reach = np.full(2*n, REACH*spring)
     low = np.r_[-reach, PROBE_VARIANCE_LIMITS[0], CONTRAST_LIMITS[0]]
     high = np.r_[reach, PROBE_VARIANCE_LIMITS[1], CONTRAST_LIMITS[1]]
-    return _Prior(mean, precision, low, high)
+    return _Prior(mean, _precision(n, spring), low, high)
+
+# %% ../nbs/40_refine.ipynb #51b52c77
+def _averaging(operations, n, cell)->np.ndarray: # (2n, 2n)
+    "The mean of displacements over operations; a projector, though not an orthogonal one where the cell is strained."
+    mean = np.zeros((2*n, 2*n))
+    for turn, _, image in operations:
+        back = (np.linalg.inv(cell)@turn@cell).T/len(operations)
+        for atom, other in enumerate(image): mean[2*other:2*other + 2, 2*atom:2*atom + 2] += back
+    return mean
+
+def free_directions(operations:list, # (turn, shift, image), as on the page of columns
+                    n:int, # atoms
+                    cell:np.ndarray # (2, 2) Å
+                   )->"np.ndarray|None": # (2n + 2, k), orthonormal columns
+    "The changes of p that keep a symmetry of the plane; None where there is no symmetry to keep."
+    if len(operations) < 2: return None
+    directions, share, _ = np.linalg.svd(_averaging(operations, n, cell)) # shares are 1 and more, or 0
+    return block_diag(directions[:, share > .5], np.eye(2))
 
 # %% ../nbs/40_refine.ipynb #c365bdf5
 def _cost(model, prior, p, seen, sigma):
@@ -231,35 +253,28 @@ def _cost(model, prior, p, seen, sigma):
 # %% ../nbs/40_refine.ipynb #a08f33d9
 DAMPING = 1e-4 # of the diagonal: keeps the matrix regular where the image does not show an atom at all
 
-def free_directions(operations:list, # (turn, shift, image), as on the page of columns
-                    n:int, cell:np.ndarray # (2, 2) Å
-                   )->"np.ndarray|None": # (2n + 2, k), orthonormal columns
-    "The changes of p that keep a symmetry of the plane; None where there is no symmetry to keep."
-    if len(operations) < 2: return None
-    mean = np.zeros((2*n, 2*n)) # a projector, though not an orthogonal one where the cell is strained
-    for turn, _, image in operations:
-        back = (np.linalg.inv(cell)@turn@cell).T/len(operations)
-        for atom, other in enumerate(image): mean[2*other:2*other + 2, 2*atom:2*atom + 2] += back
-    directions, share, _ = np.linalg.svd(mean) # shares are 1 and more, or 0
-    return block_diag(directions[:, share > .5], np.eye(2))
-
-def _damped_step(model, prior, p, seen, sigma, free=None):
-    "The Gauss-Newton step (2n + 2,) towards the least cost, along the free directions."
+def _normal_equations(model, prior, p, seen, sigma)->tuple: # A (2n + 2, 2n + 2), b (2n + 2,)
+    "The quadratic model of the cost at p, halved: its curvature and the downhill slope."
     waves = model.waves(p)
     F = waves.sum(0)
     gain = fitted_gain(F, seen)
     J = without_gain(jacobian(model, waves, gain)/sigma, F)
     A = (J.conj().T@J).real + prior.precision
     b = (J.conj().T@((seen - gain*F)/sigma)).real - prior.precision@(p - prior.mean)
-    if free is None: return np.linalg.solve(A + DAMPING*np.diag(np.diag(A)), b)
-    A = free.T@A@free
-    return free@np.linalg.solve(A + DAMPING*np.diag(np.diag(A)), free.T@b)
+    return A, b
+
+def _solve_damped(A, b): return np.linalg.solve(A + DAMPING*np.diag(np.diag(A)), b)
+
+def _damped_step(model, prior, p, seen, sigma, free=None)->np.ndarray: # (2n + 2,)
+    "The Gauss-Newton step towards the least cost, along the free directions."
+    A, b = _normal_equations(model, prior, p, seen, sigma)
+    return _solve_damped(A, b) if free is None else free@_solve_damped(free.T@A@free, free.T@b)
 
 # %% ../nbs/40_refine.ipynb #614990e0
 STEP_LENGTHS = 1, .4, .1 # shares of the step, tried in turn
 
 def _descend(model, prior, p, seen, sigma, free=None):
-    "p after one step, and the largest displacement (Å) it asked for; None for p where no length of it lowers the cost."
+    "p after one step, None where no length of it lowers the cost; and the largest displacement (Å) of a whole step."
     delta = _damped_step(model, prior, p, seen, sigma, free)
     before = _cost(model, prior, p, seen, sigma)
     tries = [np.clip(p + length*delta, prior.low, prior.high) for length in STEP_LENGTHS]
@@ -271,6 +286,16 @@ FIRST_SIGMA, LAST_SIGMA = .2, .01 # of the image's rms amplitude, halved with ea
 SETTLING_STEPS = 6 # in which sigma falls: no stopping before
 SETTLED = 3e-4 # Å, far below what noise does to the atoms of true crystals (.004 Å in the best quarter of 103)
 
+def _minimize(model, prior, seen, noise, steps, free)->np.ndarray: # (2n + 2,)
+    "p of least cost, the image counting more with each step."
+    p, amplitude = prior.mean, np.sqrt((np.abs(seen)**2).mean())
+    for step in range(steps):
+        sigma = max(noise, amplitude*max(FIRST_SIGMA*.5**step, LAST_SIGMA))
+        lower, asked = _descend(model, prior, p, seen, sigma, free)
+        if lower is not None: p = lower
+        if step >= SETTLING_STEPS and (lower is None or asked < SETTLED): break
+    return p
+
 # %% ../nbs/40_refine.ipynb #0faa00ab
 @dataclass
 class Fit:
@@ -280,6 +305,13 @@ class Fit:
     power: float # contrast exponent
     residual: float # unexplained share of the image's Fourier amplitude
     moved: float # root mean square displacement from the proposal, Å
+
+def _fit_at(p, model, observation)->Fit:
+    "The fit with the parameters p."
+    x, variance, power = model.positions(p), float(p[-2]), float(p[-1])
+    moved = p[:-2].reshape(-1, 2) - p[:-2].reshape(-1, 2).mean(0)
+    residual = residual_of(x, model.numbers, model.cell, observation, variance, power)
+    return Fit(x, variance, power, residual, float(np.sqrt((moved**2).sum(1).mean())))
 
 # %% ../nbs/40_refine.ipynb #74a5c102
 def fit_positions(frac:np.ndarray, # (n, 2) start
@@ -293,17 +325,8 @@ def fit_positions(frac:np.ndarray, # (n, 2) start
     "Refine in-plane positions, probe width and contrast exponent against the image."
     hk, g, seen, noise = observation.coefficients(cell)
     model, prior = PlaneModel(frac, numbers, cell, hk, g), _springs(len(frac), spring, observation.imaging)
-    p, amplitude = prior.mean, np.sqrt((np.abs(seen)**2).mean())
-    free = free_directions(operations, len(frac), cell)
-    for step in range(steps):
-        sigma = max(noise, amplitude*max(FIRST_SIGMA*.5**step, LAST_SIGMA))
-        lower, asked = _descend(model, prior, p, seen, sigma, free)
-        if lower is not None: p = lower
-        if step >= SETTLING_STEPS and (lower is None or asked < SETTLED): break
-    x, variance, power = model.positions(p), float(p[-2]), float(p[-1])
-    moved = p[:-2].reshape(-1, 2) - p[:-2].reshape(-1, 2).mean(0)
-    residual = residual_of(x, numbers, cell, observation, variance, power)
-    return Fit(x, variance, power, residual, float(np.sqrt((moved**2).sum(1).mean())))
+    p = _minimize(model, prior, seen, noise, steps, free_directions(operations, len(frac), cell))
+    return _fit_at(p, model, observation)
 
 # %% ../nbs/40_refine.ipynb #a49ff5c4
 SITE_GRID = .2 # Å between the sites that are tried; the fit follows, and a column is .5 Å wide
@@ -319,6 +342,16 @@ def _set_down(atom, frac, waves, hk, cell, seen):
     return frac
 
 # %% ../nbs/40_refine.ipynb #3bc81bb8
+def _best_move(frac, numbers, cell, observation)->tuple: # (frac (n, 2), residual)
+    "The positions with one atom set down elsewhere that leave least unexplained."
+    hk, g, seen, _ = observation.coefficients(cell)
+    imaging = observation.imaging
+    waves = atom_waves(frac, numbers, hk, (g**2).sum(1), imaging.variance, imaging.z_power)
+    trials = [_set_down(atom, frac, waves, hk, cell, seen) for atom in range(len(frac))]
+    residuals = [residual_of(trial, numbers, cell, observation) for trial in trials]
+    best = int(np.argmin(residuals))
+    return trials[best], residuals[best]
+
 def relocate(frac:np.ndarray, # (n, 2)
              numbers:np.ndarray, # (n,)
              cell:np.ndarray, # (2, 2) Å
@@ -326,14 +359,10 @@ def relocate(frac:np.ndarray, # (n, 2)
              moves:int=4, # at most; a proposal with more atoms in wrong places is another crystal
              gain:float=.9 # an atom moves where that lowers the residual below this share
             )->tuple: # (frac (n, 2), how many atoms moved)
-    "Move atoms, one at a time, to where the difference image wants them."
-    hk, g, seen, _ = observation.coefficients(cell)
-    imaging, residual = observation.imaging, residual_of(frac, numbers, cell, observation)
+    "Move atoms, one at a time, to where the difference image is most like them."
+    residual = residual_of(frac, numbers, cell, observation)
     for moved in range(moves):
-        waves = atom_waves(frac, numbers, hk, (g**2).sum(1), imaging.variance, imaging.z_power)
-        trials = [_set_down(atom, frac, waves, hk, cell, seen) for atom in range(len(frac))]
-        residuals = [residual_of(trial, numbers, cell, observation) for trial in trials]
-        best = int(np.argmin(residuals))
-        if residuals[best] > gain*residual: return frac, moved
-        frac, residual = trials[best], residuals[best]
+        trial, lower = _best_move(frac, numbers, cell, observation)
+        if lower > gain*residual: return frac, moved
+        frac, residual = trial, lower
     return frac, moves

@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from microscopygpt.columns import (COVERING_RANGE, ColumnError, Descent, PlaneOperation, composition, covering,
-                                   nearest_vectors, parabola_top, plane_cost, plane_operations, plausible_units,
-                                   shaken, solve_cell, stacks, symmetric_columns, symmetrize_plane)
+from microscopygpt.columns import (COVERING_RANGE, ColumnError, Descent, composition, covering, parabola_top, plane_cost,
+                                   plausible_units, shaken, solve_cell, symmetric_columns)
 from microscopygpt.crystal import Slab, cell_from_lengths, from_slab, reduce_cell
 from microscopygpt.fourier import harmonics
 from microscopygpt.lattice import Lattice2D
 from microscopygpt.observe import Imaging, Observation, observe
 from microscopygpt.micrograph import Micrograph
+from microscopygpt.plane_groups import nearest_vectors, plane_operations, stacks, symmetrize_plane
 from microscopygpt.planes import solve_columns
 from microscopygpt.refine import structure_factors
 from microscopygpt.noise import render

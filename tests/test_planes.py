@@ -1,8 +1,9 @@
 "The symmetry of an image, orbits, and planes solved with them."
 import numpy as np, pytest
 from test_columns import photographed
-from microscopygpt.columns import composition, nearest_vectors, plane_cost, plane_operations
+from microscopygpt.columns import composition, plane_cost
 from microscopygpt.crystal import reduce_cell
+from microscopygpt.plane_groups import nearest_vectors, plane_operations
 from microscopygpt.planes import (Orbits, different, image_groups, image_operations, moved, partitions, search_orbits,
                                   solve_columns, symmetric_planes, with_images)
 from microscopygpt.refine import fit_positions, free_directions

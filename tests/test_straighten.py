@@ -7,7 +7,7 @@ from microscopygpt.fourier import LatticeError
 from microscopygpt.observe import NAMED, Imaging, observe
 from microscopygpt.micrograph import Micrograph
 from microscopygpt.scan import Scan
-from microscopygpt.columns import turns_of
+from microscopygpt.plane_groups import turns_of
 from microscopygpt.straighten import (Shape, find_astigmatism, is_passed_over, marks, observe_scan, shapes_of,
                                       straightened)
 
