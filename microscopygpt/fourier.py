@@ -42,7 +42,7 @@ def without_background(image:np.ndarray # (h, w)
     qy, qx = _slow_polynomials(image.shape[0]), _slow_polynomials(image.shape[1])
     return image - qy@(qy.T@image@qx)@qx.T
 
-# %% ../nbs/20_fourier.ipynb #a06a7bda
+# %% ../nbs/20_fourier.ipynb #3b3ab102
 RIDGE = 2e-6 # of the number of pixels, added to the diagonal: keeps the matrix regular where two waves hardly differ
 
 def _wave_factors(t, frequencies):
@@ -81,7 +81,7 @@ class Waves:
         rows = self.ey*c
         return 2*(rows.real@self.ex.real.T - rows.imag@self.ex.imag.T)
 
-# %% ../nbs/20_fourier.ipynb #3e97bed3
+# %% ../nbs/20_fourier.ipynb #4e9243e8
 @patch
 def project(self:Waves, image):
     "Sums of the image (h, w) with the waves: (m,) complex."
@@ -117,7 +117,7 @@ def _check_scale(shape, pixel):
         raise LatticeError(f"The view is only {min(shape)*pixel:.2g} Å wide, too narrow for a lattice: use a "
                            "larger one, and check the pixel size.")
 
-# %% ../nbs/20_fourier.ipynb #5c103ba3
+# %% ../nbs/20_fourier.ipynb #946858f4
 def _checked_image(view):
     "The pixels of a view, or a `LatticeError` that says why they can show no lattice."
     image = np.asarray(view.data, float)
@@ -129,7 +129,7 @@ def _checked_image(view):
         raise LatticeError("The image holds values that are not finite: mask or crop the bad pixels first.")
     return image
 
-# %% ../nbs/20_fourier.ipynb #c39d903e
+# %% ../nbs/20_fourier.ipynb #bd23dbc0
 def _binned(image, pixel, n):
     "Means of n x n pixels, and the coordinates x, y (Å) of their middles."
     h, w = (s//n for s in image.shape)
@@ -166,7 +166,7 @@ class _RingNoise:
         ring = np.searchsorted(RINGS, np.linalg.norm(g, axis=1)) - 1
         return self.sigma[np.clip(ring, 0, len(self.sigma) - 1)]
 
-# %% ../nbs/20_fourier.ipynb #c7df1428
+# %% ../nbs/20_fourier.ipynb #292660db
 def _grid_frequencies(x, y):
     "Length (1/Å) of the frequencies of `np.fft.rfft2` on the grid x (w,), y (h,) in Å."
     fx, fy = np.meshgrid(np.fft.rfftfreq(len(x), x[1]-x[0]), np.fft.fftfreq(len(y), y[1]-y[0]))
@@ -185,7 +185,7 @@ def noise_of_coefficients(residual:np.ndarray, # (h, w), the image without the w
     free = np.maximum(count - fitted, LEAST_FREE*count)
     return _RingNoise(np.sqrt((total + PRIOR_POINTS*total.sum()/free.sum())/(free + PRIOR_POINTS)))
 
-# %% ../nbs/20_fourier.ipynb #7d941581
+# %% ../nbs/20_fourier.ipynb #53b897ad
 def fourier_coefficients(view, # a Micrograph: data (h, w), pixel_size in Å per pixel
                          cell:np.ndarray, # (2, 2) in Å, rows a and b
                          gmax:float=1.1 # largest spatial frequency, 1/Å
@@ -207,7 +207,7 @@ def fold(hk:np.ndarray, # (m, 2) integers
     ea, eb = (np.exp(2j*np.pi*np.outer(np.arange(n)/n, hk[:, i])) for i, n in enumerate(shape))
     return 2*((ea*c)@eb.T).real
 
-# %% ../nbs/20_fourier.ipynb #d96660a1
+# %% ../nbs/20_fourier.ipynb #5400bb6e
 def plot_folded(folded:np.ndarray, # (na, nb), of `fold`
                 cell:np.ndarray, # (2, 2) in Å
                 ax, # matplotlib's
@@ -222,7 +222,7 @@ def plot_folded(folded:np.ndarray, # (na, nb), of `fold`
     ax.invert_yaxis()
     ax.axis("off")
 
-# %% ../nbs/20_fourier.ipynb #9b73b9ba
+# %% ../nbs/20_fourier.ipynb #3009dfdf
 def _derivatives(waves, hk, c, x, y):
     "Derivatives of the image by a*x, a*y, b*x and b*y, the coefficients eliminated: (4, pixels)."
     slopes = [waves.image(2j*np.pi*n*c) for n in hk.T]
@@ -238,7 +238,7 @@ def _gauss_newton(image, x, y, hk, R):
     curvature = moves@moves.T
     return np.linalg.lstsq(curvature, moves@residual.ravel(), rcond=1e-9)[0].reshape(2, 2), curvature, c
 
-# %% ../nbs/20_fourier.ipynb #28518b05
+# %% ../nbs/20_fourier.ipynb #c515602a
 MOST_TURNS = .25 # of a period, by which a step may move a strong wave across the image
 CONVERGED = 1e-3 # of a period
 
@@ -260,7 +260,7 @@ def refine_cell(image:np.ndarray, # (h, w), levelled
         if turns < CONVERGED: break
     return np.linalg.inv(R).T, curvature
 
-# %% ../nbs/20_fourier.ipynb #b185b247
+# %% ../nbs/20_fourier.ipynb #4c65f888
 NOISE_RING = .65, .98 # of the Nyquist frequency: no microscope transfers anything there
 
 def _high_frequency_noise(F, pixel):
@@ -290,7 +290,7 @@ def padded_spectrum(image:np.ndarray, # (h, w)
     F = np.abs(np.fft.fftshift(np.fft.fft2(image*window, (n, n))))/window.sum()
     return Spectrum(F, 1/(n*pixel), _high_frequency_noise(F, pixel))
 
-# %% ../nbs/20_fourier.ipynb #c995fd37
+# %% ../nbs/20_fourier.ipynb #a56fb4c3
 def _local_maxima(A, threshold):
     "Rows and columns of the maxima of A (2k+1, 2k+1) above a threshold, in the half of the plane after zero at [k, k]."
     k = len(A)//2
@@ -310,7 +310,7 @@ def _vertices(A, rows, cols):
     dx = _vertex(L[rows, cols-1], L[rows, cols], L[rows, cols+1])
     return dx, dy
 
-# %% ../nbs/20_fourier.ipynb #8377406e
+# %% ../nbs/20_fourier.ipynb #a73a78c7
 def _maxima(A, threshold, step):
     "Frequencies (n, 2), 1/Å, and amplitudes of the maxima of A, the strongest first."
     rows, cols = _local_maxima(A, threshold)
@@ -320,7 +320,7 @@ def _maxima(A, threshold, step):
     order = np.argsort(-amplitude)
     return g[order], amplitude[order]
 
-# %% ../nbs/20_fourier.ipynb #10b183ab
+# %% ../nbs/20_fourier.ipynb #82460d9b
 LOBE = .035 # of a peak's amplitude, above which a neighbour is no side lobe of the window
 LOBES_REACH = 6 # in units of 1/extent
 AXIS_LOBE, AXIS_WIDTH = .006, .6 # the same for the weak lobes along the axes, which reach across the whole plane
@@ -343,7 +343,7 @@ def _without_lobes(g, amplitude, extent, nmax):
         if len(kept) == nmax: break
     return kept
 
-# %% ../nbs/20_fourier.ipynb #238bd779
+# %% ../nbs/20_fourier.ipynb #ea8b6b21
 DARK = .3 # share of the points of a ring that surely belong to the background
 
 def _floor(A, k, step, width=.1):
@@ -353,7 +353,7 @@ def _floor(A, k, step, width=.1):
     rayleigh = np.sqrt(-np.log(1 - DARK)) # this quantile of an amplitude over its root mean square
     return (dark/rayleigh)[np.minimum(rings, len(dark) - 1)]
 
-# %% ../nbs/20_fourier.ipynb #b41b9ab6
+# %% ../nbs/20_fourier.ipynb #96f93273
 SLOWEST = .045, 1.2 # least frequency of a peak: 1/Å, and in units of 1/extent
 
 def find_peaks(spectrum:Spectrum,

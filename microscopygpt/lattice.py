@@ -19,7 +19,7 @@ from .fourier import (LatticeError, Spectrum, Waves, find_peaks, fold, fourier_c
                                    weight_of_frequency, without_background)
 from .indexing import SHORTEST, cells_from_peaks
 
-# %% ../nbs/21_lattice.ipynb #a1536642
+# %% ../nbs/21_lattice.ipynb #b22ca88c
 no_lattice = "{}: use a larger, sharper or less noisy view of a single crystal, and check the pixel size."
 COARSE = .2 # Å per pixel: fine enough for all frequencies of interest
 
@@ -38,7 +38,7 @@ def _grid_of(view):
     image, x, y, _ = levelled_grid(view, COARSE)
     return _Grid(image, x, y, padded_spectrum(image, x, y))
 
-# %% ../nbs/21_lattice.ipynb #ee5d73c8
+# %% ../nbs/21_lattice.ipynb #45e23aaf
 def _first_cells(grid, above=0.):
     "The cells that the peaks suggest which rise above the amorphous background `above` times."
     extent = grid.extent
@@ -73,7 +73,7 @@ def _linear(grid, cell, gmax=G_MAX):
     noise = noise_of_coefficients(residual, grid.x, grid.y, g)
     return _Fit(cell, hk, c, noise, noise(g), residual)
 
-# %% ../nbs/21_lattice.ipynb #360db99f
+# %% ../nbs/21_lattice.ipynb #f8452539
 STRONGEST = 60 # waves, with which a cell is refined
 
 def _strong_waves(fit):
@@ -89,7 +89,7 @@ def _fit(grid, cell):
         cell, curvature = refine_cell(grid.image, grid.x, grid.y, cell, _strong_waves(fit))
     return _linear(grid, reduce_cell(cell)[0])._replace(curvature=curvature)
 
-# %% ../nbs/21_lattice.ipynb #06d71342
+# %% ../nbs/21_lattice.ipynb #e0ff5b39
 SMALLEST_AREA = 1.8 # Å², of a cell
 TRANSLATIONS = [(p, q, n) for n in (2, 3, 5) for p, q in [(0, 1), *((1, q) for q in range(n))]]
 
@@ -97,7 +97,7 @@ def _subcell(cell, p, q, n):
     "The cell that also has the translation (p a + q b)/n."
     return np.array([cell[0], cell[1]/n]) if p == 0 else np.array([(cell[0] + q*cell[1])/n, cell[1]])
 
-# %% ../nbs/21_lattice.ipynb #b857f547
+# %% ../nbs/21_lattice.ipynb #aba43a2d
 class _Extinction(NamedTuple):
     "How far the coefficients vanish that a translation forbids."
     ratio: float # strongest forbidden coefficient over the strongest of all
@@ -132,7 +132,7 @@ def _supercell(cell, p, q, n):
             H = np.array([[d, s], [0, n//d]])
             if ((H@[p, q]) % n == 0).all(): return H@cell
 
-# %% ../nbs/21_lattice.ipynb #69365868
+# %% ../nbs/21_lattice.ipynb #129cbc39
 SUPERLATTICE_MAX = .9 # 1/Å, largest frequency of superlattice waves that are sought
 SUPERCELL_AREA = 300. # Å², of cells that are sought
 CONTROL = 5 # index at which crystals hardly ever have superlattices: its waves show what is there by accident
@@ -147,7 +147,7 @@ def _offset_frequencies(cell, p, q, n, least):
     r = np.linalg.norm(g, axis=1)
     return g[(r < SUPERLATTICE_MAX) & (r > least)]
 
-# %% ../nbs/21_lattice.ipynb #ee96423f
+# %% ../nbs/21_lattice.ipynb #5fc1386a
 def _amplitudes(image, x, y, g):
     "Amplitudes (m,) of the waves `g` in an image."
     ex, ey = (np.exp(-2j*np.pi*np.outer(t, g[:, i])) for i, t in enumerate((x, y)))
@@ -188,7 +188,7 @@ class Alternative(NamedTuple):
     index: float     # its area over that of the chosen cell: 2, 3, ... or 1/2, 1/3, ...
     snr: float       # that coefficient over the noise
 
-# %% ../nbs/21_lattice.ipynb #d8f0b4b1
+# %% ../nbs/21_lattice.ipynb #61ceb5e2
 SUPERLATTICE, LOWER_SYMMETRY = .04, .15 # least superlattice coefficient over the strongest
 
 def _is_high(cell):
@@ -223,7 +223,7 @@ def _quality(grid, fit):
     n_modes = np.pi*G_MAX**2*np.ptp(grid.x)*np.ptp(grid.y)/2 # as many waves explain any image
     return float(np.clip(1 - left*n_modes/max(n_modes - len(fit.hk), 1), 0, 1))
 
-# %% ../nbs/21_lattice.ipynb #39027c76
+# %% ../nbs/21_lattice.ipynb #9b8fa3fb
 def _uncertainty(fit, n_pixels):
     "Standard errors of a, b (Å) and gamma (degrees)."
     cov = np.linalg.pinv(fit.curvature)*(fit.sigma**2).mean()*n_pixels
@@ -250,7 +250,7 @@ class Lattice2D:
     @property
     def gamma(self): return cell_lengths(self.cell)[2] # degrees
 
-# %% ../nbs/21_lattice.ipynb #6af71004
+# %% ../nbs/21_lattice.ipynb #a9aebd95
 def _in_words(alternative):
     "An alternative as a line of text."
     lengths = "a = {:.3f} Å, b = {:.3f} Å, gamma = {:.2f}°".format(*cell_lengths(alternative.cell))
@@ -264,7 +264,7 @@ def __repr__(self:Lattice2D):
              *map(_in_words, self.alternatives), *(f"  warning: {w}" for w in self.warnings)]
     return "\n".join(lines)
 
-# %% ../nbs/21_lattice.ipynb #45d79ba4
+# %% ../nbs/21_lattice.ipynb #bd623f81
 DOUBT = .2 # ratio of forbidden coefficients, below which a smaller cell is tried
 CLEAR = 5. # times the noise
 
@@ -278,7 +278,7 @@ def _shrunk(grid, fit):
         fit = _fit(grid, cells[0])
     return fit
 
-# %% ../nbs/21_lattice.ipynb #9d69e398
+# %% ../nbs/21_lattice.ipynb #a609d365
 def _larger_cells(grid, fit, guesses):
     "Reduced cells that are larger than the one of the fit and may explain the image better."
     reach = max(.055, 1.2/min(grid.extent)) # 1/Å, closer waves are not resolved
@@ -288,7 +288,7 @@ def _larger_cells(grid, fit, guesses):
     cells = [reduce_cell(c)[0] for c in cells]
     return [c for c in cells if not np.linalg.norm(c[1]) > .6*min(grid.extent)]
 
-# %% ../nbs/21_lattice.ipynb #f78d9ccc
+# %% ../nbs/21_lattice.ipynb #a2a088ef
 def _grow(grid, fit, guesses):
     "One step to a larger cell: (the fit on it or None, the alternatives turned down)."
     unexplained, rejected = 1 - _quality(grid, fit), []
@@ -321,7 +321,7 @@ def _strays(fit, grid):
     _, amp = find_peaks(spectrum, grid.extent, gmax=1., snr=6)
     return amp.max(initial=0)/np.abs(fit.c).max()
 
-# %% ../nbs/21_lattice.ipynb #33ff77d7
+# %% ../nbs/21_lattice.ipynb #fc372758
 def _warnings_for(fit, grid, quality, alternatives):
     "Warnings about a measured lattice, one line each."
     a, b, _ = cell_lengths(fit.cell)
@@ -358,7 +358,7 @@ def _search(grid, above):
         raise LatticeError(no_lattice.format("No lattice explains the image"))
     return quality, fit, alternatives
 
-# %% ../nbs/21_lattice.ipynb #17eaf477
+# %% ../nbs/21_lattice.ipynb #392d5005
 ABOVE = 0, 3.5 # the background, in the first and in the second search
 CONVINCING = .7 # quality that needs no second search
 
@@ -384,7 +384,7 @@ def _node(view, cell):
     middle = np.array(view.data.shape)[::-1]/2*view.pixel_size@np.linalg.inv(cell)
     return (np.round(middle - brightest) + brightest)@cell
 
-# %% ../nbs/21_lattice.ipynb #8077d3f6
+# %% ../nbs/21_lattice.ipynb #3306b5ca
 def _draw_lines(ax, cell, origin, reach):
     "Faint lattice lines within `reach` (Å) of the origin."
     a, b = cell
@@ -415,7 +415,7 @@ def plot_cell(view, # a Micrograph
     ax.set(xlim=(-p/2, (w-.5)*p), ylim=((h-.5)*p, -p/2),
            title=f"a = {lattice.a:.3f} Å, b = {lattice.b:.3f} Å, γ = {lattice.gamma:.2f}°")
 
-# %% ../nbs/21_lattice.ipynb #ef2d6a82
+# %% ../nbs/21_lattice.ipynb #c08ace45
 def _plot_nodes(view, lattice, ax, gmax=G_MAX):
     "Fourier amplitude on a logarithmic scale; circles on the lattice's nodes, bright where there is a peak."
     F, step, noise = _grid_of(view).spectrum
@@ -428,7 +428,7 @@ def _plot_nodes(view, lattice, ax, gmax=G_MAX):
     ax.set(xlim=(-gmax, gmax), ylim=(gmax, -gmax), xlabel="1/Å", title=f"quality {lattice.quality:.2f}")
     ax.set_yticks([])
 
-# %% ../nbs/21_lattice.ipynb #d6dad51e
+# %% ../nbs/21_lattice.ipynb #44155618
 @styled()
 def plot_lattice(view, # a Micrograph
                  lattice:Lattice2D=None # measured if not given
