@@ -49,10 +49,7 @@ def _fitted_basis(g, amp, R, tol):
         R = np.linalg.lstsq(k[on]*weight, g[on]*weight, rcond=None)[0]
     return R
 
-# %% ../nbs/19_indexing.ipynb #9a95295b
-TRIED = 60 # bases with the highest scores
-ENOUGH = .9 # of the best share: a cell that explains this much is sufficient
-
+# %% ../nbs/19_indexing.ipynb #cc75f0bb
 def _same_lattice(cell, other):
     "Whether two reduced cells have nearly the same metric."
     return np.allclose(cell@cell.T, other@other.T, rtol=.02, atol=.05)
@@ -61,6 +58,10 @@ def _share(g, amp, R, tol):
     "Share of the amplitude on the nodes of one basis, beyond chance."
     _, on = _on_nodes(g, R, tol)
     return amp[on].sum()/amp.sum() - np.pi*tol**2/abs(np.linalg.det(R))
+
+# %% ../nbs/19_indexing.ipynb #51caf868
+TRIED = 60 # bases with the highest scores
+ENOUGH = .9 # of the best share: a cell that explains this much is sufficient
 
 def cells_from_peaks(g:np.ndarray, # (n, 2) 1/Å, half of the plane, the strongest first
                      amp:np.ndarray, # (n,) amplitudes
