@@ -280,7 +280,7 @@ class RankError(MicroscopyGPTError): "Contenders from which no judge can be made
 def fit_judge(X:np.ndarray, # (m, f) evidence
               y:np.ndarray, # (m,) bool, whether each contender is solved
               groups:np.ndarray, # (m,) which micrograph each belongs to
-              strength:float=1. # C of scikit-learn's `LogisticRegression`, on evidence divided by its standard deviation
+              strength:float=1. # C of scikit-learn's `LogisticRegression`, on evidence over its standard deviation
              )->Judge:
     "Weights of the evidence by logistic regression; confidences by what became of the first candidates."
     from sklearn.linear_model import LogisticRegression
