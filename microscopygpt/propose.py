@@ -45,6 +45,7 @@ def as_written(atoms)->Slab:
     z = frac[:, 2]*lattice[2, 2]
     return Slab(lattice[:2, :2], frac[:, :2], z - (z.max() + z.min())/2, np.array(atoms.atomic_numbers, int))
 
+# %% ../nbs/60_propose.ipynb #60c00003
 def average(slabs:list)->Slab:
     "Average of slabs with the same description."
     first = slabs[0]
@@ -54,18 +55,22 @@ def average(slabs:list)->Slab:
     return Slab(cell, (first.frac + d.mean(0)) % 1, z, first.numbers)
 
 # %% ../nbs/60_propose.ipynb #99118e10
+def _readable(answers, formula):
+    "Slabs and log-probabilities of the answers that can be read, most probable first."
+    for answer in sorted(answers, key=lambda a: -a.log_p):
+        try: yield as_written(parse_answer(answer.text, formula)), answer.log_p
+        except (ChatError, CrystalError): continue
+
 def merge_answers(answers:list, # of `Answer`
                   formula:str,
                   temperature:float=1. # at which the model was sampled
                  )->list: # of `Proposal`, most votes first
     "Read answers, and count and average those that describe the same crystal."
-    groups = []
-    for answer in sorted(answers, key=lambda a: -a.log_p):
-        try: slab = as_written(parse_answer(answer.text, formula))
-        except (ChatError, CrystalError): continue
+    groups = [] # of (slab, log-probability)
+    for slab, log_p in _readable(answers, formula):
         group = next((g for g in groups if same_description(g[0][0], slab)), None)
-        if group is None: groups.append([(slab, answer.log_p)])
-        else: group.append((slab, answer.log_p))
+        if group is None: groups.append([(slab, log_p)])
+        else: group.append((slab, log_p))
     proposals = [Proposal(average([s for s, _ in g]), "model", max(p for _, p in g), len(g), temperature)
                  for g in groups]
     return sorted(proposals, key=lambda p: (-p.votes, -p.belief))
@@ -107,32 +112,43 @@ def resized(slab:Slab, numbers:np.ndarray, # (n,)
 STRETCH_COST, SHEAR_COST, CHEMISTRY_COST = 3., 6., .035 # per log area, per log of strains, per Mendeleev number
 MOST_STRAIN = 2. # in these costs: templates beyond are not tried
 
+def _same_stoichiometry(crystals, formula):
+    "Crystals whose numbers of atoms are those of a formula, whatever the elements."
+    anonymous = sorted(counts_of(formula).values())
+    return [c for c in crystals if sorted(counts_of(c.formula).values()) == anonymous]
+
+def _costs(crystals, formula, cell):
+    "Cost, crystal, numbers and growth of each substitution that fits a cell with little strain."
+    stretch, shear, _, _ = strains(np.array([c.slab.cell for c in crystals]), cell, 4)
+    for crystal, stretches, shears in zip(crystals, stretch, shear):
+        for numbers, chemistry, growth in substitutions(crystal, formula):
+            strain = (STRETCH_COST*np.abs(stretches - 2*CELL_GROWTH*growth) + SHEAR_COST*shears).min()
+            if strain < MOST_STRAIN: yield CHEMISTRY_COST*chemistry + strain, crystal, numbers, growth
+
+# %% ../nbs/60_propose.ipynb #60c00010
 def propose_templates(crystals:list, # of `Crystal`
                       formula:str, observation:Observation,
                       n:int=40)->list: # of `Proposal`, least costly first
     "Crystals of the same stoichiometry with the formula's elements, least strained and chemically nearest first."
-    anonymous = sorted(counts_of(formula).values())
-    crystals = [c for c in crystals if sorted(counts_of(c.formula).values()) == anonymous]
+    crystals = _same_stoichiometry(crystals, formula)
     if not crystals: return []
-    stretch, shear, _, _ = strains(np.array([c.slab.cell for c in crystals]), observation.lattice.cell, 4)
-    ranked = []
-    for crystal, stretches, shears in zip(crystals, stretch, shear):
-        for numbers, chemistry, growth in substitutions(crystal, formula):
-            strain = (STRETCH_COST*np.abs(stretches - 2*CELL_GROWTH*growth) + SHEAR_COST*shears).min()
-            if strain < MOST_STRAIN: ranked.append((CHEMISTRY_COST*chemistry + strain, crystal, numbers, growth))
-    ranked.sort(key=lambda r: r[0])
+    ranked = sorted(_costs(crystals, formula, observation.lattice.cell), key=lambda r: r[0])
     return [Proposal(resized(c.slab, numbers, growth), f"{c.formula} ({c.id})", -cost)
             for cost, c, numbers, growth in ranked[:n]]
 
 # %% ../nbs/60_propose.ipynb #a5a582bb
+def _kept_file(names):
+    "Where the prepared crystals of these databases are kept; another file when a database changes."
+    stats = [(s, p.stat().st_size, p.stat().st_mtime_ns) for s in names for p in [database_file(s)]]
+    key = hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
+    return Path.home()/".cache"/"microscopygpt"/f"crystals-{key}.npz"
+
 @lru_cache(maxsize=1)
 def local_crystals()->list: # of `Crystal`
     "The crystals of the databases on this machine, prepared once and kept in the user's cache."
     names = [s for s in SOURCES if have_database(s)]
     if not names: return []
-    stats = [(s, p.stat().st_size, p.stat().st_mtime_ns) for s in names for p in [database_file(s)]]
-    key = hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
-    kept = Path.home()/".cache"/"microscopygpt"/f"crystals-{key}.npz"
+    kept = _kept_file(names)
     if kept.is_file(): return read_crystals(kept)
     crystals = load_crystals(names, max_atoms=24)
     try: save_crystals(crystals, kept)
