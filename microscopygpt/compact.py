@@ -39,7 +39,7 @@ PAD, START, END, UNKNOWN = range(len(SPECIAL))
 VOCABULARY = SPECIAL + COUNTS + UNITS + ELEMENTS + LENGTHS + ANGLES + FRACTIONS + HEIGHTS
 token_id = {word: i for i, word in enumerate(VOCABULARY)}
 
-# %% ../nbs/33_compact.ipynb #549563d3
+# %% ../nbs/33_compact.ipynb #2abf0f3d
 def word_ids(words:"str|list")->list:
     "The token ids of words, given as list or text; `UNKNOWN` for a word that is not in the vocabulary."
     if isinstance(words, str): words = words.split()
@@ -55,7 +55,7 @@ def _waves(values, wavelengths):
     phase = 2*np.pi*np.asarray(values)[:, None]/np.asarray(wavelengths)
     return np.concatenate([np.sin(phase), np.cos(phase)], 1)
 
-# %% ../nbs/33_compact.ipynb #be46520d
+# %% ../nbs/33_compact.ipynb #977b15f4
 def _element_features():
     "Properties of each element, scaled to about one: (elements, features)."
     with warnings.catch_warnings():
@@ -68,7 +68,7 @@ def _element_features():
     kind = [[e.is_transition_metal, e.is_chalcogen, e.is_halogen, e.is_metal] for e in elements]
     return np.c_[covalent_radii[Z], electronegativity/2, Z/50, (Z/50)**1.7, group, period, kind]
 
-# %% ../nbs/33_compact.ipynb #ae7753a6
+# %% ../nbs/33_compact.ipynb #84130e14
 def _feature_blocks():
     "(words, their features) of each kind of word."
     values = lambda words: [float(w) for w in words]
@@ -108,7 +108,7 @@ class CompactConfig:
     cell_shape:tuple = (24, 32) # points of the folded cell along a and b
     model_type:ClassVar = "microscopygpt_compact"
 
-# %% ../nbs/33_compact.ipynb #9d1f1306
+# %% ../nbs/33_compact.ipynb #dbac4e6a
 @patch
 def write(self:CompactConfig, path:"str|Path"): # config.json
     "Write the sizes, and the model type beside them."
@@ -202,7 +202,7 @@ class Stack(nn.Module):
         for i, layer in enumerate(self.layers): x = layer(x, visible, memory, readable, kept and kept[i])
         return self.layer_norm(x)
 
-# %% ../nbs/33_compact.ipynb #86172f1a
+# %% ../nbs/33_compact.ipynb #3c475b8e
 def _start_small(module, std=.02):
     "Weights before any training, as in MBart."
     if isinstance(module, (nn.Linear, nn.Embedding)): nn.init.normal_(module.weight, std=std)
@@ -210,7 +210,7 @@ def _start_small(module, std=.02):
     if isinstance(module, nn.Embedding) and module.padding_idx is not None:
         nn.init.zeros_(module.weight[module.padding_idx])
 
-# %% ../nbs/33_compact.ipynb #96a45f9f
+# %% ../nbs/33_compact.ipynb #a2bb192a
 class CompactModel(nn.Module):
     "Micrograph (folded cell) and prompt words in, structure words out."
     def __init__(self, config:CompactConfig):
@@ -233,7 +233,7 @@ def encode(self:CompactModel, pixel_values, input_ids, attention_mask):
     readable = torch.cat([attention_mask.new_ones(seen.shape[:2]), attention_mask], 1).bool()[:, None, None]
     return self.model.encoder(torch.cat([seen, self.model.shared(input_ids)], 1), 0, readable), readable
 
-# %% ../nbs/33_compact.ipynb #181b582e
+# %% ../nbs/33_compact.ipynb #55910980
 @patch
 def decode(self:CompactModel, words, memory, readable, start=0, kept=None):
     "Scores (batch, n, vocabulary) of the word after each of `words`, the first of which stands at `start`."
@@ -274,7 +274,7 @@ def _brightest_first(cells):
     cols = (np.arange(nb)[None] + (top % nb)[:, None]) % nb
     return cells[np.arange(n)[:, None, None], rows[:, :, None], cols[:, None, :]]
 
-# %% ../nbs/33_compact.ipynb #c1b3b514
+# %% ../nbs/33_compact.ipynb #36d4472d
 def cell_image(folded:np.ndarray # (..., na, nb) folded cells
               )->np.ndarray: # (..., 2, na, nb) float32
     "Two channels of a folded cell, brightest point at the origin: intensity and its square root, each standardised."
@@ -296,7 +296,7 @@ def prompt_words(formula:str, # e.g. "MoS2"
     a, b, gamma = cell_lengths(cell)
     return [*words, length_word(a), length_word(b), angle_word(gamma)]
 
-# %% ../nbs/33_compact.ipynb #ea66e5ee
+# %% ../nbs/33_compact.ipynb #8db0d696
 def encode_view(observation:Observation,
                 cell:np.ndarray, # (2, 2) Å, the measured cell or a multiple of it
                 shape:tuple=(24, 32) # points along a and b
@@ -308,7 +308,7 @@ def encode_view(observation:Observation,
     fits = (np.abs(hk[:, 0]) < shape[0]//2) & (np.abs(hk[:, 1]) < shape[1]//2) # below the grid's Nyquist frequency
     return cell_image(fold(hk[fits], c[fits], shape))
 
-# %% ../nbs/33_compact.ipynb #cf9d8cd0
+# %% ../nbs/33_compact.ipynb #baeabd98
 class ModelError(MicroscopyGPTError): "A model that cannot be found, loaded or asked."
 
 class AnswerGrammar:
@@ -336,7 +336,7 @@ def allowed(self:AnswerGrammar, row:list # token ids so far, the first is `START
     if line > len(atoms): return torch.tensor([END])
     return (torch.tensor([atoms[line-1]]), _SLOTS["fraction"], _SLOTS["fraction"], _SLOTS["height"])[place]
 
-# %% ../nbs/33_compact.ipynb #2e636b6a
+# %% ../nbs/33_compact.ipynb #5a2aaca1
 @patch
 def __call__(self:AnswerGrammar, input_ids, scores):
     "Scores (rows, vocabulary) of the words that may follow `input_ids` (rows, n), minus infinity for the others."
@@ -383,7 +383,7 @@ def inputs(self:CompactVLM, formula:str,
     return dict(pixel_values=torch.from_numpy(np.array(pixels)), input_ids=words,
                 attention_mask=(words != PAD).long())
 
-# %% ../nbs/33_compact.ipynb #7422cd36
+# %% ../nbs/33_compact.ipynb #95646d75
 def _is_plausible_supercell(alternative):
     "Whether weak reflections stand for a cell larger than the measured one."
     return alternative.index > 1.5 and alternative.evidence > .008 and alternative.snr > 4
@@ -398,7 +398,7 @@ def sides(self:CompactVLM, observation:Observation, n:int, rng:np.random.Generat
     bases = [equivalent_bases(cell, .015, 1.) for cell in cells]
     return [(observation, b[rng.integers(len(b))]@cell) for b, cell in zip(bases, cells)]
 
-# %% ../nbs/33_compact.ipynb #31666966
+# %% ../nbs/33_compact.ipynb #522c3fd4
 @contextlib.contextmanager
 def _one_thread():
     "Run torch on one thread."
@@ -418,7 +418,7 @@ def ask(self:CompactVLM, observation:"Observation|None", prompt:str, n:int, seed
                                           temperature=temperature)
     return [Answer(words_of(row), p) for row, p in zip(rows.tolist(), log_p.tolist())]
 
-# %% ../nbs/33_compact.ipynb #edc2757a
+# %% ../nbs/33_compact.ipynb #93941003
 @patch
 def generate(self:CompactVLM, micrographs:list, # of `Observation` or `Micrograph`; None for a blank image
              prompts:list, # one for each micrograph, names the formula
