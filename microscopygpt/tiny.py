@@ -23,7 +23,7 @@ def _training_texts():
     numbers = [f"{i:0{width}d}" for width in (1, 2, 3) for i in range(10**width)]
     return 9*[prompt] + 3*numbers + 3*[f"\n{e.symbol}" for e in Element]
 
-# %% ../nbs/35_tiny.ipynb #6774f4b2
+# %% ../nbs/35_tiny.ipynb #446e319d
 @lru_cache(maxsize=1)
 def _words():
     "The trained part of the tokenizer, as JSON."
@@ -56,7 +56,7 @@ def _template(start, middle, image, end, first="{{ bos_token }}"):
     return (f"{first}{{% for m in messages %}}{start}{{{{ m['role'] }}}}{middle}{content}{end}{{% endfor %}}"
             f"{{% if add_generation_prompt %}}{start}assistant{middle}{{% endif %}}")
 
-# %% ../nbs/35_tiny.ipynb #eb540cad
+# %% ../nbs/35_tiny.ipynb #1a5b2681
 def _text(tokenizer, **changes):
     "Sizes of the language half, under the names in transformers' configurations."
     ends = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
@@ -95,7 +95,7 @@ def _mllama(px):
     template = _template("<|start_header_id|>", "<|end_header_id|>\n\n", "<|image|>", "<|eot_id|>")
     return model, transformers.MllamaProcessor(images, tokenizer, chat_template=template)
 
-# %% ../nbs/35_tiny.ipynb #a72f68ad
+# %% ../nbs/35_tiny.ipynb #220bb5fb
 def _gemma3(px):
     "Gemma 3."
     tokenizer = tiny_tokenizer(["<start_of_turn>"], bos_token="<bos>", eos_token="<end_of_turn>", pad_token="<pad>",
@@ -112,7 +112,7 @@ def _gemma3(px):
     return (transformers.Gemma3ForConditionalGeneration(config),
             transformers.Gemma3Processor(images, tokenizer, chat_template=template, image_seq_length=n))
 
-# %% ../nbs/35_tiny.ipynb #375c8fc0
+# %% ../nbs/35_tiny.ipynb #ec401811
 def _llava(px):
     "LLaVA."
     tokenizer = tiny_tokenizer(["<image>"], bos_token="<s>", eos_token="</s>", pad_token="<pad>")
@@ -143,7 +143,7 @@ def _smolvlm(px):
     return (transformers.Idefics3ForConditionalGeneration(config),
             transformers.Idefics3Processor(images, tokenizer, image_seq_len=(px//28)**2, chat_template=template))
 
-# %% ../nbs/35_tiny.ipynb #30b380f6
+# %% ../nbs/35_tiny.ipynb #4e6f6960
 class _Qwen3VLImages(transformers.Qwen3VLProcessor):
     "Qwen's processor without its video half."
     def __init__(self, image_processor, tokenizer, chat_template=None):
@@ -161,7 +161,7 @@ def _qwen3_vl_config(tokenizer, px):
     return transformers.Qwen3VLConfig(text_config=_text(tokenizer, head_dim=32, rope_parameters=rope),
                                       vision_config=vision, **ids)
 
-# %% ../nbs/35_tiny.ipynb #f1c92552
+# %% ../nbs/35_tiny.ipynb #83afea68
 def _qwen3_vl(px):
     "Qwen3-VL."
     tokenizer = tiny_tokenizer(["<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
@@ -186,7 +186,7 @@ def tiny_vlm(family:str="mllama", # a name in `FAMILIES`
     model.generation_config = GenerationConfig(eos_token_id=t.eos_token_id, pad_token_id=t.pad_token_id)
     return model.eval(), processor
 
-# %% ../nbs/35_tiny.ipynb #8d875d3f
+# %% ../nbs/35_tiny.ipynb #685e4b5b
 def save_tiny_vlm(folder:"str|Path", family:str="mllama", px:int=112, seed:int=0)->Path:
     "Write a random model where `load_model` finds it."
     for part in tiny_vlm(family, px, seed): part.save_pretrained(folder)
