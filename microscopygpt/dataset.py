@@ -7,9 +7,11 @@ __all__ = ['example', 'ChatDataset', 'DatasetFolder', 'build_dataset']
 
 # %% ../nbs/32_dataset.ipynb #1013ac1a
 import hashlib, json, os, shutil
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 import numpy as np
+from fastcore.basics import patch
 from PIL import Image
 from tqdm.auto import tqdm
 from .core import writable_folder, write_atomically
@@ -19,6 +21,11 @@ from .chat import dialect_of, make_prompt, to_answer, to_messages
 from .data import Crystal, DataError, load_crystals, read_crystals, save_crystals, split_crystals
 
 # %% ../nbs/32_dataset.ipynb #6362913c
+def _view_seed(crystal, seed, epoch):
+    "The seed of rotation, position and noise."
+    name = f"{seed}/{epoch}/{crystal.source}/{crystal.id}"
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
+
 def example(crystal:Crystal,
             noise="paper", # "paper", "hard", "none", or a `Noise`
             seed:int=0, # another seed, another view and another noise
@@ -27,14 +34,13 @@ def example(crystal:Crystal,
             dialect:str="paper" # how the model is asked, shown and answers: a name in `DIALECTS`
            )->dict: # image (PIL, 8 bit, 256 x 256), prompt, answer, and what is known about them
     "A crystal as micrograph, prompt and answer; lengths in Å, rotation in degrees."
-    name = f"{seed}/{epoch}/{crystal.source}/{crystal.id}"
-    view = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
-    atoms, lattice, pixel_size = crystal.atoms, bravais_2d(crystal.slab.cell), dialect_of(dialect).pixel_size
-    image = Image.fromarray(np.round(255*render(atoms, noise, view, pixel_size=pixel_size)).astype(np.uint8))
+    view, pixel_size = _view_seed(crystal, seed, epoch), dialect_of(dialect).pixel_size
+    atoms, lattice = crystal.atoms, bravais_2d(crystal.slab.cell)
+    image = np.round(255*render(atoms, noise, view, pixel_size=pixel_size)).astype(np.uint8)
     return dict(id=crystal.id, source=crystal.source, formula=crystal.formula,
                 prompt=make_prompt(crystal.formula, lattice if bravais else None, dialect),
                 answer=to_answer(atoms, dialect),
-                image=image, pixel_size=pixel_size, rotation=random_view(view)["rotation"],
+                image=Image.fromarray(image), pixel_size=pixel_size, rotation=random_view(view)["rotation"],
                 space_group=space_group(atoms), bravais=lattice)
 
 # %% ../nbs/32_dataset.ipynb #917bb4f8
@@ -48,44 +54,78 @@ class ChatDataset:
                  fresh:bool=False, # new micrographs every epoch
                  dialect:str="paper" # a name in `DIALECTS`
                 ):
-        self.crystals, self.noise, self.seed, self.bravais, self.fresh, self.dialect, self.epoch = list(crystals), noise, seed, bravais, fresh, dialect, 0
+        self.crystals, self.noise, self.seed, self.bravais = list(crystals), noise, seed, bravais
+        self.fresh, self.dialect, self.epoch = fresh, dialect, 0
     def set_epoch(self, epoch:int): self.epoch = int(epoch)
     def __len__(self): return len(self.crystals)
     def __repr__(self):
         return f"ChatDataset of {len(self)} crystals, noise {self.noise}{', fresh every epoch' if self.fresh else ''}"
     def __getitem__(self, i:int)->dict:
-        item = example(self.crystals[i], self.noise, self.seed, self.bravais, self.epoch if self.fresh else 0,
-                       self.dialect)
+        epoch = self.epoch if self.fresh else 0
+        item = example(self.crystals[i], self.noise, self.seed, self.bravais, epoch, self.dialect)
         return {**item, "messages": to_messages(item["image"], item["prompt"], item["answer"])}
 
 # %% ../nbs/32_dataset.ipynb #cdd3ca09
 def _features():
     "The columns of a dataset."
     from datasets import ClassLabel, Features, Image, Value
-    return Features(id=Value("string"), source=Value("string"), formula=Value("string"), prompt=Value("string"),
-                    answer=Value("string"), image=Image(),
-                    pixel_size=Value("float64"), rotation=Value("float64"), space_group=Value("int32"),
+    text, number = Value("string"), Value("float64")
+    return Features(id=text, source=text, formula=text, prompt=text, answer=text, image=Image(),
+                    pixel_size=number, rotation=number, space_group=Value("int32"),
                     bravais=ClassLabel(names=list(BRAVAIS)))
 
-# %% ../nbs/32_dataset.ipynb #aebe0749
+# %% ../nbs/32_dataset.ipynb #39f70a7d
+def _gathered(sources, max_atoms):
+    "The crystals of all sources."
+    sources = [sources] if isinstance(sources, (str, os.PathLike, Crystal)) else list(sources)
+    crystals = [c for s in sources for c in ([s] if isinstance(s, Crystal) else load_crystals(s))]
+    return [c for c in crystals if not max_atoms or len(c.slab.z) <= max_atoms]
+
+def _drawn(crystals, n, seed):
+    "n of the crystals, in their order."
+    def lot(i): return hashlib.sha256(f"{seed}/{crystals[i].source}/{crystals[i].id}".encode()).digest()
+    return [crystals[i] for i in sorted(sorted(range(len(crystals)), key=lot)[:n])]
+
+def _choose(sources, n, seed, max_atoms):
+    "The crystals of a dataset: all of the sources, or `n` at random."
+    crystals = _gathered(sources, max_atoms)
+    if n: crystals = _drawn(crystals, n, seed)
+    if not crystals: raise DataError("There are no crystals to make a dataset of.")
+    if len({(c.source, c.id) for c in crystals}) < len(crystals):
+        raise DataError("Two crystals have the same source and identifier: name every source once, and give folders "
+                        "different names.")
+    return crystals
+
+# %% ../nbs/32_dataset.ipynb #ddc091ac
 def _digest(crystals):
-    "What the crystals are, to a thousandth."
+    "A hash of the crystals, their numbers to a thousandth."
     rows = [(c.source, c.id, c.formula, [(np.round(x, 3) + 0.).tolist() for x in c.slab]) for c in crystals]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
+def _recipe(crystals, sides, split, noise, seed, bravais):
+    "How a dataset is made, as JSON can hold it."
+    return dict(split=split, noise=noise if isinstance(noise, str) else asdict(noise), seed=seed, bravais=bravais,
+                sources=sorted({c.source for c in crystals}),
+                counts={side: len(cs) for side, cs in sides.items()}, crystals=_digest(crystals))
+
+# %% ../nbs/32_dataset.ipynb #aebe0749
+def _require_recipe(path, recipe):
+    "Refuse a folder whose recipe is another one."
+    try: old = dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as e:
+        raise DataError(f"{path} is damaged: delete {path.parent}, or choose another folder.") from e
+    for k, v in recipe.items():
+        if old.get(k) != v:
+            raise DataError(f"{path.parent} holds another dataset, whose {k} is {old.get(k)!r} and not {v!r}: choose "
+                            "another folder, or delete it.")
+
 def _claim(out, recipe):
-    "Make `out` the folder of this recipe, or say whose it is."
+    "Make `out` the folder of this recipe, or say what it holds."
     path = out/"recipe.json"
-    if path.is_file():
-        try: old = dict(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as e: raise DataError(f"{path} is damaged: delete {out}, or choose another folder.") from e
-        for k, v in recipe.items():
-            if old.get(k) != v:
-                raise DataError(f"{out} holds another dataset, whose {k} is {old.get(k)!r} and not {v!r}: choose "
-                                "another folder, or delete it.")
-    elif any(not p.name.startswith(".") for p in out.iterdir()):
+    if path.is_file(): return _require_recipe(path, recipe)
+    if any(not p.name.startswith(".") for p in out.iterdir()):
         raise DataError(f"{out} is not empty and holds no dataset: choose another folder.")
-    else: write_atomically(path, json.dumps(recipe, indent=1, ensure_ascii=False))
+    write_atomically(path, json.dumps(recipe, indent=1, ensure_ascii=False))
 
 # %% ../nbs/32_dataset.ipynb #9d000861
 _shard_rows = 256
@@ -112,21 +152,31 @@ def _write_shard(path, crystals, bar, **how):
     os.replace(new, path)
 
 # %% ../nbs/32_dataset.ipynb #18533c12
-def _assemble(out, shards, recipe):
-    "Join finished shards (side -> files) into the dataset."
-    from datasets import Dataset, DatasetDict, concatenate_datasets
+@contextmanager
+def _quiet_datasets():
+    "No progress bars of `datasets`."
     from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
-    new, bars = out/"unfinished"/"dataset", is_progress_bar_enabled()
-    shutil.rmtree(new, ignore_errors=True)
+    bars = is_progress_bar_enabled()
     disable_progress_bar()
-    try:
-        sides = {side: concatenate_datasets([Dataset.from_file(str(f)) for f in files])
-                 for side, files in shards.items()}
-        print_of = lambda side: hashlib.sha256(json.dumps([recipe, side]).encode()).hexdigest()[:16]
-        DatasetDict({side: Dataset(d.data, info=d.info, fingerprint=print_of(side))
-                     for side, d in sides.items()}).save_to_disk(str(new))
+    try: yield
     finally:
         if bars: enable_progress_bar()
+
+def _joined(files, fingerprint):
+    "The examples of finished shards."
+    from datasets import Dataset, concatenate_datasets
+    joined = concatenate_datasets([Dataset.from_file(str(f)) for f in files])
+    return Dataset(joined.data, info=joined.info, fingerprint=fingerprint)
+
+def _assemble(out, shards, recipe):
+    "Join finished shards (side -> files) into the dataset."
+    from datasets import DatasetDict
+    new = out/"unfinished"/"dataset"
+    shutil.rmtree(new, ignore_errors=True)
+    def fingerprint(side): return hashlib.sha256(json.dumps([recipe, side]).encode()).hexdigest()[:16]
+    with _quiet_datasets():
+        sides = {side: _joined(files, fingerprint(side)) for side, files in shards.items()}
+        DatasetDict(sides).save_to_disk(str(new))
     for name in (*shards, "dataset_dict.json"):
         if (out/name).is_dir(): shutil.rmtree(out/name)
         os.replace(new/name, out/name)
@@ -165,6 +215,16 @@ _rules = {"formula": "No formula stands on two sides: the side is the SHA-256 of
           "paper": "The test is a random tenth, as in the paper. Polymorphs, and the same crystal from another source, "
                    "may stand on both sides."}
 
+# %% ../nbs/32_dataset.ipynb #87ba08ee
+def _write_card(out, recipe):
+    "README.md, as data-set hosts show it."
+    counts = recipe["counts"]
+    table = "\n".join(f"| {side} | {n} |" for side, n in counts.items())
+    sources = ", ".join(recipe["sources"])
+    text = _card.format(n=sum(counts.values()), table=table, rule=_rules[recipe["split"]],
+                        **recipe | {"sources": sources})
+    write_atomically(out/"README.md", text)
+
 # %% ../nbs/32_dataset.ipynb #4c2f6815
 class DatasetFolder:
     "A finished dataset: `counts` of each side, the `recipe`, and ways to read it."
@@ -182,30 +242,37 @@ class DatasetFolder:
         except (ValueError, KeyError, TypeError) as e:
             raise DataError(f"{self.path/'recipe.json'} is damaged: make the dataset again.") from e
     def __repr__(self):
-        return f"{self.path}: {', '.join(f'{n} {side}' for side, n in self.counts.items())} micrographs (split {self.recipe['split']}, noise {self.recipe['noise']})"
-    def load(self): # datasets.DatasetDict
-        "The examples."
-        from datasets import load_from_disk
-        return load_from_disk(str(self.path))
-    def crystals(self, subset:"str|None"=None # "train", "validation", "test" or all
-                )->list: # of `Crystal`
-        "The crystals, on the sides on which this dataset puts them."
-        crystals = read_crystals(self.path/"crystals.npz")
-        return crystals if subset is None else split_crystals(crystals, self.recipe["split"]).get(subset, [])
+        counts = ", ".join(f"{n} {side}" for side, n in self.counts.items())
+        return f"{self.path}: {counts} micrographs (split {self.recipe['split']}, noise {self.recipe['noise']})"
 
-# %% ../nbs/32_dataset.ipynb #39f70a7d
-def _choose(sources, n, seed, max_atoms):
-    "The crystals of a dataset: all of the sources, or `n` at random."
-    sources = [sources] if isinstance(sources, (str, os.PathLike, Crystal)) else list(sources)
-    crystals = [c for s in sources for c in ([s] if isinstance(s, Crystal) else load_crystals(s)) if not max_atoms
-                or len(c.slab.z) <= max_atoms]
-    lot = lambda i: hashlib.sha256(f"{seed}/{crystals[i].source}/{crystals[i].id}".encode()).digest()
-    if n: crystals = [crystals[i] for i in sorted(sorted(range(len(crystals)), key=lot)[:n])]
-    if not crystals: raise DataError("There are no crystals to make a dataset of.")
-    if len({(c.source, c.id) for c in crystals}) < len(crystals):
-        raise DataError("Two crystals have the same source and identifier: name every source once, and give folders "
-                        "different names.")
-    return crystals
+# %% ../nbs/32_dataset.ipynb #aae00f6d
+@patch
+def load(self:DatasetFolder): # datasets.DatasetDict
+    "The examples."
+    from datasets import load_from_disk
+    return load_from_disk(str(self.path))
+
+@patch
+def crystals(self:DatasetFolder, subset:"str|None"=None # "train", "validation", "test" or all
+            )->list: # of `Crystal`
+    "The crystals, on the sides on which this dataset puts them."
+    crystals = read_crystals(self.path/"crystals.npz")
+    return crystals if subset is None else split_crystals(crystals, self.recipe["split"]).get(subset, [])
+
+# %% ../nbs/32_dataset.ipynb #15c16770
+def _make(out, crystals, sides, recipe, how):
+    "Everything in a dataset's folder but the recipe."
+    unfinished = out/"unfinished"
+    unfinished.mkdir(exist_ok=True)
+    shards = {side: [] for side in sides}
+    with tqdm(total=len(crystals), desc="micrographs") as bar:
+        for side, cs in sides.items():
+            for i in range(0, len(cs), _shard_rows):
+                shards[side].append(unfinished/f"{side}-{i//_shard_rows:05d}.arrow")
+                _write_shard(shards[side][-1], cs[i:i+_shard_rows], bar, **how)
+    save_crystals(crystals, out/"crystals.npz")
+    _write_card(out, recipe)
+    _assemble(out, shards, recipe)
 
 # %% ../nbs/32_dataset.ipynb #40f8e4b6
 def build_dataset(sources, # database names, files and folders of one's own, `Crystal`s, or a list of these
@@ -217,15 +284,13 @@ def build_dataset(sources, # database names, files and folders of one's own, `Cr
                   bravais:bool=False, # name the Bravais lattice in the prompts
                   max_atoms:"int|None"=None # leave out larger primitive cells
                  )->DatasetFolder:
-    "Render crystals into a micrograph-chat dataset on disk."
-    split_crystals([], split)
+    "Render crystals into a micrograph-chat dataset on disk; raises `DataError`."
+    split_crystals([], split) # checks
     out = writable_folder(out, DataError)
     crystals, how = _choose(sources, n, seed, max_atoms), dict(noise=noise, seed=seed, bravais=bravais)
     sides = split_crystals(crystals, split)
-    example(crystals[0], **how)
-    recipe = dict(split=split, **how | {"noise": noise if isinstance(noise, str) else asdict(noise)},
-                  sources=sorted({c.source for c in crystals}),
-                  counts={side: len(cs) for side, cs in sides.items()}, crystals=_digest(crystals))
+    example(crystals[0], **how) # checks
+    recipe = _recipe(crystals, sides, split, **how)
     try:
         _claim(out, recipe)
         if not (out/"dataset_dict.json").is_file(): _make(out, crystals, sides, recipe, how)
@@ -234,21 +299,3 @@ def build_dataset(sources, # database names, files and folders of one's own, `Cr
                         "goes on where it stopped.") from e
     shutil.rmtree(out/"unfinished", ignore_errors=True)
     return DatasetFolder(out)
-
-# %% ../nbs/32_dataset.ipynb #15c16770
-def _make(out, crystals, sides, recipe, how):
-    "Everything in a dataset's folder but the recipe."
-    (out/"unfinished").mkdir(exist_ok=True)
-    parts = [(side, i//_shard_rows, cs[i:i+_shard_rows]) for side, cs in sides.items()
-             for i in range(0, len(cs), _shard_rows)]
-    shards = {side: [] for side in sides}
-    with tqdm(total=len(crystals), desc="micrographs") as bar:
-        for side, i, part in parts:
-            shards[side].append(out/"unfinished"/f"{side}-{i:05d}.arrow")
-            _write_shard(shards[side][-1], part, bar, **how)
-    save_crystals(crystals, out/"crystals.npz")
-    table = "\n".join(f"| {side} | {n} |" for side, n in recipe["counts"].items())
-    write_atomically(out/"README.md",
-                     _card.format(n=len(crystals), table=table, rule=_rules[recipe["split"]],
-                                  **recipe | {"sources": ", ".join(recipe["sources"])}))
-    _assemble(out, shards, recipe)

@@ -17,18 +17,22 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from .chat import DIALECTS, make_prompt
 
 # %% ../nbs/35_tiny.ipynb #3f345b06
+def _training_texts():
+    "The words of our chats, each often enough to become a token."
+    prompt = make_prompt("MoS2", 0) + DIALECTS["paper"].end
+    numbers = [f"{i:0{width}d}" for width in (1, 2, 3) for i in range(10**width)]
+    return 9*[prompt] + 3*numbers + 3*[f"\n{e.symbol}" for e in Element]
+
+# %% ../nbs/35_tiny.ipynb #446e319d
 @lru_cache(maxsize=1)
 def _words():
     "The trained part of the tokenizer, as JSON."
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = Sequence([Split(Regex(r"\d{1,3}|[^\S\n]?[A-Za-z]+|\n+|[^\n\dA-Za-z]"), "isolated"),
-                                  ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokens = Split(Regex(r"\d{1,3}|[^\S\n]?[A-Za-z]+|\n+|[^\n\dA-Za-z]"), "isolated")
+    bpe.pre_tokenizer = Sequence([tokens, ByteLevel(add_prefix_space=False, use_regex=False)])
     bpe.decoder = decoders.ByteLevel()
-    texts = 9*[make_prompt("MoS2", 0) + DIALECTS["paper"].end] + 3*[f"{i:0{width}d}" for width in (1, 2, 3)
-        for i in range(10**width)] + 3*[f"\n{e.symbol}" for e in Element]
-    bpe.train_from_iterator(texts,
-                            trainers.BpeTrainer(vocab_size=1600, initial_alphabet=ByteLevel.alphabet(),
-                                                show_progress=False))
+    trainer = trainers.BpeTrainer(vocab_size=1600, initial_alphabet=ByteLevel.alphabet(), show_progress=False)
+    bpe.train_from_iterator(_training_texts(), trainer)
     return bpe.to_str()
 
 def tiny_tokenizer(special:list, # tokens that stand for no text
@@ -36,84 +40,110 @@ def tiny_tokenizer(special:list, # tokens that stand for no text
                   )->PreTrainedTokenizerFast:
     "A tokenizer for crystal chats."
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(_words()), **named)
-    if special: tokenizer.add_special_tokens({"extra_special_tokens": special}, replace_extra_special_tokens=False)
+    if special: _add_special(tokenizer, special)
     return tokenizer
 
+def _add_special(tokenizer, tokens):
+    tokenizer.add_special_tokens({"extra_special_tokens": tokens}, replace_extra_special_tokens=False)
+
 # %% ../nbs/35_tiny.ipynb #f4752ca5
+_CONTENT = ("{% for c in m['content'] %}{% if c['type'] == 'image' %}IMAGE{% else %}{{ c['text'] }}{% endif %}"
+            "{% endfor %}")
+
 def _template(start, middle, image, end, first="{{ bos_token }}"):
     "A chat template: each turn is start, role, middle, content, end."
-    content = "{% for c in m['content'] %}{% if c['type'] == 'image' %}" + image + "{% else %}{{ c['text'] }}{% endif %}{% endfor %}"
+    content = _CONTENT.replace("IMAGE", image)
     return (f"{first}{{% for m in messages %}}{start}{{{{ m['role'] }}}}{middle}{content}{end}{{% endfor %}}"
             f"{{% if add_generation_prompt %}}{start}assistant{middle}{{% endif %}}")
 
-def _text(tokenizer, **kw):
-    "The language half, in the words of transformers' configurations."
+# %% ../nbs/35_tiny.ipynb #1a5b2681
+def _text(tokenizer, **changes):
+    "Sizes of the language half, under the names in transformers' configurations."
     ends = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id)
     return dict(vocab_size=len(tokenizer), hidden_size=128, num_hidden_layers=4, num_attention_heads=4,
                 num_key_value_heads=2, intermediate_size=256, max_position_embeddings=2048,
-                initializer_range=.09) | ends | kw
+                initializer_range=.09) | ends | changes
 
-_vision = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, patch_size=14,
-               initializer_range=.1)
+_SHARED_VISION = dict(hidden_size=64, intermediate_size=128, patch_size=14, initializer_range=.1)
+_VISION = _SHARED_VISION | dict(num_hidden_layers=2, num_attention_heads=4)
+_ROPE = dict(rope_type="default", rope_theta=10000.)
 
-def _part(family, kind, name): return getattr(import_module(f"transformers.models.{family}.{kind}_{family}"), name)
+def _square(px): return dict(height=px, width=px)
+
+def _part(family, kind, name):
+    "A class of transformers that stands at the end of a long path."
+    return getattr(import_module(f"transformers.models.{family}.{kind}_{family}"), name)
 
 # %% ../nbs/35_tiny.ipynb #867688f1
-def _mllama(px):
-    t = tiny_tokenizer(["<|start_header_id|>", "<|end_header_id|>"], bos_token="<|begin_of_text|>",
-                       eos_token="<|eot_id|>", pad_token="<|finetune_right_pad_id|>")
-    text = _part("mllama", "configuration", "MllamaTextConfig")(cross_attention_layers=[1, 3],
-        rope_parameters=dict(rope_type="default", rope_theta=10000.), **_text(t))
-    # beyond the vocabulary of the head, as in the real one
-    t.add_special_tokens({"extra_special_tokens": ["<|image|>"]}, replace_extra_special_tokens=False)
-    images = _part("mllama", "image_processing_pil", "MllamaImageProcessorPil")(size=dict(height=px, width=px),
-        max_image_tiles=1)
-    vision = _part("mllama", "configuration", "MllamaVisionConfig")(hidden_size=64, num_hidden_layers=2,
-        num_global_layers=1, attention_heads=4, intermediate_size=128, vision_output_dim=128, image_size=px,
-                                                                    patch_size=14, max_num_tiles=1,
-        initializer_range=.1, intermediate_layers_indices=[0], supported_aspect_ratios=[[1, 1]])
-    config = transformers.MllamaConfig(vision_config=vision, text_config=text,
-                                       image_token_index=t.convert_tokens_to_ids("<|image|>"))
-    return transformers.MllamaForConditionalGeneration(config), transformers.MllamaProcessor(images, t,
-        chat_template=_template("<|start_header_id|>", "<|end_header_id|>\n\n", "<|image|>", "<|eot_id|>"))
+def _mllama_config(tokenizer, px):
+    text = _part("mllama", "configuration", "MllamaTextConfig")(
+        cross_attention_layers=[1, 3], rope_parameters=dict(_ROPE), **_text(tokenizer))
+    _add_special(tokenizer, ["<|image|>"])
+    vision = _part("mllama", "configuration", "MllamaVisionConfig")(
+        num_hidden_layers=2, num_global_layers=1, attention_heads=4, vision_output_dim=128, image_size=px,
+        max_num_tiles=1, intermediate_layers_indices=[0], supported_aspect_ratios=[[1, 1]], **_SHARED_VISION)
+    return transformers.MllamaConfig(vision_config=vision, text_config=text,
+                                     image_token_index=tokenizer.convert_tokens_to_ids("<|image|>"))
 
+def _mllama(px):
+    "Llama 3.2 Vision."
+    tokenizer = tiny_tokenizer(["<|start_header_id|>", "<|end_header_id|>"], bos_token="<|begin_of_text|>",
+                               eos_token="<|eot_id|>", pad_token="<|finetune_right_pad_id|>")
+    model = transformers.MllamaForConditionalGeneration(_mllama_config(tokenizer, px))
+    images = _part("mllama", "image_processing_pil", "MllamaImageProcessorPil")(size=_square(px), max_image_tiles=1)
+    template = _template("<|start_header_id|>", "<|end_header_id|>\n\n", "<|image|>", "<|eot_id|>")
+    return model, transformers.MllamaProcessor(images, tokenizer, chat_template=template)
+
+# %% ../nbs/35_tiny.ipynb #220bb5fb
 def _gemma3(px):
-    t = tiny_tokenizer(["<start_of_turn>"], bos_token="<bos>", eos_token="<end_of_turn>", pad_token="<pad>",
-                       boi_token="<start_of_image>", eoi_token="<end_of_image>", image_token="<image_soft_token>")
-    n, at = (px//28)**2, t.convert_tokens_to_ids
-    config = transformers.Gemma3Config(text_config=transformers.Gemma3TextConfig(head_dim=32, sliding_window=512,
-        **_text(t)), vision_config=transformers.SiglipVisionConfig(image_size=px, **_vision), mm_tokens_per_image=n,
+    "Gemma 3."
+    tokenizer = tiny_tokenizer(["<start_of_turn>"], bos_token="<bos>", eos_token="<end_of_turn>", pad_token="<pad>",
+                               boi_token="<start_of_image>", eoi_token="<end_of_image>",
+                               image_token="<image_soft_token>")
+    n, at = (px//28)**2, tokenizer.convert_tokens_to_ids
+    text = transformers.Gemma3TextConfig(head_dim=32, sliding_window=512, **_text(tokenizer))
+    vision = transformers.SiglipVisionConfig(image_size=px, **_VISION)
+    config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=n,
                                        image_token_index=at("<image_soft_token>"),
                                        boi_token_index=at("<start_of_image>"), eoi_token_index=at("<end_of_image>"))
-    images = _part("gemma3", "image_processing_pil", "Gemma3ImageProcessorPil")(size=dict(height=px, width=px))
-    return transformers.Gemma3ForConditionalGeneration(config), transformers.Gemma3Processor(images, t,
-        chat_template=_template("<start_of_turn>", "\n", "<start_of_image>", "<end_of_turn>\n"), image_seq_length=n)
+    images = _part("gemma3", "image_processing_pil", "Gemma3ImageProcessorPil")(size=_square(px))
+    template = _template("<start_of_turn>", "\n", "<start_of_image>", "<end_of_turn>\n")
+    return (transformers.Gemma3ForConditionalGeneration(config),
+            transformers.Gemma3Processor(images, tokenizer, chat_template=template, image_seq_length=n))
 
+# %% ../nbs/35_tiny.ipynb #ec401811
 def _llava(px):
-    t = tiny_tokenizer(["<image>"], bos_token="<s>", eos_token="</s>", pad_token="<pad>")
-    config = transformers.LlavaConfig(vision_config=transformers.CLIPVisionConfig(image_size=px, **_vision),
-                                      text_config=transformers.LlamaConfig(**_text(t)),
-                                      image_token_index=t.convert_tokens_to_ids("<image>"))
+    "LLaVA."
+    tokenizer = tiny_tokenizer(["<image>"], bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    config = transformers.LlavaConfig(vision_config=transformers.CLIPVisionConfig(image_size=px, **_VISION),
+                                      text_config=transformers.LlamaConfig(**_text(tokenizer)),
+                                      image_token_index=tokenizer.convert_tokens_to_ids("<image>"))
     images = _part("clip", "image_processing_pil", "CLIPImageProcessorPil")(size=dict(shortest_edge=px),
-        crop_size=dict(height=px, width=px))
-    return transformers.LlavaForConditionalGeneration(config), transformers.LlavaProcessor(
-        images, t, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1,
-        chat_template=_template("", ": ", "<image>\n", "</s>"))
+                                                                            crop_size=_square(px))
+    processor = transformers.LlavaProcessor(images, tokenizer, patch_size=14, vision_feature_select_strategy="default",
+                                            num_additional_image_tokens=1,
+                                            chat_template=_template("", ": ", "<image>\n", "</s>"))
+    return transformers.LlavaForConditionalGeneration(config), processor
 
 # %% ../nbs/35_tiny.ipynb #46068c95
 def _smolvlm(px):
-    t = tiny_tokenizer(["<image>", "<fake_token_around_image>", "<global-img>"], bos_token="<|im_start|>",
-                       eos_token="<end_of_utterance>", pad_token="<pad>")
-    config = transformers.Idefics3Config(vision_config=_part("idefics3", "configuration",
-        "Idefics3VisionConfig")(image_size=px, **_vision), text_config=transformers.LlamaConfig(**_text(t)).to_dict(),
-                                         image_token_id=t.convert_tokens_to_ids("<image>"), scale_factor=2,
-                                         pad_token_id=t.pad_token_id)
-    images = _part("idefics3", "image_processing_pil", "Idefics3ImageProcessorPil")(size=dict(longest_edge=px),
-        max_image_size=dict(longest_edge=px), do_image_splitting=False)
-    return transformers.Idefics3ForConditionalGeneration(config), transformers.Idefics3Processor(images, t,
-        image_seq_len=(px//28)**2, chat_template=_template("", ": ", "<image>", "<end_of_utterance>\n"))
+    "SmolVLM."
+    tokenizer = tiny_tokenizer(["<image>", "<fake_token_around_image>", "<global-img>"], bos_token="<|im_start|>",
+                               eos_token="<end_of_utterance>", pad_token="<pad>")
+    vision = _part("idefics3", "configuration", "Idefics3VisionConfig")(image_size=px, **_VISION)
+    config = transformers.Idefics3Config(vision_config=vision,
+                                         text_config=transformers.LlamaConfig(**_text(tokenizer)).to_dict(),
+                                         image_token_id=tokenizer.convert_tokens_to_ids("<image>"), scale_factor=2,
+                                         pad_token_id=tokenizer.pad_token_id)
+    longest = dict(longest_edge=px)
+    images = _part("idefics3", "image_processing_pil", "Idefics3ImageProcessorPil")(
+        size=longest, max_image_size=dict(longest), do_image_splitting=False)
+    template = _template("", ": ", "<image>", "<end_of_utterance>\n")
+    return (transformers.Idefics3ForConditionalGeneration(config),
+            transformers.Idefics3Processor(images, tokenizer, image_seq_len=(px//28)**2, chat_template=template))
 
+# %% ../nbs/35_tiny.ipynb #4e6f6960
 class _Qwen3VLImages(transformers.Qwen3VLProcessor):
     "Qwen's processor without its video half."
     def __init__(self, image_processor, tokenizer, chat_template=None):
@@ -122,23 +152,26 @@ class _Qwen3VLImages(transformers.Qwen3VLProcessor):
             setattr(self, f"{name}_token", f"<|{name}_pad|>")
             setattr(self, f"{name}_token_id", tokenizer.convert_tokens_to_ids(f"<|{name}_pad|>"))
 
+def _qwen3_vl_config(tokenizer, px):
+    rope = dict(_ROPE, mrope_section=[8, 4, 4], mrope_interleaved=True)
+    vision = dict(_SHARED_VISION, depth=2, num_heads=4, spatial_merge_size=2, temporal_patch_size=2,
+                  out_hidden_size=128, num_position_embeddings=64, deepstack_visual_indexes=[0])
+    tokens = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
+    ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>") for name, token in tokens.items()}
+    return transformers.Qwen3VLConfig(text_config=_text(tokenizer, head_dim=32, rope_parameters=rope),
+                                      vision_config=vision, **ids)
+
+# %% ../nbs/35_tiny.ipynb #83afea68
 def _qwen3_vl(px):
-    t = tiny_tokenizer(["<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"],
-                       eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    vision = dict(hidden_size=64, depth=2, num_heads=4, intermediate_size=128, patch_size=14, spatial_merge_size=2,
-                  initializer_range=.1, temporal_patch_size=2, out_hidden_size=128, num_position_embeddings=64,
-                  deepstack_visual_indexes=[0])
-    text = _text(t, head_dim=32,
-                 rope_parameters=dict(rope_type="default", rope_theta=10000., mrope_section=[8, 4, 4],
-                                      mrope_interleaved=True))
-    tokens = {f"{name}_token_id": t.convert_tokens_to_ids(f"<|{token}|>")
-              for name, token in (("image", "image_pad"), ("video", "video_pad"), ("vision_start", "vision_start"),
-                                  ("vision_end", "vision_end"))}
-    images = _part("qwen2_vl", "image_processing_pil", "Qwen2VLImageProcessorPil")(patch_size=14, temporal_patch_size=2,
-        merge_size=2, size=dict(shortest_edge=px*px, longest_edge=px*px))
-    template = _template("<|im_start|>", "\n", "<|vision_start|><|image_pad|><|vision_end|>", "<|im_end|>\n", first="")
-    return transformers.Qwen3VLForConditionalGeneration(transformers.Qwen3VLConfig(text_config=text,
-        vision_config=vision, **tokens)), _Qwen3VLImages(images, t, chat_template=template)
+    "Qwen3-VL."
+    tokenizer = tiny_tokenizer(["<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
+                                "<|video_pad|>"], eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    model = transformers.Qwen3VLForConditionalGeneration(_qwen3_vl_config(tokenizer, px))
+    images = _part("qwen2_vl", "image_processing_pil", "Qwen2VLImageProcessorPil")(
+        patch_size=14, temporal_patch_size=2, merge_size=2, size=dict(shortest_edge=px*px, longest_edge=px*px))
+    image = "<|vision_start|><|image_pad|><|vision_end|>"
+    template = _template("<|im_start|>", "\n", image, "<|im_end|>\n", first="")
+    return model, _Qwen3VLImages(images, tokenizer, chat_template=template)
 
 # %% ../nbs/35_tiny.ipynb #d9a825d3
 FAMILIES = {"mllama": _mllama, "gemma3": _gemma3, "llava": _llava, "smolvlm": _smolvlm, "qwen3_vl": _qwen3_vl}
@@ -153,6 +186,7 @@ def tiny_vlm(family:str="mllama", # a name in `FAMILIES`
     model.generation_config = GenerationConfig(eos_token_id=t.eos_token_id, pad_token_id=t.pad_token_id)
     return model.eval(), processor
 
+# %% ../nbs/35_tiny.ipynb #685e4b5b
 def save_tiny_vlm(folder:"str|Path", family:str="mllama", px:int=112, seed:int=0)->Path:
     "Write a random model where `load_model` finds it."
     for part in tiny_vlm(family, px, seed): part.save_pretrained(folder)
