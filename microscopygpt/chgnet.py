@@ -107,7 +107,7 @@ class _Features(NamedTuple):
     atom_weight: object # (s + k, 64) how much a bond, and the others of its kind, count for atoms
     bond_weight: object # (s, 64) how much a bond counts for angles
 
-# %% ../nbs/51_chgnet.ipynb #66e06877
+# %% ../nbs/51_chgnet.ipynb #dba450e7
 def _legs(graph:_BondGraph, vectors, lengths)->list: # of (a, 3), (a, 3), torch
     "Directions of the two bonds of every angle, away from its atom."
     import torch
@@ -122,9 +122,10 @@ def features(model:FastCHGNet, graph:_BondGraph,
     import torch
     net, n_short = model.net, graph.n_short
     short = vectors.norm(dim=1)
+    legs = _legs(graph, vectors, short) # first: gradients add up in the order in which their terms were made
     waves = net.bond_basis_expansion.rbf_expansion_ag(torch.cat([short, lengths]))
     short_waves = net.bond_basis_expansion.rbf_expansion_bg(short)
-    angles = net.angle_basis_expansion(*_legs(graph, vectors, short))
+    angles = net.angle_basis_expansion(*legs)
     atoms, bonds = net.atom_embedding(torch.as_tensor(graph.bonds.numbers - 1)), net.bond_embedding(waves)
     times = torch.as_tensor(np.r_[np.ones(n_short), graph.count], dtype=torch.float32)
     return _Features(atoms, bonds[:n_short], bonds[n_short:], net.angle_embedding(angles),
