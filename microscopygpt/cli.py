@@ -248,7 +248,8 @@ def run_score(args:argparse.Namespace # see `microscopygpt score --help`
     out = output_folder(args.out)
     from microscopygpt.evaluate import score
     settings = dict(model=args.name) if args.name else None
-    report = score(args.predictions, args.truth, out, args.workers, settings=settings, beside=_read_reports(args.beside))
+    report = score(args.predictions, args.truth, out, args.workers, settings=settings,
+                   beside=_read_reports(args.beside))
     return _print_report(report, out)
 
 # %% ../nbs/83_cli.ipynb #df1f2ff6

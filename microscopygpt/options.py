@@ -86,13 +86,14 @@ def at_least_one(text:str # a whole number
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
     return int(text)
 
-# %% ../nbs/82_options.ipynb #a8f6e0ae
+# %% ../nbs/82_options.ipynb #0b37f582
 def values(text:str # NAME=NUMBER,..., such as voltage=80,semi_angle=30
           )->dict: # name -> number
     "Read named numbers."
     try: return {name.strip(): float(number) for name, number in (pair.split("=") for pair in text.split(","))}
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be read: write NAME=NUMBER, more of them after commas") from None
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be read: write NAME=NUMBER, more of them after "
+                                         "commas") from None
 
 def number_or_values(text:str # a number, or NAME=NUMBER,...
                     )->"float|dict": # dict: name -> number
@@ -289,7 +290,7 @@ def _view_options(p):
                    help="where the cell's origin lies, Å from the first pixel (default: 0,0)")
     p.add_argument("--mirror", action="store_true", help="the sheet seen from its other side")
 
-# %% ../nbs/82_options.ipynb #253c48c9
+# %% ../nbs/82_options.ipynb #fa5a6589
 def _imaging_options(p):
     "How the microscope images the crystal."
     p.add_argument("--probe", default="0.5",
@@ -300,7 +301,7 @@ def _imaging_options(p):
     p.add_argument("--thermal", type=number_or_values, default=0., metavar="U",
                    help="root mean square displacement along one axis in Å, or Mo=.06,S=.08 (default: 0)")
 
-# %% ../nbs/82_options.ipynb #76dbe50a
+# %% ../nbs/82_options.ipynb #e3704a6a
 def _defect_options(p):
     "What is wrong with the crystal."
     p.add_argument("--vacancies", type=float, default=0., metavar="N", help="missing atoms per nm²")
@@ -312,7 +313,7 @@ def _defect_options(p):
                    help="two grains, so many degrees apart, that meet in the middle")
     p.add_argument("--twist", type=float, metavar="DEG", help="a bilayer, the upper sheet turned by so many degrees")
 
-# %% ../nbs/82_options.ipynb #7c2b94a8
+# %% ../nbs/82_options.ipynb #7e75176d
 def simulate_options(p:Parser):
     "Declare the options of `simulate`."
     _film_options(p)
@@ -325,7 +326,7 @@ def simulate_options(p:Parser):
     _seed(p)
     _out(p, "the image: .tif with the pixel size in its tags, .png or .npy", "IMAGE")
 
-# %% ../nbs/82_options.ipynb #e73a66ab
+# %% ../nbs/82_options.ipynb #4a99b052
 def dataset_options(p:Parser):
     "Declare the options of `dataset`."
     p.add_argument("--source", nargs="+", required=True, metavar="NAME|FILE|DIR",
@@ -338,7 +339,7 @@ def dataset_options(p:Parser):
     _seed(p)
     _out(p, "folder for the data set; an interrupted run goes on there")
 
-# %% ../nbs/82_options.ipynb #51781307
+# %% ../nbs/82_options.ipynb #8546af8c
 def _large_model_options(p):
     "Settings of QLoRA, where they differ from the recipe's."
     p.add_argument("--recipe", metavar="default|paper|author", help="settings to start from (default: default)")
@@ -351,7 +352,7 @@ def _large_model_options(p):
     p.add_argument("--report-to", metavar="tensorboard|trackio", help="watch the run there as well")
     p.add_argument("--workers", type=int, help="processes that render micrographs (default: 0)")
 
-# %% ../nbs/82_options.ipynb #ed04f9cf
+# %% ../nbs/82_options.ipynb #a68ee003
 def train_options(p:Parser):
     "Declare the options of `train`."
     p.add_argument("--dataset", required=True, metavar="DIR", help="made by the verb dataset")
@@ -365,11 +366,12 @@ def train_options(p:Parser):
     _out(p, "folder for the model, or for the adapter of a large one")
     _large_model_options(p.add_argument_group("large models (QLoRA)"))
 
-# %% ../nbs/82_options.ipynb #80177ea7
+# %% ../nbs/82_options.ipynb #ffa44117
 def evaluate_options(p:Parser):
     "Declare the options of `evaluate`."
     p.add_argument("--source", nargs="+", metavar="NAME|FILE|DIR",
-                   help="databases (dft_2d_2021, c2db), or .json files of entries (in a .zip too) or folders of your own")
+                   help="databases (dft_2d_2021, c2db), or .json files of entries (in a .zip too) or folders of your "
+                        "own")
     p.add_argument("--subset", choices=("test", "validation", "train", "all", "benchmark"), default="test",
                    help="which part of the split, or of a file whose entries name their subset; or the fixed benchmark "
                         "(default: %(default)s)")
@@ -385,7 +387,7 @@ def evaluate_options(p:Parser):
     _seed(p)
     _out(p, "folder for answers and report; the same command goes on where it stopped")
 
-# %% ../nbs/82_options.ipynb #05df7d58
+# %% ../nbs/82_options.ipynb #bc3b9d3d
 def score_options(p:Parser):
     "Declare the options of `score`."
     p.add_argument("predictions", metavar="PREDICTIONS", help="folder of ID_0/rank_1.cif to rank_5.cif, best first")
@@ -395,7 +397,7 @@ def score_options(p:Parser):
     _compared(p)
     _out(p, "folder for the report")
 
-# %% ../nbs/82_options.ipynb #3405f6f3
+# %% ../nbs/82_options.ipynb #25c156aa
 def benchmark_options(p:Parser):
     "Declare the options of `benchmark`."
     p.add_argument("--source", nargs="+", choices=("dft_2d_2021", "c2db"), default=("dft_2d_2021", "c2db"),
