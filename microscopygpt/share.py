@@ -7,22 +7,22 @@ __all__ = ['ShareError', 'training_record', 'model_card', 'push', 'merge', 'expo
 
 # %% ../nbs/39_share.ipynb #938d9f2a
 import json, re, shutil, tempfile
+from contextlib import contextmanager
 from pathlib import Path
-import yaml
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from .chat import DIALECTS
 from .core import MicroscopyGPTError
 from .dataset import DatasetFolder
-from .model import (GATES, AccessError, AdapterError, NoGPUError, explain, has_unsloth, load_adapter,
+from .model import (AccessError, AdapterError, GATES, NoGPUError, explain, has_unsloth, load_adapter,
                                  load_base, load_model, model_json)
 
-# %% ../nbs/39_share.ipynb #1844db1b
+# %% ../nbs/39_share.ipynb #8ac09c22
 class ShareError(MicroscopyGPTError): "A folder that cannot be shared, or a place where it cannot be put."
 
-# %% ../nbs/39_share.ipynb #8ac09c22
-def training_record(folder:"str|Path")->dict:
-    "How an adapter was made: its training.json."
+def training_record(folder:"str|Path" # of a finished run
+                   )->dict: # see `microscopygpt.train`
+    "How an adapter was made: its training.json; raises `ShareError` when it is missing or damaged."
     path = Path(folder)/"training.json"
     try: return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -31,6 +31,7 @@ def training_record(folder:"str|Path")->dict:
     except ValueError as e:
         raise ShareError(f"{path} is damaged: go on with the run (--resume) to write it again.") from e
 
+# %% ../nbs/39_share.ipynb #bdb9e54d
 _MODEL_CARD = """# {title}
 
 An adapter (QLoRA, {trainable:,} trained parameters) for {base_link}. It reads the crystal structure of a two-dimensional material from an atomic-resolution STEM image and its chemical formula:
@@ -63,53 +64,76 @@ prediction = predict("micrograph.tif", "MoS2", pixel_size=0.1, model=load_model(
 The micrographs it learned from are simulated (HAADF, image intensity ~ Z^1.7, noise "{noise}"), of single crystals seen along [001] at {pixel_size} Å/px. Heights cannot be seen in such images: they come from what it has learned of chemistry.
 An answer is a proposal: prove it against the image, as `predict` does.
 """
-
 _HOME = "https://github.com/microscopygpt/microscopygpt"
 
 # %% ../nbs/39_share.ipynb #acd375e5
-def _table(values, heads=("score", "value")):
-    rows = [f"| {k} | {v:.3g} |" if isinstance(v, float) else f"| {k} | {v} |" for k, v in values.items()]
-    return "\n".join([f"| {heads[0]} | {heads[1]} |", "|---|---|", *rows])
-
 def _data_in_words(record):
     "What an adapter was trained on."
-    n, made = record["micrographs"], record.get("dataset") or {}
+    n, made = record["micrographs"], record.get("dataset")
     text = f"Simulated micrographs of {n['train']} crystals; {n['validation']} others chose the best checkpoint."
-    if made:
-        text += f" Sources: {', '.join(made['sources'])}; split by {made['split']}, so that " + ("no formula of the test side was seen." if made["split"] == "formula" else "polymorphs of test crystals may have been seen.")
-    return text
+    if not made: return text
+    is_strict = made["split"] == "formula"
+    unseen = "no formula of the test side was seen." if is_strict else "polymorphs of test crystals may have been seen."
+    return text + f" Sources: {', '.join(made['sources'])}; split by {made['split']}, so that {unseen}"
 
+def _time_in_words(seconds):
+    "Hours, or minutes when there are less than sixty."
+    return f"{seconds/3600:.1f} h" if seconds > 3600 else f"{seconds/60:.0f} min"
+
+def _loss_in_words(loss):
+    "The best validation loss of a token."
+    return f"{loss:.3f}" if loss is not None else "not measured"
+
+# %% ../nbs/39_share.ipynb #caa75acf
+def _table(values):
+    "Scores as Markdown."
+    rows = [f"| {name} | {v:.3g} |" if isinstance(v, float) else f"| {name} | {v} |" for name, v in values.items()]
+    return "\n".join(["| score | value |", "|---|---|", *rows])
+
+_FEW = "(share of a few validation micrographs, greedy, not proven)"
+
+def _scores(record, more):
+    "All scores of an adapter: those given and those of its run."
+    samples = {f"{name.removeprefix('sample_')} {_FEW}": value for name, value in record["samples"].items()}
+    scores = (more or {}) | samples
+    return _table(scores) if scores else "None were measured."
+
+# %% ../nbs/39_share.ipynb #7e288e92
+def _public_base(base): # name, whether it is on the hub
+    "How a card names the base of an adapter."
+    is_on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not Path(base).exists()
+    return (base, True) if is_on_hub else (Path(base).name, False)
+
+def _metadata(base, is_on_hub): # ModelCardData
+    "What the hub reads of a card."
+    return ModelCardData(library_name="peft", base_model=base if is_on_hub else None, pipeline_tag="image-text-to-text",
+                         tags=["materials-science", "electron-microscopy", "crystal-structure", "microscopygpt"])
+
+# %% ../nbs/39_share.ipynb #acefabb9
 def model_card(folder:"str|Path", # of a finished run
                name:str="OWNER/NAME", # on the hub
                scores:"dict|None"=None # more scores to show, name -> value
               )->str: # Markdown with the hub's metadata
-    "The card of an adapter."
+    "The card of an adapter; raises `ShareError` when the folder is not that of a finished run."
     record = training_record(folder)
-    recipe, base = record["recipe"], record["base"]
-    base = base if re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not Path(base).exists() else Path(base).name
-    known = "/" in base # on the hub
-    meta = dict(library_name="peft", **dict(base_model=base) if known else {}, pipeline_tag="image-text-to-text",
-                tags=["materials-science", "electron-microscopy", "crystal-structure", "microscopygpt"])
-    samples = {f"{k.removeprefix('sample_')} (share of a few validation micrographs, greedy, not proven)": v
-               for k, v in record["samples"].items()}
-    hours = f"{record['seconds']/3600:.1f} h" if record["seconds"] > 3600 else f"{record['seconds']/60:.0f} min"
-    text = _MODEL_CARD.format(title=name.rpartition("/")[2],
-                              base_link=f"[{base}](https://huggingface.co/{base})" if known
-                              else f"the local model {base}", name=name, home=_HOME, data=_data_in_words(record),
-                              settings="\n".join(f"| {k} | {v} |" for k, v in recipe.items()), steps=record["steps"],
-                              trainable=record["trainable"], hours=hours, device=record["device"],
-                              loss=f"{record['best_validation_loss']:.3f}"
-                              if record["best_validation_loss"] is not None else "not measured",
-                              scores=_table((scores or {}) | samples) if scores or samples else "None were measured.",
-                              noise=record["micrographs"]["noise"], pixel_size=DIALECTS[recipe["dialect"]].pixel_size)
-    return f"---\n{yaml.safe_dump(meta, sort_keys=False)}---\n{text}"
+    recipe = record["recipe"]
+    base, is_on_hub = _public_base(record["base"])
+    text = _MODEL_CARD.format(
+        title=name.rpartition("/")[2], name=name, home=_HOME, data=_data_in_words(record),
+        base_link=f"[{base}](https://huggingface.co/{base})" if is_on_hub else f"the local model {base}",
+        settings="\n".join(f"| {setting} | {value} |" for setting, value in recipe.items()),
+        steps=record["steps"], trainable=record["trainable"], device=record["device"],
+        hours=_time_in_words(record["seconds"]), loss=_loss_in_words(record["best_validation_loss"]),
+        scores=_scores(record, scores), noise=record["micrographs"]["noise"],
+        pixel_size=DIALECTS[recipe["dialect"]].pixel_size)
+    return str(ModelCard(f"---\n{_metadata(base, is_on_hub).to_yaml()}\n---\n{text}"))
 
 # %% ../nbs/39_share.ipynb #406238ac
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", GATES, "training.json", "loss.png",
                   "samples.json")
 
 def _stage_adapter(folder, name, scores, stage):
-    "The files of an adapter that go to the hub."
+    "Copy the files of an adapter that go to the hub."
     if not (folder/"adapter_model.safetensors").is_file():
         raise ShareError(f"{folder} holds no adapter: share the folder of a finished run.")
     for file in _ADAPTER_FILES:
@@ -117,63 +141,78 @@ def _stage_adapter(folder, name, scores, stage):
     (stage/"README.md").write_text(model_card(folder, name, scores), encoding="utf-8")
 
 def _stage_dataset(folder, stage):
-    "The files of a data set that go to the hub."
+    "Copy the files of a data set that go to the hub."
     data = DatasetFolder(folder).load()
     (stage/"data").mkdir()
     for side, rows in data.items():
         if len(rows): rows.to_parquet(str(stage/"data"/f"{side}-00000-of-00001.parquet"))
     for file in ("README.md", "recipe.json", "crystals.npz"): shutil.copy(folder/file, stage/file)
 
+# %% ../nbs/39_share.ipynb #6d024c7c
+@contextmanager
+def _explaining_refusals(name):
+    "Raise what the hub refuses as `AccessError` or `ShareError`, with what to do."
+    try: yield
+    except LocalTokenNotFoundError as e:
+        raise AccessError("Nobody is logged in to the hub: run `hf auth login` (in a notebook: "
+                          "huggingface_hub.login()) with a token that may write.") from e
+    except HFValidationError as e:
+        raise ShareError(f"{name!r} is no name on the hub: it is owner/name, in letters, digits, '-', '_' and "
+                         "'.'.") from e
+    except HfHubHTTPError as e:
+        raise AccessError(f"The hub refused {name} ({str(e).strip().splitlines()[0]}): log in with `hf auth login` "
+                          "and a token that may write there.") from e
+    except OSError as e:
+        raise ShareError(f"The hub cannot be reached ({e}): check the network, then push again; what was sent is "
+                         "not sent twice.") from e
+
+# %% ../nbs/39_share.ipynb #fe223084
 def push(folder:"str|Path", # of a finished run, or of a data set
          name:str, # owner/name on the hub
-         private:bool=True, scores:"dict|None"=None # for the card of a model
+         private:bool=True, # whether others may see it
+         scores:"dict|None"=None # for the card of a model
         )->str: # its address
     "Put an adapter or a data set on the Hugging Face Hub, with its card."
-    folder = Path(folder)
-    api, kind = HfApi(), "dataset" if (folder/"dataset_dict.json").is_file() else "model"
+    folder, api = Path(folder), HfApi()
+    kind = "dataset" if (folder/"dataset_dict.json").is_file() else "model"
     with tempfile.TemporaryDirectory() as stage:
-        _stage_dataset(folder, Path(stage)) if kind == "dataset" else _stage_adapter(folder, name, scores, Path(stage))
-        try:
+        if kind == "dataset": _stage_dataset(folder, Path(stage))
+        else: _stage_adapter(folder, name, scores, Path(stage))
+        with _explaining_refusals(name):
             api.whoami()
             address = api.create_repo(name, repo_type=kind, private=private, exist_ok=True)
             api.upload_folder(repo_id=name, repo_type=kind, folder_path=stage,
                               commit_message=f"Share a {kind} made with MicroscopyGPT")
-        except LocalTokenNotFoundError as e:
-            raise AccessError("Nobody is logged in to the hub: run `hf auth login` (in a notebook: "
-                              "huggingface_hub.login()) with a token that may write.") from e
-        except HFValidationError as e:
-            raise ShareError(f"{name!r} is no name on the hub: it is owner/name, in letters, digits, '-', '_' and '.'.") from e
-        except HfHubHTTPError as e:
-            raise AccessError(f"The hub refused {name} ({str(e).strip().splitlines()[0]}): log in with `hf auth login` "
-                              "and a token that may write there.") from e
-        except OSError as e:
-            raise ShareError(f"The hub cannot be reached ({e}): check the network, then push again; what was sent is "
-                             "not sent twice.") from e
     return str(address)
 
 # %% ../nbs/39_share.ipynb #3b43e792
+def _merged(base, adapter, device): # model, processor
+    "A base, out of its four bits, with an adapter merged into it."
+    model, processor = load_base(base, True, device)
+    if getattr(model, "is_quantized", False): model = model.dequantize()
+    return load_adapter(model, adapter).merge_and_unload(), processor
+
 def merge(adapter:"str|Path", # folder or name on the hub
           out:"str|Path", # folder for the whole model
           device:"str|None"=None # "cpu" when the GPU is too small for the model in 16 bits
-         )->Path:
+         )->Path: # the folder
     "Write the base with an adapter merged into it, in 16 bits (32 on a CPU)."
-    base = model_json(str(adapter), "adapter_config.json").get("base_model_name_or_path")
+    adapter, out = str(adapter), Path(out)
+    base = model_json(adapter, "adapter_config.json").get("base_model_name_or_path")
     if not base: raise AdapterError(f"{adapter} holds no adapter to merge.")
     try:
-        model, processor = load_base(base, True, device)
-        model = load_adapter(model.dequantize() if getattr(model, "is_quantized", False) else model,
-                             str(adapter)).merge_and_unload()
-        model.save_pretrained(out)
-        processor.save_pretrained(out)
-    except Exception as e: raise explain(e, str(adapter)) from e
-    if (Path(adapter)/"training.json").is_file(): shutil.copy(Path(adapter)/"training.json", Path(out)/"training.json")
-    return Path(out)
+        for part in _merged(base, adapter, device): part.save_pretrained(out)
+    except Exception as e: raise explain(e, adapter) from e
+    record = Path(adapter)/"training.json"
+    if record.is_file(): shutil.copy(record, out/record.name)
+    return out
 
+# %% ../nbs/39_share.ipynb #5498e5a5
 def export_gguf(adapter:"str|Path", # folder or name on the hub
                 out:"str|Path", # folder for the file
                 quantization:str="q4_k_m" # as llama.cpp names it
                ):
-    "Convert a model with its adapter for llama.cpp, by Unsloth; which families can be converted is llama.cpp's matter."
+    "Convert a model with its adapter for llama.cpp, by Unsloth; raises `NoGPUError` where Unsloth cannot be used."
     if not has_unsloth():
         raise NoGPUError("Unsloth converts to GGUF, and needs a GPU: pip install 'microscopygpt[gpu]' on a machine "
                          "with one. Elsewhere `merge` the adapter, and run llama.cpp's convert_hf_to_gguf.py on the "
