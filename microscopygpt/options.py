@@ -4,8 +4,10 @@
 
 # %% auto #0
 __all__ = ['PROPOSER_NAMES', 'POTENTIAL_NAMES', 'UsageError', 'Parser', 'formula_text', 'elements_text', 'distortion_share',
-           'miller_index', 'point', 'values', 'number_or_values', 'replacement', 'proposer_names', 'pixel_size',
-           'at_least_one', 'output_folder', 'output_file', 'as_options', 'complaint', 'telling_doubts']
+           'miller_index', 'point', 'pixel_size', 'at_least_one', 'values', 'number_or_values', 'replacement',
+           'proposer_names', 'output_folder', 'output_file', 'as_options', 'complaint', 'telling_doubts',
+           'read_options', 'predict_options', 'simulate_options', 'dataset_options', 'train_options',
+           'evaluate_options', 'score_options', 'benchmark_options', 'lab_options']
 
 # %% ../nbs/82_options.ipynb #90e5586d
 import argparse, re, warnings
@@ -17,26 +19,29 @@ from .core import writable_folder
 class UsageError(ValueError): "A command that cannot be understood."
 
 class Parser(argparse.ArgumentParser):
-    "An argument parser that raises its complaint instead of printing the usage."
+    "An argument parser that raises its complaint as `UsageError` instead of printing the usage."
     def __init__(self, *args, **kwargs): super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message): raise UsageError(f"{message}. See `{self.prog} --help`.")
 
 # %% ../nbs/82_options.ipynb #8319671e
+def _given(text, what, example):
+    "A text without the spaces around it; raises `ArgumentTypeError` when it is empty."
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{what}: give {example}, or leave the option out")
+    return text.strip()
+
 def formula_text(text:str # chemical formula, such as MoS2
                 )->str:
-    "The formula as it was typed, unless it is empty."
-    if not text.strip():
-        raise argparse.ArgumentTypeError("the formula is empty: give one such as MoS2, or leave the option out")
-    return text.strip()
+    "The formula as it was typed; an empty one is refused."
+    return _given(text, "the formula is empty", "one such as MoS2")
 
 def elements_text(text:str # symbols, such as Mo,S
                  )->str:
-    "The elements as they were typed, unless there are none."
-    if not text.strip():
-        raise argparse.ArgumentTypeError("there are no elements: give some such as Mo,S, or leave the option out")
-    return text.strip()
+    "The elements as they were typed; none are refused."
+    return _given(text, "there are no elements", "some such as Mo,S")
 
+# %% ../nbs/82_options.ipynb #a6e2f539
 def distortion_share(text:str # inferred, or a share such as 0.03
                     )->"float|None": # None where it is inferred
     "Read how far an image may be distorted."
@@ -45,6 +50,7 @@ def distortion_share(text:str # inferred, or a share such as 0.03
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no distortion: give inferred, or a share such as 0.03") from None
 
+# %% ../nbs/82_options.ipynb #ed3656b8
 def miller_index(text:str # three whole numbers, such as 0,0,1
                 )->tuple: # (h, k, l)
     "Read a Miller index."
@@ -62,42 +68,9 @@ def point(text:str # two numbers, such as 1.5,-2
         raise argparse.ArgumentTypeError(f"{text!r} is not a pair of numbers: give two, such as 1.5,-2") from None
     return x, y
 
-def values(text:str # NAME=NUMBER,..., such as voltage=80,semi_angle=30
-          )->dict: # name -> number
-    "Read named numbers."
-    try: return {name.strip(): float(number) for name, number in (pair.split("=") for pair in text.split(","))}
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be read: write NAME=NUMBER, more of them after commas") from None
-
-def number_or_values(text:str # a number, or NAME=NUMBER,...
-                    ):
-    "Read one number, or named ones."
-    try: return float(text)
-    except ValueError: return values(text)
-
-def replacement(text:str # OLD=NEW:FRACTION, such as Mo=W:0.2
-               )->tuple: # (old, new, fraction)
-    "Read which element replaces which."
-    parts = re.fullmatch(r"\s*([A-Za-z]+)=([A-Za-z]+):([0-9.eE+-]+)\s*", text)
-    try: return parts[1], parts[2], float(parts[3])
-    except (TypeError, ValueError):
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be read: write OLD=NEW:FRACTION, such as Mo=W:0.2") from None
-
-# known without importing them
-PROPOSER_NAMES, POTENTIAL_NAMES = ("columns", "model", "templates"), ("chgnet", "sevennet", "alignn")
-
-def proposer_names(text:str # NAME,..., such as columns,model
-                  )->tuple: # names in the order in which they are asked
-    "Read who proposes."
-    names = [name.strip() for name in text.split(",")]
-    unknown = [name for name in names if name not in PROPOSER_NAMES]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} proposes nothing: name one or more of "
-                                         f"{', '.join(PROPOSER_NAMES)}, with commas between them")
-    return tuple(name for name in PROPOSER_NAMES if name in names)
-
+# %% ../nbs/82_options.ipynb #1f423673
 def pixel_size(text:str # Å per pixel, or two numbers for y and x
-              )->"float|tuple":
+              )->"float|tuple": # Å, or (y, x)
     "Read a pixel size."
     try: sizes = tuple(float(part) for part in text.replace(",", " ").split())
     except ValueError: sizes = ()
@@ -113,16 +86,54 @@ def at_least_one(text:str # a whole number
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
     return int(text)
 
+# %% ../nbs/82_options.ipynb #0b37f582
+def values(text:str # NAME=NUMBER,..., such as voltage=80,semi_angle=30
+          )->dict: # name -> number
+    "Read named numbers."
+    try: return {name.strip(): float(number) for name, number in (pair.split("=") for pair in text.split(","))}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be read: write NAME=NUMBER, more of them after "
+                                         "commas") from None
+
+def number_or_values(text:str # a number, or NAME=NUMBER,...
+                    )->"float|dict": # dict: name -> number
+    "Read one number, or named ones."
+    try: return float(text)
+    except ValueError: return values(text)
+
+# %% ../nbs/82_options.ipynb #97fffffd
+def replacement(text:str # OLD=NEW:FRACTION, such as Mo=W:0.2
+               )->tuple: # (old, new, fraction)
+    "Read which element replaces which."
+    parts = re.fullmatch(r"\s*([A-Za-z]+)=([A-Za-z]+):([0-9.eE+-]+)\s*", text)
+    try: return parts[1], parts[2], float(parts[3])
+    except (TypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be read: write OLD=NEW:FRACTION, such as Mo=W:0.2") from None
+
+# %% ../nbs/82_options.ipynb #603e70ae
+PROPOSER_NAMES = ("columns", "model", "templates")
+POTENTIAL_NAMES = ("chgnet", "sevennet", "alignn")
+
+def proposer_names(text:str # NAME,..., such as columns,model
+                  )->tuple: # names in the order in which they are asked
+    "Read which methods propose structures."
+    names = [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in PROPOSER_NAMES]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} proposes nothing: name one or more of "
+                                         f"{', '.join(PROPOSER_NAMES)}, with commas between them")
+    return tuple(name for name in PROPOSER_NAMES if name in names)
+
 # %% ../nbs/82_options.ipynb #ca36b15f
 def output_folder(path:"str|Path" # folder to write to, made when missing
                  )->Path:
-    "The folder, proven writable."
+    "The folder, proven writable; raises `OSError` when nothing can be written there."
     return writable_folder(path, OSError, "choose another --out")
 
 def output_file(path:"str|Path", # file to write
                 suffixes=(".tif", ".tiff", ".png", ".npy") # what can be written
                )->Path:
-    "The file's path, its folder proven writable."
+    "The file's path, its folder proven writable; raises `OSError` when it cannot be written."
     path = Path(path).expanduser()
     if path.suffix.lower() not in suffixes:
         raise OSError(f"Cannot write {path.name}: end its name in one of {' '.join(suffixes)}.")
@@ -130,8 +141,6 @@ def output_file(path:"str|Path", # file to write
     return output_folder(path.parent)/path.name
 
 # %% ../nbs/82_options.ipynb #7227d4e3
-_extras = dict(unsloth="gpu", bitsandbytes="gpu", trl="gpu", jupyterlab="app", ipywidgets="app", nglview="app",
-               anywidget="app", voila="app", rsciio="io", h5py="io")
 _OPTIONS = {"read_micrograph(..., pixel_size=0.1)": "--pixel-size 0.1", "pixel_size in Å/px": "--pixel-size in Å",
             "pixel_size=(y, x)": "--pixel-size Y,X",
             "frame=0": "--frame 0", "(invert=True)": "(--invert)", "distortion=": "--distortion ",
@@ -144,11 +153,19 @@ def as_options(text:str # a message of the library
     for code, option in _OPTIONS.items(): text = text.replace(code, option)
     return " ".join(text.split())
 
+# %% ../nbs/82_options.ipynb #6e123b7f
+_extras = dict(unsloth="gpu", bitsandbytes="gpu", trl="gpu", jupyterlab="app", ipywidgets="app", nglview="app",
+               anywidget="app", voila="app", rsciio="io", h5py="io") # package -> extra that brings it
+
+def _missing_package(error):
+    "How to install what an import did not find; \"\" for a package that no extra brings."
+    extra = _extras.get((error.name or "").split(".")[0])
+    return f"{error.name} is not installed: pip install 'microscopygpt[{extra}]'." if extra else ""
+
+# %% ../nbs/82_options.ipynb #7af961ba
 def complaint(error:Exception)->str: # one line, or "" when the error is not one a user can mend
     "What was wrong and what to do, on one line."
-    if isinstance(error, ModuleNotFoundError):
-        extra = _extras.get((error.name or "").split(".")[0])
-        return f"{error.name} is not installed: pip install 'microscopygpt[{extra}]'." if extra else ""
+    if isinstance(error, ModuleNotFoundError): return _missing_package(error)
     if isinstance(error, FileNotFoundError) and error.filename:
         return f"{error.filename}: no such file or folder. Check the path."
     if isinstance(error, OSError) and error.filename:
@@ -168,3 +185,230 @@ def telling_doubts():
         yield
     for note in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, CrystalWarning)):
         print(f"Note: {note}")
+
+# %% ../nbs/82_options.ipynb #fea285c9
+def _seed(p):
+    "Where random numbers start."
+    p.add_argument("--seed", type=int, default=0, help="the same seed gives the same result (default: %(default)s)")
+
+def _noise(p, *more):
+    "How bad the image is."
+    levels = ("paper", "hard", "low", "mid", "high", "none", *more)
+    p.add_argument("--noise", choices=levels, default="paper", help="how bad the image is (default: %(default)s)")
+
+def _workers(p):
+    "How many processes work."
+    p.add_argument("--workers", type=at_least_one, default=1, help="processes (default: %(default)s)")
+
+# %% ../nbs/82_options.ipynb #de253cb3
+def _proposing(p):
+    "Which methods propose structures, and what computes heights."
+    p.add_argument("--propose", type=proposer_names, default=PROPOSER_NAMES, metavar="NAME,...",
+                   help="methods that propose structures: columns (solved from the image), model, templates (relatives "
+                        "from the databases on this machine) (default: all of them)")
+    p.add_argument("--heights", choices=(*POTENTIAL_NAMES, "none"), default="chgnet",
+                   help="potential that computes the heights, which the image does not show; none leaves them guessed, "
+                        "and is faster (default: %(default)s)")
+
+def _compared(p):
+    "Other runs in the same tables."
+    p.add_argument("--beside", nargs="+", default=(), metavar="JSON",
+                   help="scores.json of other runs, to stand in the same tables")
+
+def _out(p, what="folder for the results", metavar="DIR"):
+    "Where the results go."
+    p.add_argument("--out", required=True, metavar=metavar, help=what)
+
+# %% ../nbs/82_options.ipynb #0d6e0ad5
+def read_options(declare, # a function that declares options, such as `predict_options`
+                 line:str, # words of the command line, without program and verb
+                 prog:str="microscopygpt")->argparse.Namespace:
+    "What a verb's options make of a command line; raises `UsageError`."
+    parser = Parser(prog=prog)
+    declare(parser)
+    return parser.parse_args(line.split())
+
+# %% ../nbs/82_options.ipynb #0a4238e2
+def _question_options(p):
+    "The image and what it shows."
+    p.add_argument("image", nargs="*", metavar="IMAGE",
+                   help="the micrograph: TIFF, PNG, JPEG, npy, DM3, DM4, EMD, MRC and more; of several, each gets a "
+                        "folder")
+    p.add_argument("--formula", type=formula_text, help="chemical formula, such as MoS2")
+    p.add_argument("--elements", type=elements_text, metavar="A,B,...",
+                   help="in place of a formula: the elements, such as Mo,S, whose ratio the image then tells")
+
+def _reading_options(p):
+    "How to read the image's file."
+    p.add_argument("--pixel-size", type=pixel_size, metavar="A",
+                   help="Å per pixel, or Y,X for pixels that are not square (default: what the file says; where it "
+                        "says nothing, the scale is inferred)")
+    p.add_argument("--table", metavar="CSV",
+                   help="many images at once: lines of image,formula,pixel_size; the same command goes on where it "
+                        "stopped")
+    p.add_argument("--frame", type=int, metavar="N",
+                   help="read this frame of a series alone, from 0 (default: all, aligned and averaged)")
+    p.add_argument("--invert", action="store_true", help="atoms are dark, as in bright field")
+
+# %% ../nbs/82_options.ipynb #f445d04b
+def predict_options(p:Parser):
+    "Declare the options of `predict`."
+    _question_options(p)
+    _reading_options(p)
+    p.add_argument("--prompt", help="the whole prompt, instead of the standard one made from the formula")
+    p.add_argument("--k", type=at_least_one, default=5, help="how many candidates to keep (default: %(default)s)")
+    p.add_argument("--distortion", type=distortion_share, default="inferred", metavar="SHARE",
+                   help="how far drift may have distorted the image, such as 0.03 for 3 %%: the lattice is then taken "
+                        "as symmetric as that allows; inferred asks the columns and the potential instead (default: "
+                        "%(default)s)")
+    p.add_argument("--model", default="compact", metavar="compact|PATH|HUB-ID",
+                   help="the model that proposes (default: %(default)s)")
+    _proposing(p)
+    p.add_argument("--relax", choices=("chgnet",),
+                   help="relax the candidates as a whole with this potential: the plane is then no longer what was "
+                        "measured")
+    _seed(p)
+    _out(p)
+
+# %% ../nbs/82_options.ipynb #7f9e6569
+def _film_options(p):
+    "The structure, the size of the image, and the film under the beam."
+    p.add_argument("structure", metavar="STRUCTURE",
+                   help="CIF, POSCAR or extxyz, or the identifier of a database entry, such as JVASP-664")
+    p.add_argument("--pixel-size", type=float, default=.1, metavar="A", help="Å per pixel (default: %(default)s)")
+    p.add_argument("--size", type=at_least_one, default=256, help="width and height in pixels (default: %(default)s)")
+    p.add_argument("--miller", type=miller_index, default=(0, 0, 1), metavar="H,K,L",
+                   help="the plane that faces the beam, of bulk crystals too (default: 0,0,1)")
+    p.add_argument("--layers", type=at_least_one,
+                   help="lattice planes in the film (default: as many as repeat straight along the beam)")
+
+# %% ../nbs/82_options.ipynb #d35c61a6
+def _view_options(p):
+    "How the crystal lies in the image."
+    p.add_argument("--rotation", type=float, default=0., metavar="DEG", help="degrees, clockwise (default: 0)")
+    p.add_argument("--shift", type=point, metavar="X,Y",
+                   help="where the cell's origin lies, Å from the first pixel (default: 0,0)")
+    p.add_argument("--mirror", action="store_true", help="the sheet seen from its other side")
+
+# %% ../nbs/82_options.ipynb #fa5a6589
+def _imaging_options(p):
+    "How the microscope images the crystal."
+    p.add_argument("--probe", default="0.5",
+                   help="width of a Gaussian in Å, atomvision, or an instrument: "
+                        "voltage=80,semi_angle=30,defocus=0,cs=0,source_size=.3 (kV, mrad, Å, mm, Å) (default: "
+                        "%(default)s)")
+    p.add_argument("--z-power", type=float, default=1.7, help="exponent of the atomic number (default: %(default)s)")
+    p.add_argument("--thermal", type=number_or_values, default=0., metavar="U",
+                   help="root mean square displacement along one axis in Å, or Mo=.06,S=.08 (default: 0)")
+
+# %% ../nbs/82_options.ipynb #e3704a6a
+def _defect_options(p):
+    "What is wrong with the crystal."
+    p.add_argument("--vacancies", type=float, default=0., metavar="N", help="missing atoms per nm²")
+    p.add_argument("--antisites", type=float, default=0., metavar="N", help="exchanged pairs per nm²")
+    p.add_argument("--substitute", type=replacement, metavar="OLD=NEW:FRACTION", help="an alloy, such as Mo=W:0.2")
+    p.add_argument("--frozen", type=number_or_values, metavar="U",
+                   help="displace every atom at random, Å along each axis, or Mo=.06,S=.08")
+    p.add_argument("--grain-boundary", type=float, metavar="DEG",
+                   help="two grains, so many degrees apart, that meet in the middle")
+    p.add_argument("--twist", type=float, metavar="DEG", help="a bilayer, the upper sheet turned by so many degrees")
+
+# %% ../nbs/82_options.ipynb #7e75176d
+def simulate_options(p:Parser):
+    "Declare the options of `simulate`."
+    _film_options(p)
+    _view_options(p)
+    _imaging_options(p)
+    _defect_options(p.add_argument_group("what is wrong with the crystal"))
+    p.add_argument("--noise", default="paper", metavar="LEVEL[,NAME=VALUE...]",
+                   help="paper, hard, low, mid, high or none, with changes such as paper,dose=500,drift=2 (e/Å², Å) "
+                        "(default: %(default)s)")
+    _seed(p)
+    _out(p, "the image: .tif with the pixel size in its tags, .png or .npy", "IMAGE")
+
+# %% ../nbs/82_options.ipynb #4a99b052
+def dataset_options(p:Parser):
+    "Declare the options of `dataset`."
+    p.add_argument("--source", nargs="+", required=True, metavar="NAME|FILE|DIR",
+                   help="dft_2d_2021, c2db, or a .json of entries (in a .zip too) or folder of your own")
+    p.add_argument("--split", choices=("formula", "paper"), default="formula",
+                   help="no formula on both sides, or the paper's random 90/10 (default: %(default)s)")
+    p.add_argument("--n", type=at_least_one, help="only this many structures, drawn at random (default: all)")
+    p.add_argument("--bravais", action="store_true", help="name the Bravais lattice in the prompts")
+    _noise(p)
+    _seed(p)
+    _out(p, "folder for the data set; an interrupted run goes on there")
+
+# %% ../nbs/82_options.ipynb #8546af8c
+def _large_model_options(p):
+    "Settings of QLoRA, where they differ from the recipe's."
+    p.add_argument("--recipe", metavar="default|paper|author", help="settings to start from (default: default)")
+    p.add_argument("--epochs", type=float, help="how often each crystal is seen")
+    p.add_argument("--lr", type=float, help="learning rate")
+    p.add_argument("--batch-size", type=at_least_one, help="micrographs at a time")
+    p.add_argument("--accumulate", type=at_least_one, help="batches to a step")
+    p.add_argument("--no-vision", dest="vision", action="store_const", const=False,
+                   help="leave the image encoder as it is: less memory")
+    p.add_argument("--report-to", metavar="tensorboard|trackio", help="watch the run there as well")
+    p.add_argument("--workers", type=int, help="processes that render micrographs (default: 0)")
+
+# %% ../nbs/82_options.ipynb #a68ee003
+def train_options(p:Parser):
+    "Declare the options of `train`."
+    p.add_argument("--dataset", required=True, metavar="DIR", help="made by the verb dataset")
+    p.add_argument("--base", default="compact", metavar="compact|PATH|HUB-ID",
+                   help="the model to start from (default: %(default)s)")
+    p.add_argument("--steps", type=at_least_one,
+                   help="training steps (default: 7500 of 64 samples for compact, the recipe's epochs for a large "
+                        "model)")
+    p.add_argument("--seed", type=int, help="of the weights and the samples (default: 0, or the recipe's)")
+    p.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
+    _out(p, "folder for the model, or for the adapter of a large one")
+    _large_model_options(p.add_argument_group("large models (QLoRA)"))
+
+# %% ../nbs/82_options.ipynb #ffa44117
+def evaluate_options(p:Parser):
+    "Declare the options of `evaluate`."
+    p.add_argument("--source", nargs="+", metavar="NAME|FILE|DIR",
+                   help="databases (dft_2d_2021, c2db), or .json files of entries (in a .zip too) or folders of your "
+                        "own")
+    p.add_argument("--subset", choices=("test", "validation", "train", "all", "benchmark"), default="test",
+                   help="which part of the split, or of a file whose entries name their subset; or the fixed benchmark "
+                        "(default: %(default)s)")
+    p.add_argument("--model", default="compact", metavar="NAME|PATH|HUB-ID",
+                   help="compact, compact+templates, PATH, PATH+templates; or a baseline: templates, nearest-image, "
+                        "image-only, blank, PATH+blank, nearest-formula, constant (default: %(default)s)")
+    p.add_argument("--n", type=at_least_one, help="how many structures from each source (default: all)")
+    p.add_argument("--k", type=at_least_one, default=5, help="how many candidates to keep (default: %(default)s)")
+    _proposing(p)
+    _workers(p)
+    _compared(p)
+    _noise(p, "raw", "unscaled")
+    _seed(p)
+    _out(p, "folder for answers and report; the same command goes on where it stopped")
+
+# %% ../nbs/82_options.ipynb #bc3b9d3d
+def score_options(p:Parser):
+    "Declare the options of `score`."
+    p.add_argument("predictions", metavar="PREDICTIONS", help="folder of ID_0/rank_1.cif to rank_5.cif, best first")
+    p.add_argument("truth", metavar="TRUTH", help="folder of ID.cif")
+    p.add_argument("--name", help="what the report calls the method (default: the folder's name)")
+    _workers(p)
+    _compared(p)
+    _out(p, "folder for the report")
+
+# %% ../nbs/82_options.ipynb #25c156aa
+def benchmark_options(p:Parser):
+    "Declare the options of `benchmark`."
+    p.add_argument("--source", nargs="+", choices=("dft_2d_2021", "c2db"), default=("dft_2d_2021", "c2db"),
+                   help="only this database's crystals (default: both)")
+    p.add_argument("--level", nargs="+", choices=("low", "mid", "high"), default=("low", "mid", "high"),
+                   help="noise levels (default: all three)")
+    _workers(p)
+    _out(p, "folder for the benchmark, about 150 MB; the same command goes on where it stopped")
+
+def lab_options(p:Parser):
+    "Declare the options of `lab`."
+    p.add_argument("folder", nargs="?", default=".", metavar="DIR",
+                   help="where the app's notebook is kept (default: here)")
+    p.add_argument("--voila", action="store_true", help="serve the app alone, without JupyterLab around it")

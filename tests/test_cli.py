@@ -278,15 +278,15 @@ def test_who_proposes_and_what_computes_heights(options, propose, heights, mos2,
     def told(*args, **kwargs): asked.append((kwargs["propose"], kwargs["heights"])); return Answer(mos2, True)
     monkeypatch.setattr("microscopygpt.predict.predict", told)
     monkeypatch.setattr("microscopygpt.evaluate.evaluate", told)
-    monkeypatch.setattr("microscopygpt.cli._told", lambda report, out: 0)
+    monkeypatch.setattr("microscopygpt.cli._print_report", lambda report, out: 0)
     assert main(["predict", "scan.tif", *options, "--out", str(tmp_path)]) == main(["evaluate", "--source", "c2db", *options, "--out", str(tmp_path)]) == 0
     assert asked == [(propose, heights)]*2
 
 def test_the_names_are_those_of_the_library():
-    from microscopygpt import cli
+    from microscopygpt import options
     from microscopygpt.potentials import POTENTIALS
     from microscopygpt.search import PROPOSERS
-    assert cli.PROPOSER_NAMES == PROPOSERS and cli.POTENTIAL_NAMES == tuple(POTENTIALS)
+    assert options.PROPOSER_NAMES == PROPOSERS and options.POTENTIAL_NAMES == tuple(POTENTIALS)
 
 # ---- predict, from end to end
 

@@ -11,8 +11,9 @@ from microscopygpt.compact import ModelError
 from microscopygpt.crystal import Slab, cell_from_lengths, from_slab, parse_formula, reduced_formula
 from microscopygpt.data import SOURCES, have_database, load_crystals
 from microscopygpt.micrograph import Micrograph
-from microscopygpt.model import (AdapterError, LargeVLM, MemoryFullError, NoGPUError, explain, has_unsloth,
-                                 load_adapter, load_base, load_model, modern_names, shown)
+from microscopygpt.large_model import LargeVLM, MemoryFullError, Steering, encode, shown, stop_tokens
+from microscopygpt.model import (AdapterError, NoGPUError, explain, has_unsloth, load_adapter, load_base, load_model,
+                                 modern_names)
 from microscopygpt.noise import render
 from microscopygpt.tiny import FAMILIES, save_tiny_vlm, tiny_vlm
 
@@ -54,12 +55,10 @@ def test_log_p_is_the_models():
     model, processor = tiny_vlm("llava", px=56)
     vlm = LargeVLM(model, processor, constrained=False)
     prompt = make_prompt("BN")
-    from microscopygpt.model import encode
     inputs = encode(processor, [vlm.shown(None)], [prompt])
     torch.manual_seed(0)
     out = model.generate(**inputs, do_sample=False, max_new_tokens=12, output_logits=True, return_dict_in_generate=True)
     expected = sum(float(l.log_softmax(-1)[0, t]) for l, t in zip(out.logits, out.sequences[0, inputs["input_ids"].shape[1]:]))
-    from microscopygpt.model import Steering, stop_tokens
     from transformers import LogitsProcessorList
     steering = Steering([None], vlm.n_words, stop_tokens(model, processor))
     written = model.generate(**inputs, do_sample=False, max_new_tokens=12, logits_processor=LogitsProcessorList([steering]))[:, inputs["input_ids"].shape[1]:]

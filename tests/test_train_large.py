@@ -9,7 +9,8 @@ from microscopygpt.crystal import Slab, cell_from_lengths
 from microscopygpt.data import Crystal
 from microscopygpt.dataset import ChatDataset
 from microscopygpt.micrograph import Micrograph
-from microscopygpt.model import GATES, IGNORED, LargeVLM, load_model
+from microscopygpt.large_model import IGNORED, LargeVLM, encode
+from microscopygpt.model import GATES, load_model
 from microscopygpt.tiny import FAMILIES, save_tiny_vlm, tiny_vlm
 from microscopygpt.train import Collator, Recipe, answer_samples, closed_gates, finetune, last_checkpoint, recipe_of
 from microscopygpt.compact_train import TrainError
@@ -149,7 +150,6 @@ def test_labels_are_the_answer_token_by_token(family):
 
 def vlm_inputs(vlm, item):
     "What the model is given when a user asks about the same micrograph."
-    from microscopygpt.model import encode
     micrograph = Micrograph(np.asarray(item["image"], np.float32)/255, item["pixel_size"])
     return encode(vlm.processor, [vlm.shown(micrograph)], [make_prompt(item["formula"])])
 

@@ -15,8 +15,8 @@ from transformers.integrations import replace_with_bnb_linear
 from transformers.models.mllama.modeling_mllama import MllamaRotaryEmbedding
 from microscopygpt.chat import make_prompt
 from microscopygpt.dataset import ChatDataset
-from microscopygpt.model import (IGNORED, LargeVLM, MemoryFullError, compute_dtype, encode, forget_models,
-                                 has_unsloth, load_model, nf4)
+from microscopygpt.large_model import IGNORED, LargeVLM, MemoryFullError, encode
+from microscopygpt.model import compute_dtype, forget_models, has_unsloth, load_model, nf4
 from microscopygpt.tiny import tiny_vlm
 from microscopygpt.train import RECIPES, ChatTrainer, _arguments, add_adapter, lora_targets
 
