@@ -16,7 +16,7 @@ READY := $(VENV)/.ready
 IN_VENV = PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-sync test-nbs test-py gpu lab docs readme screenshots clean
+.PHONY: help setup demo test test-sync test-lint test-nbs test-py gpu lab docs readme screenshots clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -38,10 +38,13 @@ demo: $(READY) ## from a simulated micrograph to crystal structures
 	@echo "  rank_1.cif ...   the candidates, best first"
 	@echo "  prediction.json  scores, measured lattice, warnings"
 
-test: $(READY) test-sync test-nbs test-py ## every check: library in step, notebooks run, tests pass
+test: $(READY) test-sync test-lint test-nbs test-py ## every check: library in step, notebooks run, tests pass
 
 test-sync: $(READY) ## the library is what the notebooks export
 	@$(IN_VENV) .ci/in_step
+
+test-lint: $(READY) ## no unused name, no long line, no known trap in the library
+	$(BIN)/ruff check microscopygpt
 
 test-nbs: $(READY) ## every notebook runs
 	$(IN_VENV) OMP_NUM_THREADS=1 nbdev_test --n_workers $(WORKERS) --timing

@@ -27,7 +27,7 @@ setuptools.setup(
     extras_require={name: listed(f"{name}_requirements") for name in extras},
     packages=setuptools.find_packages(include=[cfg["lib_path"], f"{cfg['lib_path']}.*"]),
     package_data={cfg["lib_path"]: ["weights/**/*.safetensors", "weights/**/*.json", "weights/**/*.md",
-                                    "examples/*.tif", "examples/*.png", "examples/*.json", "app/*.js", "app/*.css", "benchmark.json", "benchmark_readme.md"]},
+                                    "examples/*.tif", "examples/*.png", "examples/*.json", "app/*.js", "app/*.css", "benchmark.json", "py.typed", "benchmark_readme.md"]},
     include_package_data=False, zip_safe=False,
     entry_points={"console_scripts": listed("console_scripts"), "nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]},
 )

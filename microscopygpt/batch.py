@@ -41,7 +41,7 @@ _HEADINGS = dict(image=("image", "file", "filename", "micrograph", "path"),
 def _columns_of(headings):
     "The column of each part of a question; None where no heading names it."
     heads = [heading.lower() for heading in headings]
-    column = lambda names: next((heads.index(name) for name in names if name in heads), None)
+    def column(names): return next((heads.index(name) for name in names if name in heads), None)
     return {part: column(names) for part, names in _HEADINGS.items()}
 
 def _split_headings(rows):
@@ -148,7 +148,7 @@ _FIGURES = ("a {a} Å, b {b} Å, γ {gamma}°, {atoms} atoms, space group {space
 
 def _section(line):
     "The part of the page about one image."
-    said = lambda key: html.escape(str(line.get(key, "")))
+    def said(key): return html.escape(str(line.get(key, "")))
     figures, picture, bad = "", "", "" if line["outcome"] == "explained" else " class=bad"
     if "a" in line:
         figures = html.escape(_FIGURES.format_map(line))

@@ -71,7 +71,7 @@ def _element_features():
 # %% ../nbs/33_compact.ipynb #84130e14
 def _feature_blocks():
     "(words, their features) of each kind of word."
-    values = lambda words: [float(w) for w in words]
+    def values(words): return [float(w) for w in words]
     return [(COUNTS, _waves(values(COUNTS), [40, 20, 8, 4, 2])),
             (UNITS, _waves(range(1, len(UNITS) + 1), [24, 12, 6, 3, 2])),
             (ELEMENTS, _element_features()),
@@ -130,7 +130,7 @@ class CellEncoder(nn.Module):
     def __init__(self, d:int, # width of a token
                  shape:tuple): # points of the folded cell along a and b
         super().__init__()
-        conv = lambda i, o, stride: nn.Conv2d(i, o, 3, stride, 1, padding_mode="circular")
+        def conv(i, o, stride): return nn.Conv2d(i, o, 3, stride, 1, padding_mode="circular")
         self.net = nn.Sequential(conv(2, 32, 1), nn.GELU(), conv(32, 64, 2), nn.GELU(), conv(64, d, 2))
         self.position = nn.Parameter(torch.randn(shape[0]//4*shape[1]//4, d)*.02)
     def forward(self, x): return self.net(x).flatten(2).transpose(1, 2) + self.position
@@ -254,7 +254,7 @@ _LINE = 4 # words of the lattice, and of each atom
 def start_from_features(self:CompactModel, seed:int=0)->CompactModel:
     "Start the embeddings from `word_features`, and the decoder's positions from (place in the line, atom)."
     generator, d = torch.Generator().manual_seed(seed), self.config.d_model
-    noise = lambda *shape: torch.randn(*shape, generator=generator)
+    def noise(*shape): return torch.randn(*shape, generator=generator)
     features = torch.tensor(word_features(), dtype=torch.float32)
     shared, position = self.model.shared.weight, self.model.decoder.embed_positions.weight
     first = Stack.first + _LINE
@@ -420,7 +420,8 @@ def ask(self:CompactVLM, observation:"Observation|None", prompt:str, n:int, seed
 
 # %% ../nbs/33_compact.ipynb #93941003
 @patch
-def generate(self:CompactVLM, micrographs:list, # of `Observation` or `Micrograph`; None for a blank image
+def generate(self:CompactVLM, # noqa: F811 (a method)
+             micrographs:list, # of `Observation` or `Micrograph`; None for a blank image
              prompts:list, # one for each micrograph, names the formula
              k:int=32, # answers to each
              seed:int=0, temperature:float=1.)->list: # of k `Answer`s for each micrograph

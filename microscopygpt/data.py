@@ -182,7 +182,7 @@ def _read_structures(path):
     else:
         found = read_structures(path)
         for note in dict.fromkeys(note for _, notes in found for note in notes):
-            warnings.warn(f"{path.name}: {note}", CrystalWarning)
+            warnings.warn(f"{path.name}: {note}", CrystalWarning, stacklevel=2)
         structures = [atoms for atoms, _ in found]
     names = [path.name] if len(structures) == 1 else [f"{path.name}#{i}" for i in range(len(structures))]
     return list(zip(names, structures))
@@ -221,7 +221,7 @@ def load_folder(path:"str|Path", # folder with id_prop.csv, *.cif, POSCAR*, *.va
                         "*.extxyz.")
     what = f"{len(bad)} of {len(files)} structure files in {folder} cannot be used. "
     if bad and not (skip_bad and crystals): raise DataError(what + f"The first: {bad[0]}")
-    if bad: warnings.warn(what + " ".join(bad))
+    if bad: warnings.warn(what + " ".join(bad), stacklevel=2)
     return crystals
 
 # %% ../nbs/31_data.ipynb #c87d3a63

@@ -189,7 +189,8 @@ tags: [materials-science, electron-microscopy, crystal-structure]
 ---
 # Micrographs of two-dimensional crystals
 
-{n} simulated STEM micrographs (HAADF, Z^1.7, Gaussian probe of 0.5 Å, noise "{noise}") of crystals from {sources}, each with a prompt and the true structure as its answer.
+{n} simulated STEM micrographs (HAADF, Z^1.7, Gaussian probe of 0.5 Å, noise "{noise}") of crystals from {sources},
+each with a prompt and the true structure as its answer.
 Rotation, position and noise are drawn from seed {seed} and the crystal's identifier.
 
 | split ({split}) | micrographs |
@@ -206,7 +207,8 @@ Rotation, position and noise are drawn from seed {seed} and the crystal's identi
 | `pixel_size`, `rotation` | Å per pixel; degrees from x (right) towards y (down) |
 | `space_group`, `bravais` | of the slab (spglib, 0.1 Å); of its plane |
 
-Load it with `datasets.load_from_disk`; `crystals.npz` holds the structures as arrays (`microscopygpt.data.read_crystals`) and `recipe.json` says how all was made.
+Load it with `datasets.load_from_disk`; `crystals.npz` holds the structures as arrays (`microscopygpt.data.read_crystals`),
+and `recipe.json` holds the settings.
 The structures keep the licences of their sources: cite JARVIS-DFT 2D or C2DB where they were used.
 """
 

@@ -112,7 +112,7 @@ def compute_virials(self:Potential, slabs:list)->tuple: # energies (b,), list of
 # %% ../nbs/50_energies.ipynb #62bea9d6
 @patch
 def evaluate_cells(self:Potential, slabs:"list[Slab]")->CellEvaluation:
-    "Energies, forces and virials, for a relaxation of the cell in the plane; infinite energies where one is not finite."
+    "Energies, forces and virials, to relax the cell in the plane; infinite energies where one is not finite."
     slabs = self.begin(slabs)
     energies, forces, virials = np.zeros(len(slabs)), [], np.zeros((len(slabs), 2, 2))
     for part in batches(slabs, self.atoms_at_once):

@@ -11,6 +11,7 @@ __all__ = ['RIDGE', 'FEWEST_PIXELS', 'COARSEST', 'NARROWEST', 'FLAT', 'RINGS', '
 
 # %% ../nbs/20_fourier.ipynb #8231530c
 from dataclasses import dataclass
+from collections.abc import Callable
 from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
@@ -176,7 +177,7 @@ def noise_of_coefficients(residual:np.ndarray, # (h, w), the image without the w
                           x:np.ndarray, # (w,) Å
                           y:np.ndarray, # (h,) Å
                           g:np.ndarray # (m, 2) 1/Å, the waves of the fit
-                         )->"Callable": # from frequencies (n, 2) to the root mean square of a complex coefficient (n,)
+                         )->Callable: # from frequencies (n, 2) to the root mean square of a complex coefficient (n,)
     "The noise of a fit on the waves `g`, ring by ring."
     power = np.abs(np.fft.rfft2(residual)/residual.size)**2
     r = _grid_frequencies(x, y)

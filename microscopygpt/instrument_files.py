@@ -95,7 +95,7 @@ def _is_usid(data, indices, values):
 # %% ../nbs/14_instrument_files.ipynb #a5b53d5e
 def _usid_picture(data)->"tuple|None": # picture, steps, units
     "The picture in a list of values at positions; the first position runs fastest."
-    beside = lambda name: data.file[data.attrs[name]] if name in data.attrs else data.parent.get(name)
+    def beside(name): return data.file[data.attrs[name]] if name in data.attrs else data.parent.get(name)
     indices, values = beside("Position_Indices"), beside("Position_Values")
     if not _is_usid(data, indices, values): return None
     places = indices[:].astype(int)

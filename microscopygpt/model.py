@@ -208,7 +208,8 @@ def _adapter_weights(adapter): # name -> tensor
     from peft.utils import load_peft_weights
     try: return modern_names(load_peft_weights(adapter, device="cpu"))
     except SafetensorError as e:
-        raise AdapterError(f"The weights of the adapter {adapter} are damaged ({e}): download or train it again.") from e
+        what = f"The weights of the adapter {adapter} are damaged ({e}): download or train it again."
+        raise AdapterError(what) from e
 
 # %% ../nbs/37_model.ipynb #d62f37dc
 def _shapes(weights): return {name: weight.shape for name, weight in weights.items()}

@@ -82,7 +82,7 @@ def unscaled_observation(question:Search, micrograph:Micrograph, imaging:Imaging
     if question.potential is None:
         raise PredictError(NO_POTENTIAL.format(image=micrograph.source or "The image", formula=question.formula))
     question.tell(.03, "finding the scale")
-    tick = lambda: question.tell(None, "finding the scale")
+    def tick(): return question.tell(None, "finding the scale")
     observation = observe_unscaled(micrograph, imaging)
     planes = unscaled_planes(observation, question.formula, question.seed)
     question.unscaled = observation, planes
@@ -377,7 +377,7 @@ def predict(image, # path, array or `Micrograph`
     question = Search(None, formula, prompt, answers, seed, tell)
     question.use(heights)
     crystals = _template_crystals(templates, propose, question.notes) if "templates" in active else []
-    run = lambda search: search.run(active, vlm, crystals, k)
+    def run(search): return search.run(active, vlm, crystals, k)
     search, candidates = on_its_scale(question, micrograph, imaging, run, vlm)
     candidates = _relaxed(candidates, relax, tell)
     tell(1., "done")

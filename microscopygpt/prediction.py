@@ -313,7 +313,7 @@ def own_files(folder:Path)->dict: # name -> digest, None where an early version 
     said = _written_by(folder)
     if said is None: return {}
     listed = said.get("written") or {c["file"]: None for c in said["candidates"]} | {"report.png": None}
-    same = lambda name, print_: (folder/name).is_file() and print_ in (None, digest((folder/name).read_bytes()))
+    def same(name, print_): return (folder/name).is_file() and print_ in (None, digest((folder/name).read_bytes()))
     own = {name: print_ for name, print_ in listed.items() if Path(name).name == name and same(name, print_)}
     return own | {"prediction.json": None}
 

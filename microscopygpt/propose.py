@@ -152,7 +152,8 @@ def local_crystals()->list: # of `Crystal`
     if kept.is_file(): return read_crystals(kept)
     crystals = load_crystals(names, max_atoms=24)
     try: save_crystals(crystals, kept)
-    except OSError: warnings.warn(f"{kept} cannot be written: the databases will be prepared again next time.")
+    except OSError:
+        warnings.warn(f"{kept} cannot be written: the databases will be prepared again next time.", stacklevel=2)
     return crystals
 
 # %% ../nbs/60_propose.ipynb #4dfdb5cc

@@ -202,9 +202,9 @@ def _tiff_frames(tif, pages, path, frame, warnings):
     "The frame that is wanted of a TIFF, or the mean of all."
     joint = _joint_frames(tif, pages)
     if joint is not None:
-        get = lambda i: array_picture(joint[i], path, warnings if i == 0 and not warnings else [])
+        def get(i): return array_picture(joint[i], path, warnings if i == 0 and not warnings else [])
         return one_frame(get, len(joint), pages[0].shape[:2], frame, path, warnings)
-    get = lambda i: array_picture(_page_data(pages[i], path), path, [] if i else warnings)
+    def get(i): return array_picture(_page_data(pages[i], path), path, [] if i else warnings)
     return one_frame(get, len(pages), (pages[0].imagelength, pages[0].imagewidth), frame, path, warnings)
 
 # %% ../nbs/15_readers.ipynb #a57135f3
@@ -229,7 +229,7 @@ IMOD_STAMP = 1146047817
 def _mrc_order(head):
     "The byte order of an MRC header."
     if head[212:213] in (b"\x44", b"\x11"): return "<" if head[212:213] == b"\x44" else ">"
-    plausible = lambda order: struct.unpack(order + "i", head[12:16])[0] in (*MRC_TYPES, 3, 4, 101)
+    def plausible(order): return struct.unpack(order + "i", head[12:16])[0] in (*MRC_TYPES, 3, 4, 101)
     return next((order for order in "<>" if plausible(order)), "<")
 
 # %% ../nbs/15_readers.ipynb #a522b1a6

@@ -124,7 +124,7 @@ def use(self:Search, heights):
 
 # %% ../nbs/65_search.ipynb #65c00014
 @patch
-def prove(self:Search, proposals, start, end)->list:
+def prove(self:Search, proposals, start, end)->list: # noqa: F811 (a method)
     "Proofs of those proposals that fit the lattice."
     proofs = []
     for i, proposal in enumerate(proposals):
@@ -137,7 +137,7 @@ def prove(self:Search, proposals, start, end)->list:
 def compute(self:Search, how, what, **options)->list: # of `Relaxed`
     "Heights computed by a function of the potential; none where there is no potential or it fails."
     if self.potential is None: return []
-    tick = lambda: self.tell(None, f"relaxing heights with {self.potential.name}")
+    def tick(): return self.tell(None, f"relaxing heights with {self.potential.name}")
     try: return how(what, self.potential, tick=tick, **options)
     except PotentialError as e:
         self.notes.append(f"Heights were not computed: {e}")
@@ -231,7 +231,7 @@ RESTLESS_PLANES = 4 # planes that get heights when the forces say that the best 
 @patch
 def _solve(self:Search, start, end):
     "The planes that cost little more than the best; none, and a note, where no columns can be solved."
-    solving = lambda done, what: self.tell(start + (end - start)*done, what)
+    def solving(done, what): return self.tell(start + (end - start)*done, what)
     try: planes = solve_columns(self.observation, self.formula, seed=self.seed, progress=solving)[:RESTLESS_PLANES]
     except ColumnError as e:
         self.notes.append(str(e))
@@ -274,7 +274,9 @@ def add_columns(self:Search, start, end):
 
 # %% ../nbs/65_search.ipynb #65c00031
 @patch
-def place(self:Search, contenders:list, scores # (n,) log odds of each by all else
+def place(self:Search, # noqa: F811 (a method)
+          contenders:list,
+          scores # (n,) log odds of each by all else
          ):
     "Give contenders the lattice that measurement and physics agree on, where there is a potential."
     if self.observation.imaging.distortion is None:

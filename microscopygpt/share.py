@@ -34,8 +34,9 @@ def training_record(folder:"str|Path" # of a finished run
 # %% ../nbs/39_share.ipynb #bdb9e54d
 _MODEL_CARD = """# {title}
 
-An adapter (QLoRA, {trainable:,} trained parameters) for {base_link}. It reads the crystal structure of a two-dimensional material from an atomic-resolution STEM image and its chemical formula:
-lattice, elements and coordinates as text, which [MicroscopyGPT]({home}) turns into structures, proves against the image and ranks.
+An adapter (QLoRA, {trainable:,} trained parameters) for {base_link}. It reads the crystal
+structure of a two-dimensional material from an atomic-resolution STEM image and its chemical formula: lattice, elements
+and coordinates as text, which [MicroscopyGPT]({home}) turns into structures, proves against the image and ranks.
 
 ```python
 from microscopygpt.model import load_model
@@ -61,7 +62,8 @@ prediction = predict("micrograph.tif", "MoS2", pixel_size=0.1, model=load_model(
 
 ## Limits
 
-The micrographs it learned from are simulated (HAADF, image intensity ~ Z^1.7, noise "{noise}"), of single crystals seen along [001] at {pixel_size} Å/px. Heights cannot be seen in such images: they come from what it has learned of chemistry.
+The micrographs it learned from are simulated (HAADF, image intensity ~ Z^1.7, noise "{noise}"), of single crystals seen
+along [001] at {pixel_size} Å/px. Heights cannot be seen in such images: they come from what it has learned of chemistry.
 An answer is a proposal: prove it against the image, as `predict` does.
 """
 _HOME = "https://github.com/microscopygpt/microscopygpt"

@@ -339,7 +339,7 @@ def _pad(arrays):
 # %% ../nbs/10_stem.ipynb #a5cb0a8a
 def _series(sheets, probe, gmax, shape, pixel_size, device):
     "Images of a batch, by harmonics."
-    put = lambda a: torch.from_numpy(a).to(device)
+    def put(a): return torch.from_numpy(a).to(device)
     hk = _pad([half_plane(s.cell, gmax) for s in sheets])
     frac, weights, thermal = (_pad([getattr(s, name) for s in sheets]) for name in ("frac", "weights", "thermal"))
     cell, shift = (np.stack([getattr(s, name) for s in sheets]) for name in ("cell", "shift"))
