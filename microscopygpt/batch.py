@@ -218,7 +218,7 @@ def _loaded(options):
     "`predict`, and the options with the model loaded."
     from microscopygpt.model import load_model
     from microscopygpt.search import PROPOSERS
-    from microscopygpt.predict import predict
+    from microscopygpt.solve import predict
     model, propose = options.get("model", "compact"), options.get("propose", PROPOSERS)
     wanted = "model" in ((propose,) if isinstance(propose, str) else propose) and isinstance(model, str)
     return predict, options | (dict(model=load_model(model)) if wanted else {})

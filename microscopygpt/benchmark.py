@@ -21,7 +21,7 @@ from . import __version__
 from .core import MicroscopyGPTError, parallel_map, writable_folder, write_atomically
 from .crystal import Slab
 from .data import SOURCES, DataError, database_file, entry_id, load_entries, to_crystal
-from .evaluate import draw_micrograph, write_truth
+from .evaluation import draw_micrograph, write_truth
 from .pictures import MicrographError
 from .micrograph import read_micrograph, write_micrograph
 from .noise import NOISE

@@ -85,7 +85,7 @@ def _predict_many(args, out, options):
 # %% ../nbs/83_cli.ipynb #2f2208d3
 def _predict_one(args, out, options):
     "Answer one question: exit code 0, or 3 when no candidate explains the image."
-    from microscopygpt.predict import predict
+    from microscopygpt.solve import predict
     prediction = predict(_image(args), args.formula, args.pixel_size, **options)
     out = prediction.write(out)
     for rank, candidate in enumerate(prediction.candidates, 1): print(candidate_line(rank, candidate))
@@ -103,7 +103,7 @@ def run_predict(args:argparse.Namespace # see `microscopygpt predict --help`
     if not args.image and not args.table:
         raise UsageError("No image: name one or more, or a --table of them. See `microscopygpt predict --help`.")
     out = output_folder(args.out)
-    with pausing_collection(): import_module("microscopygpt.predict")
+    with pausing_collection(): import_module("microscopygpt.solve")
     answer = _predict_many if args.table or len(args.image) > 1 else _predict_one
     return answer(args, out, _predict_arguments(args))
 
@@ -246,7 +246,7 @@ def run_score(args:argparse.Namespace # see `microscopygpt score --help`
              )->int: # exit code
     "Score a folder of answers against the true structures."
     out = output_folder(args.out)
-    from microscopygpt.evaluate import score
+    from microscopygpt.evaluation import score
     settings = dict(model=args.name) if args.name else None
     report = score(args.predictions, args.truth, out, args.workers, settings=settings,
                    beside=_read_reports(args.beside))
@@ -260,7 +260,7 @@ def run_evaluate(args:argparse.Namespace # see `microscopygpt evaluate --help`
         raise UsageError("--source is missing: name a database (dft_2d_2021, c2db), a .json file or a folder, or take "
                          "--subset benchmark. See `microscopygpt evaluate --help`.")
     out = output_folder(args.out)
-    from microscopygpt.evaluate import evaluate
+    from microscopygpt.evaluation import evaluate
     source = args.source
     if args.subset == "benchmark":
         from microscopygpt.benchmark import benchmark_crystals

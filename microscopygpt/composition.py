@@ -48,7 +48,8 @@ def possible_formulas(elements:list # symbols
     "All small ratios of some elements."
     ratios = itertools.product(range(1, LARGEST_RATIO + 1), repeat=len(elements))
     ratios = [r for r in ratios if math.gcd(*r) == 1 and sum(r) <= MOST_ATOMS]
-    return sorted({_formula_of(elements, r) for r in ratios}, key=formula_cost)
+    formulas = dict.fromkeys(_formula_of(elements, r) for r in ratios) # keeps their order, so that ties are decided
+    return sorted(formulas, key=formula_cost)
 
 # %% ../nbs/64_composition.ipynb #43b00009
 class _Composed(NamedTuple):

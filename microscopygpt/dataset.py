@@ -207,8 +207,8 @@ Rotation, position and noise are drawn from seed {seed} and the crystal's identi
 | `pixel_size`, `rotation` | Å per pixel; degrees from x (right) towards y (down) |
 | `space_group`, `bravais` | of the slab (spglib, 0.1 Å); of its plane |
 
-Load it with `datasets.load_from_disk`; `crystals.npz` holds the structures as arrays (`microscopygpt.data.read_crystals`),
-and `recipe.json` holds the settings.
+Load it with `datasets.load_from_disk`; `crystals.npz` holds the structures as arrays
+(`microscopygpt.data.read_crystals`), and `recipe.json` holds the settings.
 The structures keep the licences of their sources: cite JARVIS-DFT 2D or C2DB where they were used.
 """
 

@@ -41,7 +41,8 @@ class Picture(NamedTuple):
 # %% ../nbs/13_pictures.ipynb #7d01263b
 UNITS = {"pm": .01, "picometer": .01, "a": 1, "å": 1, "ang": 1, "angstrom": 1, "ångström": 1, "angstroem": 1,
          "nm": 10, "nanometer": 10, "um": 1e4, "µm": 1e4, "micron": 1e4, "micrometer": 1e4, "mm": 1e7,
-         "millimeter": 1e7, "cm": 1e8, "centimeter": 1e8, "inch": 2.54e8, "inches": 2.54e8, "m": 1e10, "meter": 1e10} # Å
+         "millimeter": 1e7, "cm": 1e8, "centimeter": 1e8, "inch": 2.54e8, "inches": 2.54e8,
+         "m": 1e10, "meter": 1e10} # Å
 NO_UNIT = ("", "none", "px", "pixel", "pixels", "<undefined>", "undefined", "unknown", "t.traits.api.undefined")
 SPELLINGS = {r"\u00b5": "µ", r"\u00c5": "å", r"\xb5": "µ", "\u03bc": "µ", "metre": "meter"}
 

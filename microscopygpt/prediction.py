@@ -195,7 +195,7 @@ def written(name:str, value)->str: # Python
 # %% ../nbs/66_prediction.ipynb #66c0000f
 def default_options()->dict: # name -> value
     "What `predict` assumes where nothing is said."
-    from microscopygpt.predict import predict# which makes predictions
+    from microscopygpt.solve import predict# which makes predictions
     return {name: option.default for name, option in inspect.signature(predict).parameters.items()}
 
 # %% ../nbs/66_prediction.ipynb #66c00011
@@ -207,7 +207,7 @@ def code(self:Prediction, image:"str|None"=None # Python for the image; None for
     if asked.get("prompt") == make_prompt(self.formula): asked.pop("prompt")
     if asked.get("imaging") == Imaging(): asked.pop("imaging")
     options = [f"{name}={written(name, value)}" for name, value in asked.items() if value != default[name]]
-    lines = ["from microscopygpt.predict import predict"]
+    lines = ["from microscopygpt import predict"]
     if "imaging" in asked: lines.append("from microscopygpt.observe import Imaging")
     question = [image or repr(self.micrograph.source), repr(self.formula), repr(self.micrograph.pixel_size)]
     return "\n".join([*lines, f"prediction = predict({', '.join([*question, *options])})"])

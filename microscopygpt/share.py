@@ -40,7 +40,7 @@ and coordinates as text, which [MicroscopyGPT]({home}) turns into structures, pr
 
 ```python
 from microscopygpt.model import load_model
-from microscopygpt.predict import predict
+from microscopygpt import predict
 prediction = predict("micrograph.tif", "MoS2", pixel_size=0.1, model=load_model("{name}"))
 ```
 
@@ -63,7 +63,8 @@ prediction = predict("micrograph.tif", "MoS2", pixel_size=0.1, model=load_model(
 ## Limits
 
 The micrographs it learned from are simulated (HAADF, image intensity ~ Z^1.7, noise "{noise}"), of single crystals seen
-along [001] at {pixel_size} Å/px. Heights cannot be seen in such images: they come from what it has learned of chemistry.
+along [001] at {pixel_size} Å/px. Heights cannot be seen in such images:
+they come from what it has learned of chemistry.
 An answer is a proposal: prove it against the image, as `predict` does.
 """
 _HOME = "https://github.com/microscopygpt/microscopygpt"

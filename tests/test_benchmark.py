@@ -16,7 +16,7 @@ from microscopygpt.crystal import Slab, cell_from_lengths, from_slab, to_slab
 from microscopygpt.compare import compare
 from microscopygpt.structure_files import read_crystal
 from microscopygpt.data import SOURCES, have_database, load_entries, split_of, to_crystal
-from microscopygpt.evaluate import draw_micrograph
+from microscopygpt.evaluation import draw_micrograph
 from microscopygpt.observe import observe
 from microscopygpt.micrograph import read_micrograph
 from microscopygpt.noise import NOISE

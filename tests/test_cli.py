@@ -260,7 +260,7 @@ class Answer:
 def test_exit_codes(explained, code, mos2, tmp_path, capsys, monkeypatch):
     asked = []
     def predict(*args, **kwargs): asked.append((args, kwargs)); return Answer(mos2, explained)
-    monkeypatch.setattr("microscopygpt.predict.predict", predict)
+    monkeypatch.setattr("microscopygpt.solve.predict", predict)
     assert main(["predict", "scan.tif", "--formula", "MoS2", "--pixel-size", "0.1", "--out", str(tmp_path/"new/out")]) == code
     out, err = capsys.readouterr()
     assert asked == [(("scan.tif", "MoS2", .1), dict(elements=None, prompt=None, k=5, propose=("columns", "model", "templates"), model="compact", heights="chgnet", relax=None, imaging=Imaging(), seed=0))]
@@ -276,8 +276,8 @@ def test_exit_codes(explained, code, mos2, tmp_path, capsys, monkeypatch):
 def test_who_proposes_and_what_computes_heights(options, propose, heights, mos2, tmp_path, monkeypatch):
     asked = []
     def told(*args, **kwargs): asked.append((kwargs["propose"], kwargs["heights"])); return Answer(mos2, True)
-    monkeypatch.setattr("microscopygpt.predict.predict", told)
-    monkeypatch.setattr("microscopygpt.evaluate.evaluate", told)
+    monkeypatch.setattr("microscopygpt.solve.predict", told)
+    monkeypatch.setattr("microscopygpt.evaluation.evaluate", told)
     monkeypatch.setattr("microscopygpt.cli._print_report", lambda report, out: 0)
     assert main(["predict", "scan.tif", *options, "--out", str(tmp_path)]) == main(["evaluate", "--source", "c2db", *options, "--out", str(tmp_path)]) == 0
     assert asked == [(propose, heights)]*2
@@ -290,7 +290,7 @@ def test_the_names_are_those_of_the_library():
 
 # ---- predict, from end to end
 
-needs_predict = pytest.mark.skipif(importlib.util.find_spec("microscopygpt.predict") is None, reason="microscopygpt.predict is not built")
+needs_predict = pytest.mark.skipif(importlib.util.find_spec("microscopygpt.solve") is None, reason="microscopygpt.solve is not built")
 
 @pytest.fixture(scope="module")
 def picture(mos2):
@@ -418,7 +418,7 @@ def test_distortion_is_inferred_or_a_share(tmp_path, capsys, mos2, monkeypatch):
     assert main(["predict", str(DEMO), "--formula", "MoSe2", "--distortion", "0.03", "--k", "1", *QUICK, "--out", str(tmp_path)]) == 0
     assert json.loads((tmp_path/"prediction.json").read_text())["imaging"]["distortion"] == .03
     asked = []
-    monkeypatch.setattr("microscopygpt.predict.predict", lambda *args, imaging, **kw: asked.append(imaging.distortion) or Answer(mos2, True))
+    monkeypatch.setattr("microscopygpt.solve.predict", lambda *args, imaging, **kw: asked.append(imaging.distortion) or Answer(mos2, True))
     for options in ([], ["--distortion", "inferred"], ["--distortion", "0"]): main(["predict", str(DEMO), "--formula", "MoSe2", *options, "--out", str(tmp_path)])
     assert asked == [None, None, 0]
 

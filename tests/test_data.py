@@ -212,7 +212,7 @@ def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch, name)
 
 
 def test_a_file_makes_a_dataset_and_is_drawn_from(crystals, tmp_path):
-    from microscopygpt.evaluate import draw
+    from microscopygpt.evaluation import draw
     file = as_file(tmp_path/"own.json", listed(crystals, subset=["test"]*3 + ["validation"]*17))
     assert sorted(c.id for c in draw([str(file)], "test")) == sorted(c.id for c in crystals[:3])
     made = build_dataset(str(file), tmp_path/"made", noise="none", n=3)

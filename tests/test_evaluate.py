@@ -5,7 +5,7 @@ from microscopygpt.crystal import Slab, canonical, cell_from_lengths, from_slab,
 from microscopygpt.structure_files import write_crystal
 from microscopygpt.data import Crystal
 from microscopygpt.fourier import LatticeError
-from microscopygpt import evaluate as E, metrics as M
+from microscopygpt import evaluation as E, metrics as M
 
 def layer(numbers=(42, 16, 16), a=3.18, h=1.56, phase="2H"):
     bottom = [1/3, 2/3] if phase == "2H" else [2/3, 1/3]

@@ -237,7 +237,7 @@ def test_an_answer_to_another_micrograph_is_not_shown(monkeypatch):
     "A file is opened while the model still thinks."
     explorer = quick(Explorer("MoSe₂, 2H"))
     def predict_late(*args, progress, **kwargs):
-        from microscopygpt.predict import predict
+        from microscopygpt.solve import predict
         found = predict(*args, **kwargs)
         explorer._image["example"].value = "graphene"
         return found

@@ -14,7 +14,7 @@ from microscopygpt.model import load_model
 from microscopygpt.energies import Potential, PotentialError
 from microscopygpt.search import PROPOSERS, PredictError
 from microscopygpt.prediction import heights_of, proposers_of
-from microscopygpt.predict import guess, predict
+from microscopygpt.solve import guess, predict
 from microscopygpt.proof import Proposal, prove
 from microscopygpt.scan import Scan, scan_image
 from microscopygpt.noise import render

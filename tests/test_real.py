@@ -4,7 +4,7 @@ from importlib.resources import files
 from pathlib import Path
 import pytest
 from microscopygpt.crystal import cell_lengths, to_slab
-from microscopygpt.predict import predict
+from microscopygpt.solve import predict
 
 IMAGES = Path(os.environ.get("MICROSCOPYGPT_DATA") or "/nowhere")/".."/"images"
 KNOWN = {"graphene": ("C", 191, 2.464, .0664), "MoS2": ("MoS2", 187, 3.188, .0738), "FeTe": ("FeTe", 129, 3.607, .0533)}

@@ -15,11 +15,18 @@ def test_the_package_itself_loads_nothing(tmp_path):
     loaded = loaded_after("import microscopygpt", tmp_path)
     assert not loaded & (SLOW | {"numpy", "torch", "matplotlib", "jarvis", "pymatgen"})
 
+def test_public_names_are_found_when_they_are_used(tmp_path):
+    "Also after a page of another name was imported."
+    code = "import microscopygpt as mg, microscopygpt.solve\nassert all(callable(getattr(mg, name)) for name in dir(mg) if name != '__version__')"
+    assert {"microscopygpt.solve", "microscopygpt.evaluation"} <= loaded_after(code, tmp_path)
+    unknown = "import microscopygpt as mg\ntry: mg.prediction_of\nexcept AttributeError as e: assert 'prediction_of' in str(e)\nelse: raise AssertionError"
+    loaded_after(unknown, tmp_path)
+
 def test_help_loads_nothing(tmp_path):
     loaded = loaded_after("from microscopygpt.cli import main\nmain(['predict', '--help'])", tmp_path)
     assert not loaded & (SLOW | {"numpy", "torch", "matplotlib", "jarvis", "pymatgen"})
 
-@pytest.mark.parametrize("module", ["crystal", "chat", "stem", "lattice", "data", "compact", "model", "refine", "predict"])
+@pytest.mark.parametrize("module", ["crystal", "chat", "stem", "lattice", "data", "compact", "model", "refine", "solve"])
 def test_modules_that_predict_needs_load_nothing_slow(module, tmp_path):
     assert not loaded_after(f"import microscopygpt.{module}", tmp_path) & SLOW
 

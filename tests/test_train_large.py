@@ -71,7 +71,7 @@ def test_merged_it_gives_the_same_logits(learned, tmp_path):
 def test_proposals_of_a_large_model_are_proven(learned):
     from microscopygpt.compare import compare
     from microscopygpt.observe import Imaging
-    from microscopygpt.predict import predict
+    from microscopygpt.solve import predict
     item = learned.items[5]
     micrograph = Micrograph(np.asarray(item["image"], np.float32)/255, item["pixel_size"])
     made_up = Imaging(distortion=0.) # of a lattice that no MoS2 has: at rest it would be another

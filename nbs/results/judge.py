@@ -18,11 +18,11 @@ def contenders_of(crystal, noise, potential):
     "Evidence on the contenders of one micrograph, best first, whether each is solved, and how far the lattice is in doubt."
     from microscopygpt.chat import make_prompt
     from microscopygpt.compare import compare
-    from microscopygpt.evaluate import draw_micrograph
+    from microscopygpt.evaluation import draw_micrograph
     from microscopygpt.observe import Imaging
     from microscopygpt.model import load_model
     from microscopygpt.search import PROPOSERS, Search
-    from microscopygpt.predict import on_its_scale
+    from microscopygpt.solve import on_its_scale
     from microscopygpt.rank import doubt_of
     vlm = load_model("compact")
     prompt = make_prompt(crystal.formula, dialect=vlm.dialect)
@@ -38,7 +38,7 @@ def contenders_of(crystal, noise, potential):
 def collect(args):
     "Write a line for each micrograph, those that are there already left as they are."
     from microscopygpt.core import MicroscopyGPTError
-    from microscopygpt.evaluate import draw
+    from microscopygpt.evaluation import draw
     done = {json.loads(line)["id"] for line in args.out.read_text().splitlines()} if args.out.is_file() else set()
     crystals = [c for c in draw([args.source], "validation", None) if len(c.slab.z) <= MOST_ATOMS][:args.n]
     kind = f"{Path(args.source).name.split('.')[0]}, {args.noise}" + ", no heights"*(args.heights == "none")

@@ -11,7 +11,7 @@ from PIL import Image
 from microscopygpt.crystal import to_slab
 from microscopygpt.plotting import draw_atoms
 from microscopygpt.data import to_crystal
-from microscopygpt.evaluate import draw_micrograph, read_answers, read_truth
+from microscopygpt.evaluation import draw_micrograph, read_answers, read_truth
 from microscopygpt.plotting import styled
 from microscopygpt.micrograph import Micrograph
 
