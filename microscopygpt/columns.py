@@ -20,8 +20,7 @@ from fastcore.basics import patch
 from scipy.fft import fft2, next_fast_len
 from .core import MicroscopyGPTError
 from .crystal import parse_formula
-from .plane_groups import (SAME_COLUMN, PlaneOperation, group_table, nearest_vectors, plane_operations,
-                                        signed_subgroup, stacks, symmetrize_plane)
+from .plane_groups import PlaneOperation, symmetrize_plane
 from .observe import Observation
 from .refine import Fit, Z_UNIT, fit_positions, residual_of
 from .proof import EXPLAINED_BY_NOISE, NUISANCES, explains_as_well, n_parameters

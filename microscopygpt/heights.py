@@ -19,8 +19,9 @@ import numpy as np
 from ase.data import covalent_radii
 from fastcore.basics import patch
 from pymatgen.core import Element
-from .columns import (SAME_COLUMN, Columns, group_table, nearest_vectors, plane_operations,
-                                   signed_subgroup, stacks)
+from .columns import Columns
+from .plane_groups import (SAME_COLUMN, group_table, nearest_vectors, plane_operations, signed_subgroup,
+                                        stacks)
 from .crystal import Slab, reduce_cell
 from .energies import Potential, PotentialError
 from .refine import supercells

@@ -22,7 +22,7 @@ from .planes import solve_columns
 from .energies import PotentialError
 from .potentials import load_potential
 from .heights import FLAT_PLAN, flat, height_starts, relax_heights
-from .surrogate import find_heights
+from .height_search import find_heights
 from .settle import restless, settle
 from .rest import at_rest
 from .propose import merge_answers, propose_templates, prove_columns, with_heights

@@ -112,7 +112,7 @@ def test_cancel_in_the_middle(word, monkeypatch):
     def told(done, what):
         heard.append((done, what))
         if word in what: explorer.cancel_button.click()
-    monkeypatch.setattr(explorer, "_told", told)
+    monkeypatch.setattr(explorer, "_report_progress", told)
     explorer.ask_button.click()
     assert "Cancelled" in explorer.doing.value and explorer.prediction is None and not explorer.ask_button.disabled and explorer.cancel_button.disabled
     shares = [done for done, _ in heard]

@@ -6,7 +6,8 @@ from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from hypothesis import given, settings, strategies as st
 
-from microscopygpt.columns import Columns, group_table, nearest_vectors, plane_operations, signed_subgroup, stacks
+from microscopygpt.columns import Columns
+from microscopygpt.plane_groups import group_table, nearest_vectors, plane_operations, signed_subgroup, stacks
 from microscopygpt.crystal import Slab, cell_from_lengths
 from microscopygpt.heights import (LARGER_CELLS, SMALL_FORCE, Relaxed, bond_strengths, centred, cheap_heights,
                                    distinct, electronegativities, height_projectors, height_starts, in_order, morse,

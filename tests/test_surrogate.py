@@ -3,8 +3,8 @@ import numpy as np, pytest
 from microscopygpt.crystal import Slab
 from microscopygpt.heights import FLATNESS, bond_strengths, cheap_heights, morse, near_pairs, relax_heights
 from microscopygpt.energies import Potential
-from microscopygpt.surrogate import (BOND, USUAL_ATOMS, HeightFeatures, Surrogate, changed, find_heights,
-                                     height_spaces, in_turn, shares)
+from microscopygpt.height_search import USUAL_ATOMS, changed, find_heights, height_spaces, in_turn, shares
+from microscopygpt.surrogate import BOND, HeightFeatures, Surrogate
 from test_heights import MOS2
 
 class Bonds(Potential):
