@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from ase.data import covalent_radii
 from fastcore.basics import patch
-from .heights import FLATNESS, OPTIMUM, REPULSION, STIFFNESS, bond_strengths, near_pairs
+from .heights import OPTIMUM, REPULSION, STIFFNESS, bond_strengths, morse, near_pairs
 
 # %% ../nbs/54_surrogate.ipynb #ff1f6d22
 CENTRES = np.array([.7, .85, .95, 1.05, 1.2, 1.4, 1.7, 2.05]) # of the Gaussians, in sums of covalent radii
