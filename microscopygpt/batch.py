@@ -44,6 +44,7 @@ def _columns_of(headings):
     def column(names): return next((heads.index(name) for name in names if name in heads), None)
     return {part: column(names) for part, names in _HEADINGS.items()}
 
+# %% ../nbs/68_batch.ipynb #ce8a58dd
 def _split_headings(rows):
     "The rows of a table without its headings, and the column of each part of a question."
     columns = _columns_of(rows[0] if rows else [])
@@ -65,6 +66,7 @@ def _question_of(row, columns, where, table, formula, pixel_size):
     image = Path(cells["image"]).expanduser()
     return Question(str(image if image.is_absolute() else table.parent/image), cells["formula"] or formula, pixel_size)
 
+# %% ../nbs/68_batch.ipynb #48856f9a
 def read_questions(table:"str|Path", # CSV: image, formula and perhaps pixel_size; images relative to it
                    formula:"str|None"=None, # for rows without one
                    pixel_size=None # Å/px, for rows without one
@@ -187,6 +189,7 @@ def _claim_summary(out):
         if path.exists() and not mine:
             raise BatchError(f"{path} is not from an earlier run: choose another --out, or move it away.")
 
+# %% ../nbs/68_batch.ipynb #14e5f732
 def _write_summary(out, lines):
     "The table and the page, and their digests."
     texts = dict(zip(_SUMMARY, (results_csv(lines), index_page(lines))))
@@ -200,6 +203,7 @@ def _failure(error):
     what = "" if isinstance(error, MicroscopyGPTError) else f"{type(error).__name__}: "
     return dict(outcome="failed", message=what + " ".join(str(error).split())[:300])
 
+# %% ../nbs/68_batch.ipynb #ce9ad631
 def _answer(question, folder, asked, ask, reading, options):
     "The line of one question, its files written."
     line = dict(image=Path(question.image).name, formula=question.formula or "")
@@ -228,6 +232,7 @@ def _folder_of(name, line):
     "Where the files of an answer are, relative to the folder of all."
     return name if line.get("folder") in (".", None) else f"{name}/{line['folder']}"
 
+# %% ../nbs/68_batch.ipynb #220c7d92
 def predict_many(questions:list, # of `Question`
                  out:"str|Path", # folder; the same call goes on where it stopped
                  ask=None, # what answers, default `predict`

@@ -181,6 +181,7 @@ def _known_levels(levels):
     fault = f"There is no level {unknown[0]!r}" if unknown else "No level is given"
     raise BenchmarkError(f"{fault}: choose from {', '.join(LEVELS)}.")
 
+# %% ../nbs/76_benchmark.ipynb #ba7d98be
 def _refuse_strangers(out, crystals):
     "A folder with the truth of other crystals belongs to another benchmark."
     ids = {c.id for c in crystals}

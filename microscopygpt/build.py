@@ -237,6 +237,7 @@ def _exchanged_pair(pair, kinds):
         raise BuildError(f"pair must be two different elements, as in ('Mo', 'S'), not {pair!r}")
     return pair
 
+# %% ../nbs/06_build.ipynb #4ea975a9
 def antisites(
     atoms, # jarvis Atoms, the beam along c
     density, # exchanged pairs per nm², two antisites each
@@ -324,6 +325,7 @@ def _area_fits(below, above, max_strain):
     smallest, largest = abs(above)*(1-max_strain)**2 - 1e-3, abs(above)*(1+max_strain)**2 + 1e-3
     return (below*above > 0) & (abs(below) < largest) & (abs(below) > smallest)
 
+# %% ../nbs/06_build.ipynb #86142a44
 def _common(lower, upper, angle, tolerance, max_strain, area):
     "All common cells up to `area`: M, N (k, 2, 2), angles, strains, areas."
     m, n = _coincidences(lower, upper @ _rotation(angle), 2*area**.5, np.radians(tolerance), max_strain)
@@ -374,6 +376,7 @@ class Bilayer(NamedTuple):
     angle: float # degrees, from the lower to the upper sheet
     strain: float # of the upper sheet, the larger of its two principal strains; the lower has none
 
+# %% ../nbs/06_build.ipynb #8c8d591a
 def twisted_bilayer(
     atoms, # jarvis Atoms slab, the lower sheet
     angle, # degrees by which the upper sheet is turned, from x towards y

@@ -39,6 +39,7 @@ def _made_up_sizes(micrograph)->list: # Å/px
     distinct = [r for i, r in enumerate(radii) if all(abs(np.log(r/other)) >= SAME_RADIUS for other in radii[:i])]
     return [float(radius/USUAL_SPOT) for radius in distinct]
 
+# %% ../nbs/63_calibrate.ipynb #8f2f9bc8
 def observe_unscaled(micrograph:Micrograph, # its own pixel size is ignored
                      imaging:Imaging=Imaging())->Observation:
     "An observation on a made-up scale, straightened; raises `LatticeError` where no lattice is seen."
@@ -74,6 +75,7 @@ class UnscaledPlane(NamedTuple):
         left = np.log(self.level) + too_much_left(self.level)
         return left - SYMMETRY_WORTH*symmetry + ATOM_COST*atoms
 
+# %% ../nbs/63_calibrate.ipynb #9546f6d4
 def _planes_at_usual_scale(observation, formula, units, seed)->list: # of `UnscaledPlane`
     "The planes of a number of formula units, on the scale at which they cover the cell as usual."
     numbers, cell = composition(formula, units), reduce_cell(observation.lattice.cell)[0]
@@ -98,6 +100,7 @@ def _best_of_each_number(found)->list: # of `UnscaledPlane`, least costly first
     kept = sorted(first.values(), key=lambda f: f.cost)[:NUMBERS_KEPT]
     return [f for f in kept if f.cost < kept[0].cost + BEHIND]
 
+# %% ../nbs/63_calibrate.ipynb #8c94c01c
 def unscaled_planes(observation:Observation, formula:str, seed:int=0)->list: # of `UnscaledPlane`, least costly first
     "The planes that explain an image at any scale, each on the scale at which it covers the cell as usual."
     atoms, found = len(composition(formula)), []
@@ -141,6 +144,7 @@ class Scaled(NamedTuple):
     cost: float # of the plane
     slab: Slab
 
+# %% ../nbs/63_calibrate.ipynb #762f88a4
 def _scaled(one, potential, seed, tick)->"Scaled|None":
     "A plane relaxed with its size; None where it has no size at rest."
     plane = one.plane

@@ -77,6 +77,7 @@ def _fixed(numbers, decimals):
     "Numbers with so many decimals."
     return " ".join(f"{x:.{decimals}f}" for x in numbers)
 
+# %% ../nbs/30_chat.ipynb #c452da3e
 def to_answer(atoms:Atoms, dialect:"str|Dialect"="paper")->str:
     "A structure as answer text: lengths (Å), angles (degrees), `El x y z` fractional, Miller index."
     form, atoms = dialect_of(dialect), standardize(atoms, symprec=0)
@@ -197,6 +198,7 @@ _number = r"[-+]?(?:\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|(?i:na
 
 def _numbers(n): return r"\s+".join([f"({_number})"]*n)
 
+# %% ../nbs/30_chat.ipynb #bde19834
 _paper_lattice = re.compile(rf"(?<![\w.+-])(?={_numbers(6)})")
 _compact_lattice = re.compile(rf"\bx(\d+)\s+{_numbers(3)}")
 _atom = re.compile(rf"\s*([A-Za-z]{{1,3}})\s+{_numbers(3)}")
@@ -213,6 +215,7 @@ def _find_lattice(text):
 class NoStructureError(ChatError): "The text holds no lattice or no atoms."
 class TruncatedError(ChatError): "The text stops in the middle of a structure."
 
+# %% ../nbs/30_chat.ipynb #f89ccf36
 _cut_word = r"(?:\s+[-+]?\d*\.?)?\s*\Z" # the last number may be cut as well
 _cut_lattice = re.compile(rf"(?:\bx\d+(?:\s+{_number}){{0,2}}|\n\s*{_number}(?:\s+{_number}){{2,4}}){_cut_word}")
 
@@ -236,6 +239,7 @@ class _AtomLines:
     @property
     def tail(self): return " ".join(self.rest.split())
 
+# %% ../nbs/30_chat.ipynb #f533c541
 def _read_atoms(text, at):
     "The run of atoms that starts at a place in a text."
     symbols, words = [], []
@@ -266,6 +270,7 @@ def _is_whole(counts, want, units):
     k = units or (sum(counts.values())/sum(want.values()) if want else 0)
     return counts == {element: k*n for element, n in want.items()}
 
+# %% ../nbs/30_chat.ipynb #04f62201
 def _check_end(found, whole, units):
     "Raise `TruncatedError` where the text stops inside an atom; `units` is None in the paper's form."
     tail = found.tail
@@ -334,6 +339,7 @@ _LEAST_HEIGHT = .5 # Å, of the third vector above the plane of the others
 def _within(numbers, low, high): return all(low <= x <= high for x in numbers)
 def _short(numbers): return " ".join(f"{x:g}" for x in numbers)
 
+# %% ../nbs/30_chat.ipynb #74670020
 def _cell_3d(lengths, angles):
     "Lattice vectors (3, 3) in Å, a along x and b in the plane."
     if not _within(lengths, *_LENGTH_RANGE) or not _within(angles, *_ANGLE_RANGE):
@@ -357,6 +363,7 @@ def _compact_atoms(lattice, found):
     numbers = np.array([Element(s).Z for s in found.symbols])
     return from_slab(Slab(cell_from_lengths(a, b, gamma), coords[:, :2], coords[:, 2], numbers))
 
+# %% ../nbs/30_chat.ipynb #db3d2382
 def parse_answer(text:str, # a model's answer in the paper's form or the compact dialect
                  formula:"str|None"=None # what the atoms must add up to
                 )->Atoms:

@@ -48,6 +48,7 @@ def _long_kinds(bonds:Bonds, n_short:int, lengths)->tuple: # example (k,), kind 
     label = pair*int(2*ATOM_CUTOFF/SAME_LENGTH) + steps
     return np.unique(label, return_index=True, return_inverse=True, return_counts=True)[1:]
 
+# %% ../nbs/51_chgnet.ipynb #533fc748
 def bond_graph(slabs:"list[Slab]")->_BondGraph:
     "The bonds, kinds of bonds and angles of a batch of slabs."
     bonds = bonds_of(slabs, ATOM_CUTOFF)
@@ -114,6 +115,7 @@ def _legs(graph:_BondGraph, vectors, lengths)->list: # of (a, 3), (a, 3), torch
     directions = torch.cat([vectors, -vectors])/torch.cat([lengths, lengths])[:, None]
     return [directions.index_select(0, torch.as_tensor(i)) for i in graph.angles]
 
+# %% ../nbs/51_chgnet.ipynb #71eaeb00
 def features(model:FastCHGNet, graph:_BondGraph,
              vectors, # (s, 3) Å, short bonds, torch
              lengths # (k,) Å, kinds of long bonds, torch
@@ -145,6 +147,7 @@ def ends_of(graph:_BondGraph)->tuple: # from (e,), to (e,), which bond or kind (
     first, second, place = graph.bonds.first[which], graph.bonds.second[which], np.arange(len(which))
     return np.r_[first, second], np.r_[second, first], np.r_[place, place]
 
+# %% ../nbs/51_chgnet.ipynb #e01306d4
 def corners_of(graph:_BondGraph)->tuple: # of every angle: one bond (a,), the other (a,), the atom (a,)
     "What every angle joins."
     one, other = graph.angles
@@ -182,6 +185,7 @@ def angle_messages(gated:_GatedLayer,
     h += torch.addmm(gated.bias, atoms, at).index_select(0, center)
     return gated(h)
 
+# %% ../nbs/51_chgnet.ipynb #ece855ab
 def bond_round(layer:tuple, # one of `FastCHGNet.bond_layers`
                atoms, bonds, angles, weight, # (n, 64), (s, 64), (a, 64), (s, 64)
                corners:tuple): # (s, 64)
@@ -206,6 +210,7 @@ def _messages_passed(model:FastCHGNet, graph:_BondGraph, given:_Features): # (n,
             angles = angles + angle_messages(model.angle_layers[i], atoms, short, angles, corners)
     return atoms
 
+# %% ../nbs/51_chgnet.ipynb #2a1443e4
 def energies_of(model:FastCHGNet, graph:_BondGraph,
                 vectors, lengths # what `leaves` gives
                ): # (b,) eV, torch

@@ -51,6 +51,7 @@ def _image(args):
     from microscopygpt.micrograph import read_micrograph
     return read_micrograph(args.image[0], args.pixel_size, args.frame, args.invert)
 
+# %% ../nbs/83_cli.ipynb #6ec7a4b1
 def _predict_arguments(args):
     "What the options say beside the image: arguments of `predict`."
     from microscopygpt.observe import Imaging
@@ -236,6 +237,7 @@ def _print_report(report, out):
     print(f"\nWritten to {out}: report.html to read and browse, scores.json, table.md, table.tex, records.jsonl")
     return 0
 
+# %% ../nbs/83_cli.ipynb #ca7299ed
 def _read_reports(files):
     "The reports of other runs, to stand in the same tables."
     from microscopygpt.metrics import read_report

@@ -55,6 +55,7 @@ def plausible_units(formula:str, cell:np.ndarray, # (2, 2) Å
     units = [n for n in range(1, max_atoms//len(one) + 1) if low <= n <= high]
     return sorted(units, key=lambda n: abs(np.log(n*covering(one, cell)/COVERING)))
 
+# %% ../nbs/42_columns.ipynb #e5afbf74
 class ColumnError(MicroscopyGPTError): "A plane that cannot be solved: no plausible number of atoms fits into the cell."
 
 # %% ../nbs/42_columns.ipynb #a7a6059e
@@ -101,6 +102,7 @@ def _transform(self:Descent, coefficients)->np.ndarray: # (..., *shape) from (..
     grid[..., self.at[0], self.at[1]] = coefficients
     return fft2(grid, overwrite_x=True).real
 
+# %% ../nbs/42_columns.ipynb #e0f9f421
 @patch
 def waves(self:Descent, frac # (..., 2)
          )->np.ndarray: # (..., m)
@@ -153,6 +155,7 @@ def _move_atoms(self:Descent, frac, parts, total, which, alone):
     parts[rows, which] = weight[:, None]*self.waves(frac[rows, which])
     return rest + parts[rows, which]
 
+# %% ../nbs/42_columns.ipynb #3f94175b
 @patch
 def _sweep(self:Descent, frac, parts, total, order, empty)->np.ndarray: # (r, m)
     "Move every atom of every start once, in an order; the first into an empty cell where it is `empty`."
@@ -246,6 +249,7 @@ def shaken(fits:list, # of `Fit`
         start[some] = rng.random((len(some), 2))
     return places
 
+# %% ../nbs/42_columns.ipynb #2e3f9254
 @patch
 def _settle_shaken(self:Descent, fits, rng)->tuple:
     "Places and residuals of starts from shaken arrangements, their atoms in any order."
@@ -351,6 +355,7 @@ def size_cost(numbers:np.ndarray, # (n,) atomic numbers
     room = (np.log(covering(numbers, cell)/COVERING)/COVERING_SPREAD)**2
     return ATOM_COST*np.log(len(numbers)) + .5*ROOM_COST*room
 
+# %% ../nbs/42_columns.ipynb #0a9e8d9a
 def plane_cost(plane:Columns)->float:
     "What speaks against a plane before heights are known: residual, many atoms, little symmetry, an unusual covering."
     symmetry = SYMMETRY_WORTH*np.log(len(plane.operations))
@@ -372,6 +377,7 @@ def _unexplained_level(plane, observation)->float:
     if data > plane.parameters and plane.residual < EXPLAINED_BY_NOISE*noise: return plane.residual
     return level_of(plane.residual, data, plane.parameters)
 
+# %% ../nbs/42_columns.ipynb #99bd5c16
 def residual_floor(planes:list, # of `Columns`
                    observation:Observation)->float:
     "What the image itself leaves unexplained: the least level of the planes."

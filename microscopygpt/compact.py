@@ -420,7 +420,7 @@ def ask(self:CompactVLM, observation:"Observation|None", prompt:str, n:int, seed
 
 # %% ../nbs/33_compact.ipynb #93941003
 @patch
-def generate(self:CompactVLM, micrographs:list, # noqa: F811 (a method) of `Observation` or `Micrograph`; None for a blank image
+def generate(self:CompactVLM, micrographs:list, # noqa: F811 (a method); `Observation`s, None: a blank image
              prompts:list, # one for each micrograph, names the formula
              k:int=32, # answers to each
              seed:int=0, temperature:float=1.)->list: # of k `Answer`s for each micrograph

@@ -45,6 +45,7 @@ def _half_plane(cell, g_max):
     g2 = ((hk@np.linalg.inv(cell).T)**2).sum(1)
     return hk[g2 < g_max**2], g2[g2 < g_max**2]
 
+# %% ../nbs/34_compact_train.ipynb #95f34498
 class Projection:
     "A crystal seen from above: which smaller cells its image would suggest, for any choice of elements."
     def __init__(self, slab:Slab,
@@ -152,6 +153,7 @@ def _similar_element(self:SimulatedBatches, z, rng):
     if rng.random() < .3 or not p.sum(): return z
     return int(rng.choice(103, p=p/p.sum())) + 1
 
+# %% ../nbs/34_compact_train.ipynb #209b7f1f
 @patch
 def substitute(self:SimulatedBatches, numbers:np.ndarray, rng:np.random.Generator)->"np.ndarray|None":
     "Exchange elements for similar ones; None when the canonical order would change."
@@ -175,6 +177,7 @@ def _exchanged(self:SimulatedBatches, numbers, rng):
     size = (covalent_radii[swapped].sum()/covalent_radii[numbers].sum())**_SIZE_POWER
     return (swapped, size) if _LEAST_SIZE < size < _LARGEST_SIZE else (numbers, 1.)
 
+# %% ../nbs/34_compact_train.ipynb #cbfa053a
 @patch
 def _varied(self:SimulatedBatches, slab, progress, rng):
     "A crystal like this one: elements exchanged, less often towards `substitute_until`, and cell and heights scaled."
@@ -195,6 +198,7 @@ def _observed_cell(self:SimulatedBatches, index, cell, weights, rng):
     bases = equivalent_bases(seen, .012, .8)
     return bases[rng.integers(len(bases))]@seen
 
+# %% ../nbs/34_compact_train.ipynb #a7d69854
 def _probe_covariance(ordinary, rng):
     "Covariance (Å²) of the paper's probe, or of a sharper, blunter or astigmatic one."
     sigma = np.eye(2)*(.51 if ordinary else rng.uniform(.38, .8))**2
@@ -241,6 +245,7 @@ def _fold_samples(samples, rng):
     cells, probes, noise = (np.array([getattr(s, key) for s in samples]) for key in ("cell", "probe", "noise"))
     return fold_crystals(frac, weights, cells, probes, noise, rng)
 
+# %% ../nbs/34_compact_train.ipynb #262b4452
 def _prompt_ids(sample, blank):
     "The prompt of a sample; without an image it holds no measured cell."
     formula = "".join(Element.from_Z(int(z)).symbol for z in sample.slab.numbers)
@@ -280,6 +285,7 @@ def _neighbour_shares(n, width, wraps):
     share = torch.exp(-steps**2/(2*width**2))*(steps <= 3)
     return share/share.sum(1, keepdim=True)
 
+# %% ../nbs/34_compact_train.ipynb #f89a7dea
 def soft_targets(width:float=.8 # steps of the number's grid
                 )->torch.Tensor: # (vocabulary, vocabulary), rows add up to 1
     "Labels that give neighbouring numbers a Gaussian share."

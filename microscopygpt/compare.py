@@ -100,6 +100,7 @@ def _flat(structure):
     matrix[2] *= FLAT_CELL/np.linalg.norm(matrix[2])
     return type(flat)(matrix, flat.species, flat.frac_coords)
 
+# %% ../nbs/02_compare.ipynb #7c6bb144
 def _why_not(truth, guess, solved, da, db, dgamma):
     "The failure class of a pair with the same formula (section 3 of the score definitions)."
     if solved: return ""
@@ -170,6 +171,7 @@ def _common_description(r, o, tol):
     matcher = _matcher(tol/(r.volume/len(r))**(1/3), ltol=.3, angle_tol=5, attempt_supercell=len(o) < len(r))
     return matcher.get_s2_like_s1(r, o)
 
+# %% ../nbs/02_compare.ipynb #6bffd089
 def _superposition(slab, found, r, c):
     "The superposition on a slab of what the matcher found; `r` is the slab in a cell of height `c` (Å)."
     d = found.frac_coords - r.frac_coords

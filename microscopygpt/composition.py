@@ -58,6 +58,7 @@ class _Composed(NamedTuple):
     cost: float # less is more plausible
     plane: Columns # the best one
 
+# %% ../nbs/64_composition.ipynb #3e6374c0
 def _best_plane(observation:Observation, formula:str, seed:int=0)->_Composed:
     "The most plausible plane of a formula, on the scale of the image or, where that is unknown, at any."
     if observation.scaled:

@@ -105,6 +105,7 @@ def _known_symbol(letters):
     is_known = symbol not in ISOTOPES and Element.is_valid_symbol(symbol) and Element(symbol).Z <= _HEAVIEST_MEANT
     return symbol if is_known else ""
 
+# %% ../nbs/01_crystal.ipynb #2e7fa444
 def _fewest_symbols(letters):
     "The shortest list of symbols that these letters spell in any case, None where there is none."
     best = [None]*len(letters) + [[]] # for the letters from each one on
@@ -115,6 +116,7 @@ def _fewest_symbols(letters):
             if symbol and (best[i] is None or len(best[i+n]) + 1 < len(best[i])): best[i] = [symbol, *best[i+n]]
     return best[0]
 
+# %% ../nbs/01_crystal.ipynb #571116a3
 def _recased(text):
     "The formula that is spelt with these letters when their case is ignored, an empty text where there is none."
     runs = [(_fewest_symbols(letters), rest) for letters, rest in re.findall(r"([A-Za-z]+)([^A-Za-z]*)", text)]
@@ -146,6 +148,7 @@ def _whole_formula(counts):
     if times > MAX_MULTIPLE or any(p <= 0 for p in parts.values()): return ""
     return "".join(f"{e}{p*times if p*times > 1 else ''}" for e, p in parts.items())
 
+# %% ../nbs/01_crystal.ipynb #d195d162
 def _nearest_formula(counts):
     "The formula of rounded counts, an empty text where one rounds to none or is large."
     if not counts or min(counts.values()) < .5 or max(counts.values()) >= 1000: return ""
@@ -180,6 +183,7 @@ def _refuse_mixtures(formula, shown):
     if not re.fullmatch(r"[A-Za-z0-9().\[\]]+", formula):
         raise FormulaError(f"{shown} is not a chemical formula: use element symbols and numbers, as in MoS2.")
 
+# %% ../nbs/01_crystal.ipynb #9be87b2b
 def _refuse_unknown(formula, shown):
     "Say which symbol of a formula names no element, or one without data."
     meant = _recased(formula) if len(formula) < 50 else ""
@@ -257,6 +261,7 @@ def _check_cell(cell):
     if area < SMALLEST_AREA:
         raise CrystalError(f"The in-plane cell is degenerate: its area is {area:.3f} Å². Check the lattice vectors.")
 
+# %% ../nbs/01_crystal.ipynb #f8db419a
 def reduce_cell(cell:np.ndarray # (2, 2) in Å
                )->tuple: # (reduced cell (2, 2), H (2, 2) integers with reduced = H @ cell)
     "Gauss-reduce a cell to a <= b and 90 <= gamma <= 120; raises `CrystalError` where it is degenerate."
@@ -305,6 +310,7 @@ def _plane_and_normal(lattice):
     normal /= np.linalg.norm(normal)
     return np.array([e1, np.cross(normal, e1)]).T, normal
 
+# %% ../nbs/01_crystal.ipynb #4e38ed59
 def to_slab(atoms:Atoms # a slab with vacuum along one axis
            )->Slab:
     "Split a structure into what the image shows, the plane, and what it hides, z."
@@ -399,6 +405,7 @@ def _shape(cells):
     cos = (cells[..., 0, :]*cells[..., 1, :]).sum(-1)/a/b
     return a, b, np.degrees(np.arccos(np.clip(cos, -1, 1)))
 
+# %% ../nbs/01_crystal.ipynb #b4cb02d4
 def equivalent_bases(cell:np.ndarray, # (2, 2) reduced, Å
                      length_tol:float=.01, # relative
                      angle_tol:float=.6 # degrees

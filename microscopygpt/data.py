@@ -43,6 +43,7 @@ class Crystal:
         return (f"Crystal({self.formula}, {self.id!r} of {self.source!r}: {len(self.slab.z)} atoms, "
                 f"a {a:.3f} Å, b {b:.3f} Å, gamma {gamma:.1f}°)")
 
+# %% ../nbs/31_data.ipynb #a688fe07
 def to_crystal(atoms:Atoms, # a slab with vacuum
                id:str, # unique within its source
                source:str="" # where it comes from
@@ -58,6 +59,7 @@ def data_folder()->Path:
     "Where databases are kept: `MICROSCOPYGPT_DATA`, or the user's cache."
     return Path(os.environ.get("MICROSCOPYGPT_DATA") or Path.home()/".cache"/"microscopygpt")
 
+# %% ../nbs/31_data.ipynb #58d175a0
 def database_file(source:str # a jarvis-tools database name
                  )->Path:
     "The file in which jarvis-tools keeps a database."
@@ -115,6 +117,7 @@ def _find_entry(name):
         for entry in load_entries(source):
             if entry_id(entry).lower() == name.lower(): return entry
 
+# %% ../nbs/31_data.ipynb #76b812eb
 def find_structure(name:"str|Path" # a structure file, or an identifier such as JVASP-664
                   )->Atoms:
     "A structure from a file, or from the databases by its identifier; raises `DataError` when there is none."
@@ -146,6 +149,7 @@ def _named_file(folder, name):
     complete = (folder/f"{name}{suffix}" for suffix in (".cif", ".vasp", ".poscar", ".xyz", ".extxyz"))
     return next((p for p in complete if p.is_file()), path)
 
+# %% ../nbs/31_data.ipynb #40d7c7fb
 def _listed_files(folder, rows):
     "The files that the rows of a table name, below the heading if there is one."
     def is_there(row, i): return i < len(row) and bool(row[i]) and _named_file(folder, row[i]).is_file()
@@ -176,6 +180,7 @@ def _database_structures(path):
     return [Atoms(lattice_mat=a.cell.array, coords=a.get_scaled_positions(), elements=a.get_chemical_symbols(),
                   cartesian=False) for a in frames]
 
+# %% ../nbs/31_data.ipynb #9034665d
 def _read_structures(path):
     "(identifier, structure) for every structure in a file; doubts are a `CrystalWarning`."
     if path.suffix.lower() == ".db" and path.is_file(): structures = _database_structures(path)
@@ -205,6 +210,7 @@ def _crystals_in(file, source):
         _require_vacuum(atoms, name)
         yield to_crystal(atoms, name, source)
 
+# %% ../nbs/31_data.ipynb #1f2f9ec6
 def load_folder(path:"str|Path", # folder with id_prop.csv, *.cif, POSCAR*, *.vasp, *.xyz, *.extxyz or *.db
                 skip_bad:bool=False # go on with a warning when a file cannot be used
                )->list: # of `Crystal`, the file's name as identifier, the folder's as source
@@ -310,6 +316,7 @@ def _is_folder(source): return str(source) not in _archives and Path(source).exp
 
 def _is_file(source): return str(source) not in _archives and Path(source).suffix.lower() in (".json", ".zip")
 
+# %% ../nbs/31_data.ipynb #14c09743
 def _load_source(source, subset):
     "The crystals of one database, file or folder."
     if _is_folder(source): return [c for c in load_folder(source) if subset in (None, c.split)]
@@ -321,6 +328,7 @@ def _load_source(source, subset):
             crystals.append(to_crystal(atoms, entry_id(entry), source))
     return crystals
 
+# %% ../nbs/31_data.ipynb #264e3562
 def load_crystals(sources=SOURCES, # database names, or files and folders of one's own
                   subset:"str|None"=None, # "train", "validation", "test" or all
                   max_atoms:"int|None"=None # leave out larger primitive cells
@@ -338,6 +346,7 @@ def _random_tenth(n):
     test = set(np.random.default_rng(42).permutation(n)[:round(n/10)].tolist())
     return ["test" if i in test else "train" for i in range(n)]
 
+# %% ../nbs/31_data.ipynb #37f42d98
 def split_crystals(crystals:list, # of `Crystal`
                    split:str="formula" # "formula", or "paper": a random tenth for the test, seed 42
                   )->dict: # side -> list of `Crystal`; sides without a crystal are left out
@@ -355,6 +364,7 @@ def _to_arrays(crystals):
     atoms = {k: np.concatenate([getattr(s, k) for s in slabs]) for k in ("frac", "z", "numbers")}
     return texts | dict(n_atoms=np.array([len(s.z) for s in slabs]), cell=np.array([s.cell for s in slabs])) | atoms
 
+# %% ../nbs/31_data.ipynb #ddbe811d
 def _from_arrays(arrays):
     "The crystals that `_to_arrays` wrote."
     sizes = arrays["n_atoms"]

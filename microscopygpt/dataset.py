@@ -26,6 +26,7 @@ def _view_seed(crystal, seed, epoch):
     name = f"{seed}/{epoch}/{crystal.source}/{crystal.id}"
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
 
+# %% ../nbs/32_dataset.ipynb #3c86d03c
 def example(crystal:Crystal,
             noise="paper", # "paper", "hard", "none", or a `Noise`
             seed:int=0, # another seed, another view and another noise
@@ -86,6 +87,7 @@ def _drawn(crystals, n, seed):
     def lot(i): return hashlib.sha256(f"{seed}/{crystals[i].source}/{crystals[i].id}".encode()).digest()
     return [crystals[i] for i in sorted(sorted(range(len(crystals)), key=lot)[:n])]
 
+# %% ../nbs/32_dataset.ipynb #1a6b1e52
 def _choose(sources, n, seed, max_atoms):
     "The crystals of a dataset: all of the sources, or `n` at random."
     crystals = _gathered(sources, max_atoms)
@@ -119,6 +121,7 @@ def _require_recipe(path, recipe):
             raise DataError(f"{path.parent} holds another dataset, whose {k} is {old.get(k)!r} and not {v!r}: choose "
                             "another folder, or delete it.")
 
+# %% ../nbs/32_dataset.ipynb #5272cf2f
 def _claim(out, recipe):
     "Make `out` the folder of this recipe, or say what it holds."
     path = out/"recipe.json"
@@ -138,6 +141,7 @@ def _finished(path, crystals):
             return pa.ipc.open_stream(f).read_all()["id"].to_pylist() == [c.id for c in crystals]
     except (OSError, pa.ArrowInvalid, KeyError): return False
 
+# %% ../nbs/32_dataset.ipynb #aeae343f
 def _write_shard(path, crystals, bar, **how):
     "Render some crystals into one shard, unless it is there."
     if _finished(path, crystals): return bar.update(len(crystals))
@@ -168,6 +172,7 @@ def _joined(files, fingerprint):
     joined = concatenate_datasets([Dataset.from_file(str(f)) for f in files])
     return Dataset(joined.data, info=joined.info, fingerprint=fingerprint)
 
+# %% ../nbs/32_dataset.ipynb #83874e83
 def _assemble(out, shards, recipe):
     "Join finished shards (side -> files) into the dataset."
     from datasets import DatasetDict

@@ -45,6 +45,7 @@ def batches(slabs:"list[Slab]", atoms:int # at most, unless one slab has more
 class PotentialError(MicroscopyGPTError):
     "A potential that is unknown, not installed, ignorant of an element, or without a finite answer."
 
+# %% ../nbs/50_energies.ipynb #550c43c1
 class Potential:
     "Energies and forces of slabs. A subclass sets `name`, perhaps `elements`, and defines `compute`."
     name = "" # as it is shown
@@ -96,6 +97,7 @@ def _strained(self:Potential, slabs, strain)->np.ndarray: # (b,) eV/atom
     "Energies of slabs whose cells are strained."
     return np.asarray(self.compute([s._replace(cell=s.cell@(np.eye(2) + strain)) for s in slabs], False)[0])
 
+# %% ../nbs/50_energies.ipynb #8aae460f
 @patch
 def compute_virials(self:Potential, slabs:list)->tuple: # energies (b,), list of forces (n, 3), virials (b, 2, 2)
     "Energies (eV/atom), forces (eV/Å) and virials (eV); these by central differences."
@@ -163,6 +165,7 @@ def _images_within(cell, cutoff)->np.ndarray: # (k, 2), symmetric about the midd
     reach = np.ceil(cutoff/rows + .5).astype(int)
     return np.array(list(itertools.product(*(range(-n, n+1) for n in reach))))
 
+# %% ../nbs/50_energies.ipynb #6256a45b
 def neighbours(slab:Slab,
                cutoff:float # Å
               )->tuple: # first atoms (m,), second atoms (m,), vectors from first to second (m, 3) in Å
@@ -199,6 +202,7 @@ def _numbered_through(found:list, # of what `neighbours` gives
     first, second, vectors = map(np.concatenate, zip(*found))
     return first + before, second + before, vectors
 
+# %% ../nbs/50_energies.ipynb #619faf6c
 def bonds_of(slabs:"list[Slab]", cutoff:float # Å
             )->Bonds:
     "Every bond of a batch of slabs, once."
@@ -220,6 +224,7 @@ def pulled(bonds:Bonds, gradient:np.ndarray # (m, 3) eV/Å, of the energy with r
     np.subtract.at(forces, bonds.second, gradient)
     return forces
 
+# %% ../nbs/50_energies.ipynb #191e87a5
 def virials_of(bonds:Bonds, gradient:np.ndarray # (m, 3) eV/Å, of the energy with respect to each bond
               )->np.ndarray: # (b, 2, 2) eV
     "How the energy of each slab changes with strain in the plane: sum of gradient times bond."

@@ -93,6 +93,7 @@ def _png(figure, dpi):
     plt.close(figure)
     return out.getvalue()
 
+# %% ../nbs/81_explore.ipynb #7915bca4
 def _picture_html(figure, says): # what a screen reader says
     "A figure as an image element."
     data = _base64(_png(figure, 110))
@@ -109,6 +110,7 @@ SUFFIXES = ".png,.jpg,.jpeg,.tif,.tiff,.bmp,.gif,.webp,.npy,.dm3,.dm4,.emd,.mrc,
 def _text(label, placeholder="", **more):
     return w.Text(placeholder=placeholder, description=label, **more, **_wide)
 
+# %% ../nbs/81_explore.ipynb #2e0b8f4d
 def _image_fields()->dict:
     part = {"example": w.Dropdown(options=[("no example", ""), *((name, name) for name in EXAMPLES)],
                                   description="or an example", **_wide)}
@@ -166,6 +168,7 @@ def _slider(label, value, low, high, step, digits):
     return w.FloatSlider(value=value, min=low, max=high, step=step, description=label, readout_format=f".{digits}f",
                          **_wide)
 
+# %% ../nbs/81_explore.ipynb #f825cedf
 def _imaging_fields()->dict:
     "What to assume of the image: where the fit of probe and contrast starts, and how far the scan may be off."
     part = {"inferred": w.Checkbox(value=True, description="Infer the distortion from columns and potential",
@@ -192,6 +195,7 @@ def _column(*children): return w.VBox(list(children), layout=_half)
 
 def _wrapped_row(*columns): return w.HBox(list(columns), layout=w.Layout(flex_flow="row wrap"))
 
+# %% ../nbs/81_explore.ipynb #a879f183
 def _answer_page(part)->list:
     "The fields in the order of the page."
     crystals = _wrapped_row(_column(w.HTML("<h4>The candidate</h4>"), part["view"]),
@@ -358,6 +362,7 @@ def _number(text, what):
     try: return float(text.replace(",", ".")) if text.strip() else None
     except ValueError: raise MicrographError(f"{what}: {text!r} is not a number. Write it like 0.1.") from None
 
+# %% ../nbs/81_explore.ipynb #2d5cc6e8
 @patch
 def prepared(self:Explorer)->Micrograph:
     "The micrograph as it is asked about: scaled, cropped, levelled."
@@ -368,6 +373,7 @@ def prepared(self:Explorer)->Micrograph:
     if part["pad"].box: m = m.crop(*map(int, part["pad"].box))
     return m if part["levels"].value == (0, 100) else m.level(*part["levels"].value)
 
+# %% ../nbs/81_explore.ipynb #8ca6ba78
 @patch
 def imaging(self:Explorer)->Imaging:
     "What the fields assume of the image."
@@ -377,8 +383,8 @@ def imaging(self:Explorer)->Imaging:
                    distortion)
 
 # %% ../nbs/81_explore.ipynb #819ee01e
-UNSCALED = ("<span class='mgpt-warn'>The scale is unknown: it will be inferred from the crystal. It is quicker and surer "
-            "to give the pixel size, or to measure it below.</span>")
+UNSCALED = ("<span class='mgpt-warn'>The scale is unknown: it will be inferred from the crystal. It is quicker and "
+            "surer to give the pixel size, or to measure it below.</span>")
 
 def _lattice_line(micrograph, found):
     "The measured lattice and the warnings about it."
@@ -486,6 +492,7 @@ def _ruled(self:Explorer):
         raise MicrographError("There is no ruler on the picture: press Ruler, and click both ends of the scale bar.")
     self._image["pixel_size"].value = f"{pixel_size_from_ruler(line[:2], line[2:], length):.6g}"
 
+# %% ../nbs/81_explore.ipynb #e573f676
 @patch
 def _calibrated(self:Explorer):
     "The pixel size from a known lattice constant."
@@ -502,6 +509,7 @@ def _calibrated(self:Explorer):
     if box: view = view.crop(*map(int, box))
     self._behind(lambda: pixel_size_from_lattice(view, a, distortion or 0.), then)
 
+# %% ../nbs/81_explore.ipynb #6afcc54f
 @patch
 def _scaled(self:Explorer):
     "A new pixel size: the scale bar follows."
@@ -526,6 +534,7 @@ def _verdict(p):
     return (f"<b>{p.formula}</b>: the best of {len(p.candidates)} candidates {fit_in_words(p.best.residual)}. "
             f"The image does not show heights: its heights {heights}.{also}")
 
+# %% ../nbs/81_explore.ipynb #be254348
 def _row(c):
     "A candidate's line in the table."
     a, b, gamma = cell_lengths(to_slab(c.atoms).cell)
@@ -537,6 +546,7 @@ def _displacement_row(i, number, d):
     return (f"<tr><td>{i}</td><td>{Element.from_Z(int(number)).symbol}</td><td>{np.hypot(*d[:2]):.3f}</td>"
             f"<td>{d[2]:+.3f}</td><td>{np.linalg.norm(d):.3f}</td></tr>")
 
+# %% ../nbs/81_explore.ipynb #743f48bd
 def displacements_html(both # `Superposition`
                       )->str:
     "RMSD, and how far each atom is off."
@@ -606,6 +616,7 @@ def _compared_with(self:Explorer)->"Atoms|None":
     if which in (None, NOTHING): return None
     return self.reference if which == REFERENCE else self.prediction.candidates[which].atoms
 
+# %% ../nbs/81_explore.ipynb #a132535b
 @patch
 def _compare(self:Explorer):
     "The chosen candidate and another crystal, the larger cell first."
@@ -691,6 +702,7 @@ def _report_progress(self:Explorer, done, what):
 
 def _in_this_thread(act, *args): act(*args)
 
+# %% ../nbs/81_explore.ipynb #13877562
 @patch
 def _pressed(self:Explorer):
     "Predict in the background."

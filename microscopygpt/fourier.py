@@ -57,6 +57,7 @@ def _overlaps(ex, ey):
     cc, ss, cs = (plus + minus).real, (minus - plus).real, (plus + minus).imag
     return 2*np.block([[cc, -cs], [-cs.T, ss]])
 
+# %% ../nbs/20_fourier.ipynb #cc3239f7
 def _background_overlaps(ex, ey):
     "Sums over the grid of products of the waves with the slow polynomials: (2m, 16)."
     along_y, along_x = (_slow_polynomials(len(e)).T@e for e in (ey, ex))
@@ -109,6 +110,7 @@ def _check_shape(shape):
         raise LatticeError(f"An array of shape {shape} is no image of a lattice: give a two-dimensional one of "
                            f"at least {FEWEST_PIXELS} x {FEWEST_PIXELS} pixels.")
 
+# %% ../nbs/20_fourier.ipynb #90a1f778
 def _check_scale(shape, pixel):
     "A `LatticeError` when pixels of this size (Å) cannot show a lattice."
     if not 0 < pixel <= COARSEST:
@@ -173,6 +175,7 @@ def _grid_frequencies(x, y):
     fx, fy = np.meshgrid(np.fft.rfftfreq(len(x), x[1]-x[0]), np.fft.fftfreq(len(y), y[1]-y[0]))
     return np.hypot(fx, fy)
 
+# %% ../nbs/20_fourier.ipynb #00ec6140
 def noise_of_coefficients(residual:np.ndarray, # (h, w), the image without the waves of the fit
                           x:np.ndarray, # (w,) Å
                           y:np.ndarray, # (h,) Å
@@ -230,6 +233,7 @@ def _derivatives(waves, hk, c, x, y):
     moves = [without_background(s) for slope in slopes for s in (slope*x, slope*y[:, None])]
     return np.array([(s - without_background(waves.image(waves.solve(s)))).ravel() for s in moves])
 
+# %% ../nbs/20_fourier.ipynb #b8796dd8
 def _gauss_newton(image, x, y, hk, R):
     "A step of the reciprocal basis R (2, 2), the curvature (4, 4), and the coefficients before the step."
     waves = Waves(x, y, hk@R)
@@ -279,6 +283,7 @@ class Spectrum(NamedTuple):
     step: float           # 1/Å between points
     noise: float          # root mean square of one coefficient, from the highest frequencies
 
+# %% ../nbs/20_fourier.ipynb #bcadb110
 def padded_spectrum(image:np.ndarray, # (h, w)
                     x:np.ndarray, # (w,) Å
                     y:np.ndarray, # (h,) Å
@@ -300,6 +305,7 @@ def _local_maxima(A, threshold):
     inside = (np.minimum(rows, cols) > 0) & (np.maximum(rows, cols) < 2*k)
     return rows[half & inside], cols[half & inside]
 
+# %% ../nbs/20_fourier.ipynb #90ae06a8
 def _vertex(low, middle, high):
     "Where the parabola through (-1, low), (0, middle) and (1, high) has its vertex."
     return .5*(low - high)/(low - 2*middle + high - 1e-12)

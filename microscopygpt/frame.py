@@ -78,6 +78,7 @@ class _Part(NamedTuple):
     @property
     def width(self): return self.columns.stop - self.columns.start
 
+# %% ../nbs/09_frame.ipynb #48385a02
 def _parts(drawn):
     "The connected parts of a mask (rows, columns)."
     labels, _ = label(drawn)
@@ -96,6 +97,7 @@ def _is_near(part, bar, rows):
     reach = max(4, rows//10, 3*bar.height), bar.width//2
     return all(p.start > b.start - m and p.stop < b.stop + m for p, b, m in zip(part[:2], bar[:2], reach))
 
+# %% ../nbs/09_frame.ipynb #a9ee8b54
 def _with_label(bar, parts, start, shape):
     "Rows and columns of a bar and its label, in an image of this shape; the parts begin at the row `start`."
     near = [part for part in parts if part.n >= 4 and _is_near(part, bar, shape[0])] + [bar]
@@ -115,6 +117,7 @@ def _bar_in(drawn):
     bars = [part for part in parts if _is_bar(part, least, columns)]
     return _with_label(max(bars, key=lambda part: part.width), parts, reach.start, drawn.shape) if bars else None
 
+# %% ../nbs/09_frame.ipynb #36ce9de7
 def drawn_bar(data:np.ndarray # (rows, columns)
              )->"tuple|None": # slices of rows and columns
     "Where a scale bar and its label were drawn into an image."

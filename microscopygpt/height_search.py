@@ -86,6 +86,7 @@ def _drawn(self:HeightSpace, starts, known, rng)->tuple: # heights (s, n) Å, pr
         P[row], kinds[row] = np.eye(z.shape[1]), 0
     return z, P, kinds
 
+# %% ../nbs/57_height_search.ipynb #25410f4b
 @patch
 def _relaxed(self:HeightSpace, z, P, tables)->tuple: # heights (s, n) Å, energies (s,) eV before the last step
     "Heights relaxed under the surrogate."
@@ -198,6 +199,7 @@ def _begin(self:_HeightSearch, seed):
         self.add(i, cheap_heights(*space.slab[:2], space.slab.numbers, space.operations, starts, keep, seed))
     self.follow(range(len(self.owner)), FIRST_STEPS)
 
+# %% ../nbs/57_height_search.ipynb #ca2e958b
 @patch
 def _look(self:_HeightSearch, surrogate, larger:bool, rng):
     "One round: starts that the surrogate proposes, over larger cells too or not, relaxed some steps."
@@ -210,6 +212,7 @@ def _look(self:_HeightSearch, surrogate, larger:bool, rng):
         self.add(i, space.propose(surrogate, known, keep, rng))
     self.follow(range(before, len(self.owner)), NEW_STEPS)
 
+# %% ../nbs/57_height_search.ipynb #4c6e8a27
 @patch
 def _finish(self:_HeightSearch, plan):
     "Follow the lowest of each size of cell to the end."

@@ -27,6 +27,7 @@ def _micrograph_of(observed):
     view = getattr(observed, "view", None)
     return view if isinstance(view, Micrograph) else observed
 
+# %% ../nbs/36_large_model.ipynb #59cb5395
 def shown(micrograph:"Micrograph|Observation|None", # None for no image: black
           pixel_size:float=.1, # Å/px
           size:int=256 # px
@@ -74,6 +75,7 @@ def _answer_lengths(processor, texts, questions):
         lengths.append(len(whole) - len(question))
     return lengths
 
+# %% ../nbs/36_large_model.ipynb #cd69fdcc
 def _labels(batch, lengths):
     "The tokens of the answers (rows, tokens), `IGNORED` elsewhere; `lengths` are those of the answers."
     ends = batch["attention_mask"].sum(1, keepdim=True)
@@ -111,6 +113,7 @@ def _grammar_tokens(model, processor): # llguidance.LLTokenizer
     return llguidance.hf.from_tokenizer(_tokenizer(processor), n_vocab=len(_tokenizer(processor)),
                                         eos_token=stop_tokens(model, processor))
 
+# %% ../nbs/36_large_model.ipynb #398ce056
 def _answer_matcher(tokens, formula, dialect): # llguidance.LLMatcher
     "A matcher of the answers for a formula, at their start."
     from llguidance import LLMatcher
@@ -129,6 +132,7 @@ def _allow_by_grammar(scores, matchers, masks):
         apply_token_bitmask_inplace(allowed, masks[:len(matchers)].to(scores.device))
     return allowed
 
+# %% ../nbs/36_large_model.ipynb #9d77dc5b
 def _allow_only(scores, words):
     "Scores (rows, words), minus infinity except at some words."
     every = torch.arange(scores.shape[1], device=scores.device)
@@ -245,6 +249,7 @@ def _steering_of(vlm, formulas):
     matchers = [vlm.matcher(f) if vlm.constrained else None for f in formulas]
     return Steering(matchers, vlm.n_words, stop_tokens(vlm.model, vlm.processor))
 
+# %% ../nbs/36_large_model.ipynb #1d96c2b5
 def _written_tokens(vlm, inputs, steering, n_tokens, temperature): # (rows, tokens)
     "The tokens that a model writes, at most `n_tokens` in a row."
     from transformers import LogitsProcessorList

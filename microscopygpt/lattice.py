@@ -304,6 +304,7 @@ def _smaller_cells(fit):
     return [Alternative(reduce_cell(_subcell(fit.cell, *e.translation))[0], e.ratio, 1/e.translation[2], e.snr)
             for e in _extinctions(fit) if e.ratio < LOWER_SYMMETRY]
 
+# %% ../nbs/21_lattice.ipynb #5d94cdd9
 def _choose(grid, guesses):
     "The fit on the cell that the image speaks for, and the alternatives, the most plausible first."
     fit = _shrunk(grid, _fit(grid, guesses[0]))

@@ -85,6 +85,7 @@ def _draw_bar(image, fov):
     draw.text((2*m, h-2*m-w//32), label, fill=255, font=_font(max(8, w//18)), anchor="ls")
     return image
 
+# %% ../nbs/16_micrograph.ipynb #5b6fc66c
 @patch
 def _repr_png_(self:Micrograph):
     "The image for Jupyter, with a scale bar when the pixel size is known."
@@ -106,6 +107,7 @@ def _plot_bar(ax, w, h, p):
     ax.plot([x, x+length], [y, y], lw=3, solid_capstyle="butt", **style)
     ax.text(x, y-.02*w*p, label, va="bottom", **style)
 
+# %% ../nbs/16_micrograph.ipynb #8f796a2e
 @patch
 def plot(self:Micrograph,
          ax=None, # matplotlib's; None makes some
@@ -205,6 +207,7 @@ def _note_contrast(m):
     if re.search(r"\bA?BF\b|bright", detector, re.I): m.warnings.append(f"the detector is {detector}: " + _INVERTED)
     elif gray_skewness(m.data) < DARK_SPOTS: m.warnings.append(_INVERTED)
 
+# %% ../nbs/16_micrograph.ipynb #effba033
 def _noted(m):
     "The micrograph with its remarks on the scale and the contrast."
     _check_width(m.shape, m.pixel_size, m.source)
@@ -255,6 +258,7 @@ def _check_unit(picture, source):
         raise MicrographError(f"{source}: its axes are in {picture.reciprocal}: a diffraction pattern or a Fourier "
                               "transform; give the image itself, or pixel_size in Å/px if the file is wrong")
 
+# %% ../nbs/16_micrograph.ipynb #91ee86d0
 def _given_over_stated(given, stated, warnings):
     "The pixel sizes that were given, and the warnings with a note where the file states others."
     warnings = [w for w in warnings if not w.startswith(BESIDE)]
@@ -366,6 +370,7 @@ def _between(data, low, high):
     "The image clipped to two values and scaled to 0..1."
     return np.clip((data-low)/(high-low), 0, 1).astype(np.float32)
 
+# %% ../nbs/16_micrograph.ipynb #5f6ba5b9
 @patch
 def level(self:Micrograph,
           low:float=.1, # percentile that becomes 0
@@ -394,6 +399,7 @@ def _binned(data, k):
     h, w = (n//k for n in data.shape)
     return data[:h*k, :w*k].reshape(h, k, w, k).mean((1, 3), dtype=np.float32)
 
+# %% ../nbs/16_micrograph.ipynb #8cdf71b0
 def _resample(data, ratio, shape):
     "An image of this shape, each pixel as wide as `ratio` old ones, about the centre of `data`."
     parts = [_middle(n, int(np.ceil((m+SPLINE_MARGIN)*max(ratio, 1)))) for n, m in zip(data.shape, shape)]

@@ -103,6 +103,7 @@ def _parameters(config):
     from transformers import AutoModelForImageTextToText
     with torch.device("meta"): return AutoModelForImageTextToText.from_config(config).num_parameters()
 
+# %% ../nbs/37_model.ipynb #63f9f6ae
 def _refuse_large(name, n_parameters):
     "Raise `NoGPUError` for a large model."
     if n_parameters <= LARGE: return
@@ -121,6 +122,7 @@ def _load_processor(name):
         raise ModelError(f"{name} has no chat template: take the Instruct version of the model.")
     return processor
 
+# %% ../nbs/37_model.ipynb #3d4c36b5
 def _place(device):
     "Where a model goes: each process of a run on several GPUs has its own."
     if device: return device
@@ -156,6 +158,7 @@ def _optional_file(name, file): # path, or None
     return cached_file(name, file, _raise_exceptions_for_missing_entries=False,
                        _raise_exceptions_for_connection_errors=not is_cached)
 
+# %% ../nbs/37_model.ipynb #5886193a
 def model_json(name:str, # folder, or name on the hub
                file:str # its name
               )->dict:
@@ -177,6 +180,7 @@ def _modern_name(name):
     for old, new in _MOVED: rest = re.sub(old, new, rest, count=1)
     return head + rest
 
+# %% ../nbs/37_model.ipynb #aa8d1537
 def modern_names(weights:dict # name -> tensor
                 )->dict: # name -> tensor
     "Adapter weights under the names that transformers uses now."
@@ -203,6 +207,7 @@ def _adapter_config(adapter): # PeftConfig
     config.inference_mode = True
     return config
 
+# %% ../nbs/37_model.ipynb #ca002ebb
 def _adapter_weights(adapter): # name -> tensor
     "The weights of an adapter, under today's names."
     from peft.utils import load_peft_weights
@@ -270,6 +275,7 @@ def _model_folder(name):
         raise ModelError(f"{folder} holds no model: neither config.json nor adapter_config.json is there.")
     return folder
 
+# %% ../nbs/37_model.ipynb #18229560
 def _is_compact(folder):
     "Whether a folder holds a compact model."
     return folder.is_dir() and model_json(str(folder), "config.json").get("model_type") == CompactConfig.model_type

@@ -28,6 +28,7 @@ def _shapes(cell, bravais):
     if bravais < 2: return [cell_from_lengths(1, 1, (120, 90)[bravais])]
     return [np.linalg.inv(H)@np.diag(np.linalg.norm(H@cell, axis=1)) for H in map(np.array, PERPENDICULAR[bravais])]
 
+# %% ../nbs/22_observe.ipynb #e91ea317
 def _aligned(shape, cell):
     "A cell of this shape, rotated and scaled to lie on `cell`, and the strain that remains between them."
     u, s, v = np.linalg.svd(np.linalg.inv(shape)@cell)
@@ -99,6 +100,7 @@ def _middle_square(data):
     middle = np.asarray(data[rows:rows+side, columns:columns+side], float)
     return without_background(middle)*np.outer(np.hanning(side), np.hanning(side))
 
+# %% ../nbs/22_observe.ipynb #4b7418a3
 def spot_radii(data:np.ndarray, # (rows, columns)
                least:float=3. # periods across the image
               )->np.ndarray: # (n,) periods per pixel, at most eight
@@ -190,6 +192,7 @@ def elongation(self:Observation,
     "What the probe leaves of each frequency, over what a round one would leave."
     return np.exp(-2*np.pi**2*np.einsum("mi,ij,mj->m", g, self.astigmatism, g))
 
+# %% ../nbs/22_observe.ipynb #1b33add5
 @patch
 def coefficients(self:Observation,
                  cell:np.ndarray # (2, 2) Å, the lattice's or a multiple
@@ -226,6 +229,7 @@ def _on_cell(lattice, cell):
     undo = np.linalg.solve(lattice.cell, cell)
     return replace(lattice, cell=cell, alternatives=[a._replace(cell=a.cell@undo) for a in lattice.alternatives])
 
+# %% ../nbs/22_observe.ipynb #08747fe0
 @patch
 def onto(self:Observation,
          cell:np.ndarray, # (2, 2) Å, same basis as the lattice's
@@ -245,6 +249,7 @@ def figures(cell:np.ndarray # (2, 2) Å
     "A cell in words."
     return "a = {:.3f} Å, b = {:.3f} Å, γ = {:.2f}°".format(*cell_lengths(cell))
 
+# %% ../nbs/22_observe.ipynb #e065d125
 def _onto(lattice, ideal, strain):
     "The lattice corrected onto an ideal cell of the same basis, with a remark on what was done."
     note = (f"The image was corrected by {strain:.1%}: {figures(lattice.cell)} was measured and taken as "
@@ -260,6 +265,7 @@ def _misnamed(lattice, bravais, strain):
             "check the name, or allow more distortion.")
     return replace(lattice, warnings=[*lattice.warnings, note])
 
+# %% ../nbs/22_observe.ipynb #88c765a3
 def _corrected(lattice, distortion, bravais):
     "The lattice that the crystal has, as far as its named class or the distortion allow."
     if bravais == 4: return lattice

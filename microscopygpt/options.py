@@ -60,6 +60,7 @@ def miller_index(text:str # three whole numbers, such as 0,0,1
         raise argparse.ArgumentTypeError(f"{text!r} is not a Miller index: give three whole numbers such as 0,0,1")
     return hkl
 
+# %% ../nbs/82_options.ipynb #d178f6c4
 def point(text:str # two numbers, such as 1.5,-2
          )->tuple: # (x, y)
     "Read a pair of numbers."
@@ -79,6 +80,7 @@ def pixel_size(text:str # Å per pixel, or two numbers for y and x
                                          "pixels that are not square, Y,X")
     return sizes[0] if len(sizes) == 1 else sizes
 
+# %% ../nbs/82_options.ipynb #eaa1ac4a
 def at_least_one(text:str # a whole number
                 )->int:
     "Read a count."
@@ -130,6 +132,7 @@ def output_folder(path:"str|Path" # folder to write to, made when missing
     "The folder, proven writable; raises `OSError` when nothing can be written there."
     return writable_folder(path, OSError, "choose another --out")
 
+# %% ../nbs/82_options.ipynb #58aad0a1
 def output_file(path:"str|Path", # file to write
                 suffixes=(".tif", ".tiff", ".png", ".npy") # what can be written
                )->Path:
@@ -210,6 +213,7 @@ def _proposing(p):
                    help="potential that computes the heights, which the image does not show; none leaves them guessed, "
                         "and is faster (default: %(default)s)")
 
+# %% ../nbs/82_options.ipynb #d61663b6
 def _compared(p):
     "Other runs in the same tables."
     p.add_argument("--beside", nargs="+", default=(), metavar="JSON",
@@ -238,6 +242,7 @@ def _question_options(p):
     p.add_argument("--elements", type=elements_text, metavar="A,B,...",
                    help="in place of a formula: the elements, such as Mo,S, whose ratio the image then tells")
 
+# %% ../nbs/82_options.ipynb #943af26f
 def _reading_options(p):
     "How to read the image's file."
     p.add_argument("--pixel-size", type=pixel_size, metavar="A",
@@ -407,6 +412,7 @@ def benchmark_options(p:Parser):
     _workers(p)
     _out(p, "folder for the benchmark, about 150 MB; the same command goes on where it stopped")
 
+# %% ../nbs/82_options.ipynb #6824e41c
 def lab_options(p:Parser):
     "Declare the options of `lab`."
     p.add_argument("folder", nargs="?", default=".", metavar="DIR",

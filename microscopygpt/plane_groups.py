@@ -19,6 +19,7 @@ def nearest_vectors(d:np.ndarray # (..., 2) fractions of the cell
     "Differences of fractional positions, to the nearest periodic image."
     return d - np.round(d)
 
+# %% ../nbs/07_plane_groups.ipynb #48c360e5
 OTHER_ELEMENT = 1e3 # Å, the distance at which atoms of different elements are kept
 
 def assigned(moved:np.ndarray, # (n, 2) fractions of the cell
@@ -68,6 +69,7 @@ def _operation_near(turn, shift, cell, frac, numbers, tolerance)->"PlaneOperatio
     _, image, distance = assigned(turned + shift, frac, numbers, cell)
     return PlaneOperation(turn, shift, image) if distance.max() < tolerance else None
 
+# %% ../nbs/07_plane_groups.ipynb #add365a3
 def plane_operations(cell:np.ndarray, # (2, 2) Å
                      frac:np.ndarray, # (n, 2)
                      numbers:np.ndarray, # (n,)
@@ -109,6 +111,7 @@ def _merged_stacks(cell, frac, numbers, tolerance)->np.ndarray: # (n, 2)
         frac[group] = frac[group[0]] + nearest_vectors(frac[group] - frac[group[0]]).mean(0)
     return frac
 
+# %% ../nbs/07_plane_groups.ipynb #6e913cb7
 def symmetrize_plane(cell:np.ndarray, # (2, 2) Å
                      frac:np.ndarray, # (n, 2)
                      numbers:np.ndarray, # (n,)

@@ -42,6 +42,7 @@ def _extent(image, pixel_size):
     h, w = image.shape
     return [-pixel_size/2, (w-.5)*pixel_size, (h-.5)*pixel_size, -pixel_size/2]
 
+# %% ../nbs/05_plotting.ipynb #93ea4736
 def show_images(*images, # (H, W) arrays
                 titles=None, # one for each
                 pixel_size:float=.1, # Å
@@ -78,6 +79,7 @@ def _seen_atoms(slab, reach, side):
     kind = np.broadcast_to(slab.numbers[:, None], x.shape)
     return x[seen][order], y[seen][order], kind[seen][order]
 
+# %% ../nbs/05_plotting.ipynb #dcc2a234
 def _element_legend(ax, numbers):
     "An entry in the legend for each element."
     for z in np.unique(numbers):
@@ -121,6 +123,7 @@ def _cell_shifts(cell, reach, side):
     along_a = range(1) if side else range(-n[0], n[0] + 1)
     return np.array([(i, j) for i in along_a for j in range(-n[1], n[1] + 1)])
 
+# %% ../nbs/05_plotting.ipynb #8d1028a3
 def _spots(slab, reach, side):
     "x and y (Å), layer and number of the atoms in a drawing, farthest first."
     cell = _drawn_cell(slab)
@@ -143,6 +146,7 @@ def _discs(x, y, number):
     return (f'<path class="edge" stroke="#333" stroke-width="{width + 7}" d="{points}"/>'
             f'<path stroke="{colour}" stroke-width="{width}" d="{points}"/>')
 
+# %% ../nbs/05_plotting.ipynb #3280587b
 def _all_discs(x, y, layer, numbers):
     "The discs of all atoms, a pair of paths for each run of one layer and element."
     starts = np.flatnonzero(np.r_[True, (np.diff(layer) != 0) | (np.diff(numbers) != 0)])
@@ -158,6 +162,7 @@ def _outline(slab, side, height):
     letters = [(letter, *(corners[0] + corners[end])/2) for letter, end in zip("ab", (1, 3))]
     return "M" + "L".join(f"{round(x)} {round(-y)}" for x, y in corners) + "z", letters
 
+# %% ../nbs/05_plotting.ipynb #4767f9a4
 def _scale_bar(w, h):
     "A bar of 5 Å at the lower left of a drawing of half width `w` and half height `h` (drawing units)."
     return (f'<path fill="#fff" opacity=".85" d="M{12 - w} {h - 12}v-92h{5*SCALE + 36}v92z"/>'
@@ -202,6 +207,7 @@ def _misfit(truth, cell, frac, z, prices):
     d -= np.round(d)
     return float((((d@cell)**2).sum(-1) + (truth.z[:, None] - z)**2 + prices).min(1).sum())
 
+# %% ../nbs/05_plotting.ipynb #ab51531f
 def lay_on(slab:Slab, truth:Slab)->Slab:
     "The same crystal, in the setting and with the origin that bring its atoms closest to the truth's."
     rarest = min(sorted(set(truth.numbers)), key=lambda z: (truth.numbers == z).sum())

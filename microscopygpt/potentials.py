@@ -116,6 +116,7 @@ def _angle_cosines(vectors, length, before, after): # (a,)
     "Cosines of the angles between successive bonds, at the atom that they share."
     return -(vectors[before]*vectors[after]).sum(1)/(length[before]*length[after])
 
+# %% ../nbs/52_potentials.ipynb #a648bf87
 def _alignn_atoms(net, features, # (n, 92), torch
                  heard:_Directed, vectors # (e, 3) Å, torch
                 ): # (n,) eV

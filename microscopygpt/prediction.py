@@ -57,6 +57,7 @@ def _shifts_over(cell, fov):
     ranges = [range(int(np.floor(low)) - 1, int(np.ceil(high)) + 2) for low, high in zip(lows, highs)]
     return np.array(list(itertools.product(*ranges)))
 
+# %% ../nbs/66_prediction.ipynb #42b6e073
 EDGE_KEPT_CLEAR = .4 # Å, no marker is drawn nearer to the edge of the view
 
 def _spots_of(z, placed, fov):
@@ -284,6 +285,7 @@ def _versions(potential):
     own = [PACKAGES[potential]] if potential in PACKAGES else []
     return package_versions(*_VERSIONS_OF, *own)
 
+# %% ../nbs/66_prediction.ipynb #a2b078a7
 @patch
 def as_dict(self:Prediction)->dict:
     "Everything but the pictures, in plain values: lengths in Å, angles in degrees, energies in eV/atom."
@@ -308,6 +310,7 @@ def _written_by(folder):
     ours = isinstance(said, dict) and "microscopygpt" in (said.get("versions") or {})
     return said if ours else None
 
+# %% ../nbs/66_prediction.ipynb #4956fe48
 def own_files(folder:Path)->dict: # name -> digest, None where an early version left none
     "The files in a folder that an earlier prediction wrote and that are unchanged."
     said = _written_by(folder)
@@ -336,6 +339,7 @@ def _contents(prediction):
     if prediction.candidates: files["report.png"] = _png(prediction.plot(), dpi=130)
     return files
 
+# %% ../nbs/66_prediction.ipynb #158a2822
 @patch
 def write(self:Prediction, out:"str|Path" # folder
          )->Path: # where the files are: `out`, or a folder in it

@@ -72,6 +72,7 @@ def _interference(probe, u, y2, half_chord):
     ahead, behind = (_aberration(probe, aperture2*(shifted**2 + y2)) for shifted in (x+u, x-u))
     return ((ahead-behind).cos()*_node_weights.to(u)).sum(-1)
 
+# %% ../nbs/08_probe.ipynb #63a5b39f
 def _aperture(probe, g):
     "Autocorrelation of the aperture function at |g| (...), in 1/Å."
     u = (g/probe.cutoff).clamp(max=1)[..., None]
@@ -84,6 +85,7 @@ def _gaussian_transfer(sigma, g2):
     "Fourier transform of a normalised Gaussian of width `sigma` (Å)."
     return torch.exp(-2*torch.pi**2*sigma**2*g2)
 
+# %% ../nbs/08_probe.ipynb #63a5e50f
 def transfer(
     probe, # Width of a Gaussian in Å, a number or (b,); or a `Probe`
     g2:torch.Tensor, # Squared spatial frequencies, (b, m), in 1/Å²

@@ -60,6 +60,7 @@ def _operations(slab, symprec):
         if len(set(image)) < len(image): continue # two atoms on one
         yield R, t, image, miss
 
+# %% ../nbs/41_proof.ipynb #d51f79c8
 def _averages(slab, symprec):
     "Metric (3, 3) and positions (n, 3), averaged over the operations, and the cell's height; None without operations."
     lattice, frac, _ = _spglib_cell(slab)
@@ -153,6 +154,7 @@ def _n_orbits(slab, symprec=.05)->int:
     found = from_spglib(spglib.get_symmetry, _spglib_cell(slab), symprec=symprec)
     return len(slab.z) if found is None else len(set(found["equivalent_atoms"].tolist()))
 
+# %% ../nbs/41_proof.ipynb #5feaed66
 def _accepted_residual(exact, fit, cell, observation)->float:
     "The residual up to which a symmetric slab explains the image as well as the fit that it was made of."
     always = max(ACCEPTED_RATIO*fit.residual, fit.residual + ACCEPTED_RISE)
@@ -186,6 +188,7 @@ def _distances(slab)->np.ndarray: # (n, n, 9) Å, infinite from an atom to itsel
     distance[itself] = np.inf
     return distance
 
+# %% ../nbs/41_proof.ipynb #0ca59306
 def crowding(slab:Slab)->float:
     "Shortest interatomic distance in units of the sum of covalent radii."
     radii = covalent_radii[slab.numbers]
@@ -201,6 +204,7 @@ def _laid(slab, group, observation):
     scores = [c - SHEAR_COST*p.shear for c, p in zip(correlation, group)]
     return zip(scores, group, frac + shift[:, None])
 
+# %% ../nbs/41_proof.ipynb #21725837
 def _best_placements(slab, observation, keep):
     "The placements that correlate best with the image, with the shifted positions (n, 2) of each."
     groups, laid = {}, []
@@ -323,6 +327,7 @@ def _fourier_sum(coefficients, g, view)->np.ndarray: # (h, w) complex
     along_x = np.exp(2j*np.pi*np.outer(g[:, 0], x))
     return (along_y*coefficients)@along_x
 
+# %% ../nbs/41_proof.ipynb #00fda30f
 def resimulate(proof:Proof, observation:Observation)->np.ndarray: # (h, w), on the scale of the view
     "The fitted crystal's image where it lies in the view, with the gain and background of the view."
     placed, fit, view = proof.placed, proof.fit, observation.view

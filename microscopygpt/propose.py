@@ -61,6 +61,7 @@ def _readable(answers, formula):
         try: yield as_written(parse_answer(answer.text, formula)), answer.log_p
         except (ChatError, CrystalError): continue
 
+# %% ../nbs/60_propose.ipynb #7bdf3678
 def merge_answers(answers:list, # of `Answer`
                   formula:str,
                   temperature:float=1. # at which the model was sampled
@@ -117,6 +118,7 @@ def _same_stoichiometry(crystals, formula):
     anonymous = sorted(counts_of(formula).values())
     return [c for c in crystals if sorted(counts_of(c.formula).values()) == anonymous]
 
+# %% ../nbs/60_propose.ipynb #2c837d0c
 def _costs(crystals, formula, cell):
     "Cost, crystal, numbers and growth of each substitution that fits a cell with little strain."
     stretch, shear, _, _ = strains(np.array([c.slab.cell for c in crystals]), cell, 4)
@@ -143,6 +145,7 @@ def _kept_file(names):
     key = hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
     return Path.home()/".cache"/"microscopygpt"/f"crystals-{key}.npz"
 
+# %% ../nbs/60_propose.ipynb #e7575e08
 @lru_cache(maxsize=1)
 def local_crystals()->list: # of `Crystal`
     "The crystals of the databases on this machine, prepared once and kept in the user's cache."

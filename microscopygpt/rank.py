@@ -35,6 +35,7 @@ class Contender:
     inferred: "Inferred|None" = None # its lattice by measurement and physics, where both are known
     lost: bool = False # whether the potential finds no rest for it anywhere near the measured lattice
 
+# %% ../nbs/61_rank.ipynb #917bcef7
 def contender(proof:Proof, measured_area:float, # Å²
               relaxed:"Relaxed|None"=None)->Contender:
     "A proof as a contender."
@@ -54,12 +55,14 @@ def _pair_distances(slab):
     xy = (slab.frac[:, None, None] - slab.frac[None, :, None] + shifts)@slab.cell
     return np.sqrt((xy**2).sum(-1) + ((slab.z[:, None] - slab.z)**2)[:, :, None])
 
+# %% ../nbs/61_rank.ipynb #0756c5f4
 def _histogram(distances):
     "How many distances there are along the reach of a fingerprint, smoothed."
     near = distances[(distances > NEAREST_PAIR) & (distances < PRINT_REACH + .5)]
     grid = np.arange(1, PRINT_REACH, PRINT_STEP)
     return np.exp(-.5*((grid[:, None] - near)/PRINT_WIDTH)**2).sum(1)
 
+# %% ../nbs/61_rank.ipynb #9c8779ca
 def fingerprint(slab)->np.ndarray:
     "Distances between each pair of elements, smoothed."
     d, elements = _pair_distances(slab), np.unique(slab.numbers)
@@ -105,6 +108,7 @@ class _Group:
         atoms = next(a for c, a in zip(self.members, self.structures) if c is first)
         return replace(first, votes=sum(c.votes for c in self.members), origins=tuple(origins)), atoms
 
+# %% ../nbs/61_rank.ipynb #b7f83394
 def _grouped(contenders):
     "Contenders in groups of one crystal, the best fit first."
     groups = []
@@ -138,6 +142,7 @@ class Context(NamedTuple):
     fewest: float # atoms in a measured cell
     lowest: dict # atoms in a measured cell -> eV/atom
 
+# %% ../nbs/61_rank.ipynb #ade5778d
 def context_of(contenders:list, asked:int)->Context:
     "The best of all contenders in each respect."
     least = min(c.proof.residual for c in contenders)
@@ -170,6 +175,7 @@ def _origin_evidence(one, context):
     votes = np.log((one.votes + NO_VOTE)/max(context.asked, 1))
     return [votes, float("columns" in one.origins), float(bool(known))]
 
+# %% ../nbs/61_rank.ipynb #2a1a93e3
 def _energy_evidence(one, context):
     "Energy and forces, and how far heights moved that the potential did not begin with; 0 without a potential."
     relaxed = one.relaxed
@@ -187,6 +193,7 @@ def _room_evidence(one, context):
     room = (np.log(covering(placed.numbers, placed.cell)/COVERING)/COVERING_SPREAD)**2
     return [room, max(0., np.log(one.density/context.fewest)), np.log(len(placed.z)/one.density)]
 
+# %% ../nbs/61_rank.ipynb #88c99f4f
 def _strain_odds(one):
     "Log odds of the strain between the lattices measured and at rest; 0 where none was inferred."
     if one.lost: return LEAST_ODDS
@@ -235,6 +242,7 @@ def doubt_of(placed:list # of `Contender` or `Candidate`; the trust in the instr
     "How far the measured lattice is in doubt."
     return next((1 - c.inferred.trust["exact"] for c in placed if c.inferred), 0.)
 
+# %% ../nbs/61_rank.ipynb #87b06b79
 def confidences(score:np.ndarray, judge:Judge,
                 doubt:float=0. # probability that the microscope's lattice is not to be believed
                )->np.ndarray: # probabilities
@@ -317,6 +325,7 @@ def _height_source(one):
     if "model" in one.origins: return "the model"
     return "a pair potential" if "columns" in one.origins else "a template"
 
+# %% ../nbs/61_rank.ipynb #10c38834
 def _heights(one, context, potential):
     "Whether heights were computed, and with which energy, or guessed."
     if not one.relaxed:
@@ -378,6 +387,7 @@ def _candidate(one, atoms, score, confidence, why, context):
     return Candidate(atoms, float(score), one.proof.residual, float(confidence), why, one.proof, one.votes,
                      one.origins, energy, margin, evidence(one, context), one.inferred)
 
+# %% ../nbs/61_rank.ipynb #06145890
 def rank_merged(merged:list, # what `merge_contenders` gives
                 asked:int, # how many answers the model gave
                 k:int=5,

@@ -129,6 +129,7 @@ def _resolution_sizes(tags, unit, warnings):
     if length is None or not all(isinstance(r, tuple) and len(r) == 2 and min(r) > 0 for r in ratios): return None
     return agreed_sizes(*(length*r[1]/r[0] for r in ratios), "its resolution tags say", warnings)
 
+# %% ../nbs/15_readers.ipynb #07b12dec
 def _tiff_sizes(tif, page, warnings):
     "The pixel sizes that a TIFF gives, or None."
     tags, imagej = page.tags, tif.imagej_metadata or {}
@@ -198,6 +199,7 @@ def _joint_frames(tif, pages):
     if series is None or series.size > MAX_PIXELS: return None
     return series.asarray().reshape(-1, *pages[0].shape)
 
+# %% ../nbs/15_readers.ipynb #aa6f09c2
 def _tiff_frames(tif, pages, path, frame, warnings):
     "The frame that is wanted of a TIFF, or the mean of all."
     joint = _joint_frames(tif, pages)
@@ -317,6 +319,7 @@ def _field_of_view(said, shape):
     if all(fov): return [f/n for f, n in zip(fov, shape)], unit
     return ([size, size] if size else None), unit
 
+# %% ../nbs/15_readers.ipynb #1c1c0f66
 def _read_beside(path):
     "The .json file of the same name: its name and contents, or None."
     beside = path.with_suffix(".json")
@@ -356,6 +359,7 @@ def _quiet(*names):
     finally:
         for logger, level in zip(loggers, levels): logger.setLevel(level)
 
+# %% ../nbs/15_readers.ipynb #4bdf5014
 def _read_head(path):
     "The first bytes of a file; raises `MicrographError` where it cannot be a picture."
     with open(path, "rb") as f: head = f.read(212)

@@ -217,6 +217,7 @@ def _precision(n, spring)->np.ndarray: # (2n + 2, 2n + 2)
     for axis in (0, 1): precision[axis:2*n:2, axis:2*n:2] -= spring**-2/n # as a whole the crystal is free
     return precision
 
+# %% ../nbs/40_refine.ipynb #78782208
 def _springs(n, spring, imaging)->_Prior:
     "The prior of n atoms on springs (Å), of probe and contrast."
     mean = np.r_[np.zeros(2*n), imaging.variance, imaging.z_power]
@@ -234,6 +235,7 @@ def _averaging(operations, n, cell)->np.ndarray: # (2n, 2n)
         for atom, other in enumerate(image): mean[2*other:2*other + 2, 2*atom:2*atom + 2] += back
     return mean
 
+# %% ../nbs/40_refine.ipynb #8440b9e1
 def free_directions(operations:list, # (turn, shift, image), as on the page of columns
                     n:int, # atoms
                     cell:np.ndarray # (2, 2) Å
@@ -263,6 +265,7 @@ def _normal_equations(model, prior, p, seen, sigma)->tuple: # A (2n + 2, 2n + 2)
     b = (J.conj().T@((seen - gain*F)/sigma)).real - prior.precision@(p - prior.mean)
     return A, b
 
+# %% ../nbs/40_refine.ipynb #780d1fda
 def _solve_damped(A, b): return np.linalg.solve(A + DAMPING*np.diag(np.diag(A)), b)
 
 def _damped_step(model, prior, p, seen, sigma, free=None)->np.ndarray: # (2n + 2,)
@@ -306,6 +309,7 @@ class Fit:
     residual: float # unexplained share of the image's Fourier amplitude
     moved: float # root mean square displacement from the proposal, Å
 
+# %% ../nbs/40_refine.ipynb #27b2967a
 def _fit_at(p, model, observation)->Fit:
     "The fit with the parameters p."
     x, variance, power = model.positions(p), float(p[-2]), float(p[-1])
@@ -352,6 +356,7 @@ def _best_move(frac, numbers, cell, observation)->tuple: # (frac (n, 2), residua
     best = int(np.argmin(residuals))
     return trials[best], residuals[best]
 
+# %% ../nbs/40_refine.ipynb #6bb0fea9
 def relocate(frac:np.ndarray, # (n, 2)
              numbers:np.ndarray, # (n,)
              cell:np.ndarray, # (2, 2) Å

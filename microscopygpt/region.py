@@ -34,6 +34,7 @@ class Spots(NamedTuple):
     share: float # of the power that lies in the strongest spots, 0 to 1
     spectrum: np.ndarray # (n, n//2 + 1) power, half of the plane, smoothed by a spot's width
 
+# %% ../nbs/17_region.ipynb #6a72b5f0
 def spots_of(window:np.ndarray # (n, n)
             )->Spots:
     "The share of a window's Fourier power that lies in its strongest spots."
@@ -85,6 +86,7 @@ def _away(top, left, width, shape):
     h, w = shape
     return np.hypot(top + width/2 - h/2, left + width/2 - w/2)
 
+# %% ../nbs/17_region.ipynb #50eb075d
 def lattice_map(micrograph:Micrograph,
                 width:int # px, of a window
                )->LatticeMap:

@@ -176,6 +176,7 @@ def _tex_score(name, score): # value, interval, count
     count = rf"\scriptsize $n={score['n']}$" if score["n"] and name not in RATES else ""
     return value, rf"\scriptsize {low}--{high}", count
 
+# %% ../nbs/72_report.ipynb #19cde416
 def _tex_lines(name, scores, columns):
     "One row: scores, their intervals, and what they cover."
     values, intervals, covered = zip(*(_tex_score(c, scores.get(c, NOTHING)) for c in columns))
@@ -217,6 +218,7 @@ def axes_or_new(ax, # matplotlib axes, or None
     "The given axes, or those of a new figure."
     return ax if ax is not None else plt.subplots(figsize=size, layout="constrained")[1]
 
+# %% ../nbs/72_report.ipynb #9836706a
 def shortened(name:str, most:int=28)->str: # characters
     "The end of a long name, since the end of a path tells most."
     return name if len(name) <= most else "…" + name[1-most:]

@@ -58,6 +58,7 @@ def _tile(name, scores, baselines):
     return Div(H3(name), P(value + unit, cls="big"), bar, P(interval + unit, " ", count, cls="interval"),
                Small(HEADLINES[name]), beside, cls="tile")
 
+# %% ../nbs/74_report_page.ipynb #4c118823
 def _tiles(total): return Div(*(_tile(name, total["scores"], total["baselines"]) for name in HEADLINES), cls="tiles")
 
 # %% ../nbs/74_report_page.ipynb #642346b3

@@ -189,6 +189,7 @@ def _choice(value, name, n, colour, checked):
     button = Input(type="radio", name="result", value=value, checked=checked)
     return Label(button, Span(mark, f"{name} ", Small(str(n))), cls="chip")
 
+# %% ../nbs/73_report_rows.ipynb #7dc427d8
 def _choices(records):
     "Failure classes as buttons, one of them pressed."
     counts = {why: sum(r["failure"] == why for r in records) for why in (*FAILURES[1:], "")}

@@ -71,6 +71,7 @@ class Strain(NamedTuple):
     shape: float # half the log of the ratio of the principal stretches
     log_stretch: np.ndarray # (2, 2), symmetric, in the frame of the first cell
 
+# %% ../nbs/56_rest.ipynb #b7252a37
 def strain_between(measured:np.ndarray, other:np.ndarray # (2, 2) Å, on the same basis
                   )->Strain:
     "The strain that takes one cell to another: half the logarithm of F Fᵀ, where other = measured F."
@@ -87,6 +88,7 @@ class _Errors(NamedTuple):
     scale: float # width of Student's distribution of the strain in size
     shape: float # the same in shape
 
+# %% ../nbs/56_rest.ipynb #0fb6fb53
 POTENTIAL = ( # fitted to 140 crystals at rest, but for the last share, of which they were too few
     _Errors(.66, .0075, .0035), # known
     _Errors(.28, .03, .018), # known roughly
@@ -116,6 +118,7 @@ class _Shapes(NamedTuple):
     symmetric_to_rest: float = 0.
     fixed: int = 0 # components of the shape that symmetry fixes: 2 hexagonal or square, 1 rectangular or rhombic
 
+# %% ../nbs/56_rest.ipynb #18fa2cb9
 def _error_in_shape(shapes:_Shapes, errors:_Errors)->float:
     "Density of a potential's error in shape; a shape that symmetry fixes is right, however far off the potential is."
     fixed = shapes.fixed == 2 and shapes.symmetric_to_rest < SYMMETRIC_SHAPE
@@ -146,6 +149,7 @@ def _symmetry_densities(shapes:_Shapes)->tuple: # raw scan, symmetric as measure
     raw = sheared*sum(e.share*_error_in_shape(shapes, e) for e in known)
     return raw, measured, PSEUDOSYMMETRIC*sheared
 
+# %% ../nbs/56_rest.ipynb #c8c77705
 def _densities(scale:float, shapes:_Shapes, scaled:bool=True)->dict: # kind -> density
     "How likely the strains are for an instrument of each kind."
     raw_scale, wrong_scale = _scale_densities(scale, scaled)
@@ -166,6 +170,7 @@ class Misfit(NamedTuple):
     likely: dict # kind of instrument -> density of this strain
     agreed: dict # the same, if the cell at rest were the measured one
 
+# %% ../nbs/56_rest.ipynb #2f26dd54
 def misfit_of(measured:np.ndarray, # (2, 2) Å, in the view
               rest:np.ndarray, # (2, 2) Å, on the same basis
               scaled:bool=True, # whether the image came with a pixel size
@@ -202,12 +207,14 @@ class Inferred(NamedTuple):
     trust: dict # kind of instrument -> probability
     log_odds: float # of this strain, against that of a perfect agreement
 
+# %% ../nbs/56_rest.ipynb #a635c7f1
 def _log_odds(misfit:Misfit, kinds:dict)->float:
     "Log odds of the strain against a perfect agreement, over all kinds of instruments."
     both = misfit.likely, misfit.agreed
     likely, agreed = (sum(share*values[kind] for kind, share in kinds.items()) for values in both)
     return float(np.log(max(likely/agreed, IMPOSSIBLE)))
 
+# %% ../nbs/56_rest.ipynb #9648c468
 def infer_cell(misfit:Misfit, trust:dict, # kind of instrument -> probability
                scaled:bool=True, # whether the image came with a pixel size
                kinds:dict=KINDS)->Inferred:

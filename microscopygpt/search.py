@@ -155,6 +155,7 @@ def _by_size(proofs):
     for proof in sorted(proofs, key=lambda p: p.residual): groups.setdefault(len(proof.placed.z), []).append(proof)
     return list(groups.values())
 
+# %% ../nbs/65_search.ipynb #1b37c5f2
 @patch
 def add_known(self:Search, proofs:list):
     "Take proofs of model and templates among the contenders, with computed heights where that is possible."
@@ -293,6 +294,7 @@ def _add_templates(self:Search, crystals):
     relatives = propose_templates(crystals, self.formula, self.observation)[:TEMPLATES_TRIED]
     self.add_known(self.prove(relatives, .15, .2))
 
+# %% ../nbs/65_search.ipynb #5fedd65c
 @patch
 def run(self:Search, propose, vlm, crystals, k)->list: # of `Candidate`
     "Proposals in the order of their cost, each with its proof; the ranked candidates."

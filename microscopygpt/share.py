@@ -79,6 +79,7 @@ def _data_in_words(record):
     unseen = "no formula of the test side was seen." if is_strict else "polymorphs of test crystals may have been seen."
     return text + f" Sources: {', '.join(made['sources'])}; split by {made['split']}, so that {unseen}"
 
+# %% ../nbs/39_share.ipynb #4421048d
 def _time_in_words(seconds):
     "Hours, or minutes when there are less than sixty."
     return f"{seconds/3600:.1f} h" if seconds > 3600 else f"{seconds/60:.0f} min"
@@ -143,6 +144,7 @@ def _stage_adapter(folder, name, scores, stage):
         if (folder/file).is_file(): shutil.copy(folder/file, stage/file)
     (stage/"README.md").write_text(model_card(folder, name, scores), encoding="utf-8")
 
+# %% ../nbs/39_share.ipynb #00851307
 def _stage_dataset(folder, stage):
     "Copy the files of a data set that go to the hub."
     data = DatasetFolder(folder).load()
@@ -195,6 +197,7 @@ def _merged(base, adapter, device): # model, processor
     if getattr(model, "is_quantized", False): model = model.dequantize()
     return load_adapter(model, adapter).merge_and_unload(), processor
 
+# %% ../nbs/39_share.ipynb #a77f07fe
 def merge(adapter:"str|Path", # folder or name on the hub
           out:"str|Path", # folder for the whole model
           device:"str|None"=None # "cpu" when the GPU is too small for the model in 16 bits

@@ -173,6 +173,7 @@ def sizes_to_try(first:float, # Å/px, tried already
         kept.append(size)
     return kept[1:OTHER_SIZES + 1]
 
+# %% ../nbs/67_solve.ipynb #2d733977
 def on_other_sizes(trials:ScaleTrials, vlm, attempt:Attempt # on the pixel size at rest
                   )->Attempt:
     "The best attempt on the pixel sizes at which a formula unit is as large as the model says."
@@ -306,6 +307,7 @@ def _strain_note(inferred, observation):
     size = f"{abs(scale - 1):.1%} {direction} than it was measured and " if observation.scaled else ""
     return f"At rest this crystal would be {size}sheared by {strain.shape:.1%}: check the formula and the pixel size."
 
+# %% ../nbs/67_solve.ipynb #4f26e8ea
 def _shear_note(inferred, observation):
     "That the scan was sheared, on an instrument that is not trusted."
     if not inferred.strain.shape > NOTED: return ""
@@ -393,6 +395,7 @@ def _template_crystals(templates, propose, notes):
     if not crystals and propose != PROPOSERS: notes.append(NO_TEMPLATES)
     return crystals
 
+# %% ../nbs/67_solve.ipynb #bbc22f8b
 def _all_notes(micrograph, search, candidates):
     "Warnings, corrections, and what the search had to say, each once."
     observation = search.observation
@@ -420,6 +423,7 @@ def _ratio_note(elements, best, answers):
     note = f"The ratio of {', '.join(elements)} was solved from the columns: {best.formula} is the most probable"
     return note + (f", then {others}." if others else ".")
 
+# %% ../nbs/67_solve.ipynb #6ed5f9cd
 def _progress_of(i, formula, tell):
     "Progress of the answer for the i-th formula, within that of all."
     start, share = .21 + .79*i/COMPOSITIONS, .79/COMPOSITIONS

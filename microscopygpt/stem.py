@@ -130,6 +130,7 @@ MAX_LEAN = .1 # degrees between c and the normal: a rounded cell, not another di
 
 def _cross(a, b): return np.array([a[1]*b[2]-a[2]*b[1], a[2]*b[0]-a[0]*b[2], a[0]*b[1]-a[1]*b[0]])
 
+# %% ../nbs/10_stem.ipynb #452a5037
 def _frame(lattice):
     "Unit vectors along a, in the plane of a and b, and along their normal, as columns (3, 3)."
     a, b, c = lattice

@@ -35,12 +35,14 @@ def _by_elongation(g)->np.ndarray: # (m, 2) from (m, 2) in 1/Å
     "Derivative of the logarithm of an amplitude with respect to stretch and skew."
     return -2*np.pi**2*np.c_[g[:, 0]**2 - g[:, 1]**2, 2*g[:, 0]*g[:, 1]]
 
+# %% ../nbs/44_straighten.ipynb #c72e68fe
 def _log_ratios(amplitude, noise, one, other)->tuple: # (k,) and (k,)
     "Logarithms of the ratios of amplitudes, and the weight of each: large for strong and certain ones."
     ratio = np.log(amplitude[one]/amplitude[other]).clip(-LARGEST_RATIO, LARGEST_RATIO)
     error = np.sqrt(AMPLITUDE_SCATTER**2 + (noise/amplitude[one])**2 + (noise/amplitude[other])**2)
     return ratio, np.minimum(amplitude[one], amplitude[other])/amplitude.max()/error
 
+# %% ../nbs/44_straighten.ipynb #6fac8493
 def find_astigmatism(observation:Observation, cell:np.ndarray # (2, 2) Å, its symmetric lattice
                     )->np.ndarray: # (2, 2) Å², symmetric, without trace
     "The elongation of the probe that makes amplitudes alike which the lattice's operations take to each other."
@@ -89,6 +91,7 @@ def _shape(observation, bravais, cell, strain)->Shape:
     misfit = min((g.misfit for g in groups), default=1.)
     return Shape(cell, bravais, strain, misfit, laid.astigmatism)
 
+# %% ../nbs/44_straighten.ipynb #2e9f6f05
 def shapes_of(observation:Observation, most:float=LARGEST_STRAIN # strain
              )->list: # of `Shape`, most symmetric first, then least strained
     "The symmetric lattices near a measured one, and what the columns say of each."

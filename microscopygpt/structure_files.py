@@ -74,6 +74,7 @@ def _elements_beside(rows):
     fourth = [words[3] for words in map(str.split, rows) if len(words) > 3]
     return _species([word for word in fourth if word not in "TF"])
 
+# %% ../nbs/04_structure_files.ipynb #ecd505c6
 def _elements_above(comment, counts):
     "The elements in the first line of a file, one for each count; raises `ValueError` where it names none."
     words = comment.split()
@@ -121,6 +122,7 @@ def _xyz_sites(frame, notes):
                              "structure. Give an ordered crystal.")
     return Sites(frame.cell.array, frame.get_chemical_symbols(), frame.get_scaled_positions(wrap=False), list(notes))
 
+# %% ../nbs/04_structure_files.ipynb #05bff054
 def _xyz_structures(text):
     "Every frame of an extended XYZ file as `Sites`."
     from ase.io import read
@@ -143,6 +145,7 @@ def _gap(lattice, frac, axis):
     f = np.sort(frac[:, axis] % 1)
     return height*np.diff(np.r_[f, f[0] + 1]).max()
 
+# %% ../nbs/04_structure_files.ipynb #c22eb6e1
 def _upright(lattice, frac):
     "Axes in cyclic order so that c leaves the sheet, and whether that changed anything."
     gaps = [_gap(lattice, frac, axis) for axis in range(3)]
@@ -171,6 +174,7 @@ def _file_format(path):
     if path.suffix.lower() in (".vasp", ".poscar") or path.name.upper().startswith(("POSCAR", "CONTCAR")): return "vasp"
     raise CrystalError(f"{path.name}: unknown structure format. Use .cif, .vasp (or POSCAR...), or .extxyz.")
 
+# %% ../nbs/04_structure_files.ipynb #9b8906db
 def file_text(path:"str|Path")->str:
     "The text of a file in UTF-8, UTF-16 or, where it is neither, the Western encoding of Windows."
     content = Path(path).read_bytes()

@@ -99,6 +99,7 @@ def _cell_parameter(block, key, what):
     if key not in block: raise ValueError(f"its cell is incomplete: {key} is missing.")
     return cif_number(block[key], what)
 
+# %% ../nbs/03_structure_formats.ipynb #276a3b88
 def cif_cell(block:dict # of `parse_cif`
             )->np.ndarray: # (3, 3) in Å, a along x, b in the plane of x and y
     "The lattice vectors of a CIF; raises `ValueError` where they are missing or degenerate."
@@ -173,6 +174,7 @@ def _fits_cell(hall, lattice):
     rotations = spglib.get_symmetry_from_database(hall)["rotations"]
     return all(np.abs(r.T@metric@r - metric).max() < METRIC_TOLERANCE*metric.max() for r in rotations)
 
+# %% ../nbs/03_structure_formats.ipynb #dad5c556
 def space_group_settings(name:str, # symbol or number, perhaps with a qualifier as in "R -3 m :H"
                          lattice:np.ndarray # (3, 3) in Å
                         )->list: # of Hall numbers that fit the cell
@@ -192,6 +194,7 @@ def _operations(hall):
     found = spglib.get_symmetry_from_database(hall)
     return list(zip(found["rotations"], found["translations"]))
 
+# %% ../nbs/03_structure_formats.ipynb #cb76d18e
 def _space_group_names(block):
     "Every name that a CIF gives its space group."
     values = [str(np.ravel(block.get(key, "?"))[0]) for key in _SYMMETRY_NAMES]
@@ -263,6 +266,7 @@ def _occupancy(columns, row, label):
     text = _entry(columns, "_atom_site_occupancy", row, "1")
     return 1. if text in ("?", ".") else cif_number(text, f"the occupancy of {label}")
 
+# %% ../nbs/03_structure_formats.ipynb #fb4b3f7d
 def _coordinates(block, columns):
     "The names of the three columns of coordinates, and the matrix (3, 3) that makes them fractional."
     cartesian = "_atom_site_fract_x" not in columns
@@ -340,6 +344,7 @@ def _one_each(points, symbols, lattice):
         if not any(symbols[k] == symbols[i] for k in np.array(kept, int)[near]): kept.append(i)
     return points[kept], [symbols[k] for k in kept]
 
+# %% ../nbs/03_structure_formats.ipynb #70af34c9
 def _expanded(sites, operations, lattice):
     "Positions and symbols of every atom of the cell from the listed sites."
     orbits = [orbit(site.frac, operations, lattice) for site in sites]

@@ -26,6 +26,7 @@ def _decay(x, rate)->tuple: # value, slope
     value = np.exp(np.minimum(-rate*(x - 1), LARGEST_EXPONENT))
     return value, np.where(rate*(1 - x) < LARGEST_EXPONENT, -rate*value, 0.)
 
+# %% ../nbs/54_surrogate.ipynb #b1f26f86
 def _functions(x)->tuple: # values (..., b), slopes (..., b)
     "The Gaussians and the repulsion at distances x, in sums of covalent radii."
     away = (x[..., None] - CENTRES)/WIDTHS
@@ -57,6 +58,7 @@ def _pair_kinds(element, pairs, elements:int)->tuple: # (m,) kind of each pair, 
     ends = np.sort(np.stack([element[pairs.first], element[pairs.second]], 1), axis=1)
     return np.array([kinds[tuple(e)] for e in ends.tolist()], int), len(kinds)
 
+# %% ../nbs/54_surrogate.ipynb #c5c29fc0
 def _own_density(cell, numbers)->np.ndarray: # (n,)
     "The density that an atom gets from its own images."
     images = np.array([i for i in itertools.product(range(-2, 3), repeat=2) if any(i)])
@@ -95,6 +97,7 @@ def _pair_functions(self:HeightFeatures, z)->tuple: # x (s, m), functions and sl
     values, slopes = _functions(x)
     return x, values, slopes*climb[..., None], climb
 
+# %% ../nbs/54_surrogate.ipynb #5794e64d
 @patch
 def _pair_rows(self:HeightFeatures, values, slopes)->tuple: # (s, f), (s, n, f)
     "What the weights of the pairs add to energies and slopes."
@@ -140,6 +143,7 @@ class _Tables(NamedTuple):
     near_slope: np.ndarray # (t,)
     density: np.ndarray # (2, elements) weights of the functions of density
 
+# %% ../nbs/54_surrogate.ipynb #b9498375
 @patch
 def _pair_tables(self:HeightFeatures, x, weights # (kinds, b)
                 )->tuple: # (kinds, t) eV, (kinds, t)
@@ -237,6 +241,7 @@ def _ridge_solution(matrix, wanted)->np.ndarray: # (f,)
     ridge[-1] = OFFSET_RIDGE
     return np.linalg.solve(matrix.T@matrix + np.diag(ridge), matrix.T@wanted)[:-1]
 
+# %% ../nbs/54_surrogate.ipynb #a9821e6e
 class Surrogate:
     "A linear potential, fitted to energies and forces along z."
     def __init__(self): self.weights, self.tables = None, None

@@ -35,6 +35,7 @@ def _words():
     bpe.train_from_iterator(_training_texts(), trainer)
     return bpe.to_str()
 
+# %% ../nbs/35_tiny.ipynb #bc06a676
 def tiny_tokenizer(special:list, # tokens that stand for no text
                    **named:str # special tokens with a role: bos_token, eos_token, pad_token, ...
                   )->PreTrainedTokenizerFast:
@@ -65,6 +66,7 @@ def _text(tokenizer, **changes):
                 num_key_value_heads=2, intermediate_size=256, max_position_embeddings=2048,
                 initializer_range=.09) | ends | changes
 
+# %% ../nbs/35_tiny.ipynb #b2298c35
 _SHARED_VISION = dict(hidden_size=64, intermediate_size=128, patch_size=14, initializer_range=.1)
 _VISION = _SHARED_VISION | dict(num_hidden_layers=2, num_attention_heads=4)
 _ROPE = dict(rope_type="default", rope_theta=10000.)
@@ -86,6 +88,7 @@ def _mllama_config(tokenizer, px):
     return transformers.MllamaConfig(vision_config=vision, text_config=text,
                                      image_token_index=tokenizer.convert_tokens_to_ids("<|image|>"))
 
+# %% ../nbs/35_tiny.ipynb #c152cda3
 def _mllama(px):
     "Llama 3.2 Vision."
     tokenizer = tiny_tokenizer(["<|start_header_id|>", "<|end_header_id|>"], bos_token="<|begin_of_text|>",
@@ -152,6 +155,7 @@ class _Qwen3VLImages(transformers.Qwen3VLProcessor):
             setattr(self, f"{name}_token", f"<|{name}_pad|>")
             setattr(self, f"{name}_token_id", tokenizer.convert_tokens_to_ids(f"<|{name}_pad|>"))
 
+# %% ../nbs/35_tiny.ipynb #98c0c7ce
 def _qwen3_vl_config(tokenizer, px):
     rope = dict(_ROPE, mrope_section=[8, 4, 4], mrope_interleaved=True)
     vision = dict(_SHARED_VISION, depth=2, num_heads=4, spatial_merge_size=2, temporal_patch_size=2,

@@ -266,6 +266,7 @@ def _verdict(text, example):
     is_like = max(abs(found.da), abs(found.db)) < LENGTH_TOLERANCE and abs(found.dgamma) < ANGLE_TOLERANCE
     return row | dict(lattice=bool(is_like), solved=found.solved)
 
+# %% ../nbs/38_train.ipynb #034c49a7
 def answer_samples(vlm, # a model with `generate`
                    samples:list # items of a `ChatDataset`
                   )->list: # of dictionaries, one for each

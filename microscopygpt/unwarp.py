@@ -28,6 +28,7 @@ WINDOW = 5. # Å, standard deviation of the window in which the phase is taken: 
 
 def _smoothed(image, sigma): return gaussian_filter(image, sigma, mode="constant")
 
+# %% ../nbs/23_unwarp.ipynb #405992be
 def _local_amplitude(view, g, c):
     "Amplitude of a wave in the window around each pixel, over its mean amplitude: complex, (rows, columns)."
     y, x = (np.arange(n)*view.pixel_size for n in view.shape)
@@ -76,6 +77,7 @@ def _explains_more(lattice, before):
     larger = abs(np.linalg.det(lattice.cell)/np.linalg.det(before.cell)) > 1.2
     return not larger and not lattice.quality < before.quality + WORTH
 
+# %% ../nbs/23_unwarp.ipynb #5fdd83e5
 def unwarped(view:Micrograph,
              lattice:Lattice2D # as measured in the view
             )->tuple: # (`Micrograph`, `Lattice2D`, displacement undone, Å rms)
