@@ -56,6 +56,7 @@ def _exchanged(crystal, formula):
     exchange = {Element(a).Z: Element(b).Z for a, b in zip(have, want)}
     return np.array([exchange[z] for z in crystal.slab.numbers])
 
+# %% ../nbs/71_baselines.ipynb #97dc1362
 def constant(formula:str, # e.g. "MoS2"
              library:Library)->list: # one `Atoms`, none where the library has no crystal of this stoichiometry
     "The commonest prototype of a stoichiometry on its mean lattice, blind to the image and to the elements."
@@ -123,6 +124,7 @@ def _overlap(product, hk):
     step = np.linalg.solve(curvature + 1e-9*np.eye(2), slope)
     return max(product.real.sum(), (product*np.exp(-2j*np.pi*hk@step)).real.sum())
 
+# %% ../nbs/71_baselines.ipynb #917f885a
 def _correlation(slab, observation, base, turns):
     "Correlation through the window of a crystal on one supercell, in the best of its turns."
     frac = slab.frac@turns
@@ -155,6 +157,7 @@ def _candidates(crystals, formula):
     if formula is None: return [c.slab for c in crystals]
     return [c.slab._replace(numbers=numbers) for c in crystals for numbers, *_ in substitutions(c, formula)]
 
+# %% ../nbs/71_baselines.ipynb #753a7a26
 def nearest_image(observation:Observation, # see `microscopygpt.observe.observe`
                   library:Library,
                   formula:"str|None"=None, # None takes crystals of any formula, as they are

@@ -74,6 +74,7 @@ def _read_about(folder)->dict: # {id: what is known of it}, empty without about.
     try: return json.loads(path.read_text())
     except ValueError as e: raise EvaluateError(f"{path} cannot be read ({e}): mend it, or remove it.") from e
 
+# %% ../nbs/75_evaluation.ipynb #997cedb3
 def read_truth(folder:"str|Path" # of ID.cif, perhaps with about.json
               )->tuple: # {id: `Atoms`}, {id: what is known of it}
     "Read what answers are compared with; raises `EvaluateError` where a file cannot be used."
@@ -118,6 +119,7 @@ _KEPT = ("residual", "confidence", "error") # of what a run says of a structure
 
 def _answers_to(predictions, name, k=5): return read_answers(predictions/f"{name}_0", k)
 
+# %% ../nbs/75_evaluation.ipynb #91aaf0e3
 def _score_one(predictions, structure)->dict:
     "A record for one structure, with the scores of the shuffled answers."
     name, atoms, about, other = structure
@@ -313,6 +315,7 @@ def _asked_model(name, model): # loaded; None for a method without one
     base, _, extra = name.rpartition("+")
     return load_model(base if extra in ("templates", "blank") else name)
 
+# %% ../nbs/75_evaluation.ipynb #bf21fe3b
 def _library(name, templates)->Library:
     "The crystals that templates and baselines are drawn from."
     library = Library(local_crystals() if templates is None else templates)
@@ -357,6 +360,7 @@ def _fingerprint(model)->str: # empty for a model without weights of its own
         digest.update(w.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:12]
 
+# %% ../nbs/75_evaluation.ipynb #82175a5b
 def _settings(question, crystals, subset)->dict:
     "What makes an evaluation the same evaluation, in plain values."
     return dict(model=question.name, weights=_fingerprint(question.model), sources=sorted({c.source for c in crystals}),
@@ -373,6 +377,7 @@ def _chosen_words(settings)->list:
     if settings["heights"] != "chgnet": words.append(f"--heights {settings['heights']}")
     return words
 
+# %% ../nbs/75_evaluation.ipynb #37cb7a17
 def _command(settings, n)->str:
     "The command line that gives a report again."
     one_database = settings["subset"] != "benchmark" or len(settings["sources"]) == 1
@@ -391,6 +396,7 @@ def _ask_remaining(question, journal, crystals, workers):
     answered = parallel_map(ask, question, todo, workers)
     for line in tqdm(answered, total=len(todo), desc=question.name): journal.add(line)
 
+# %% ../nbs/75_evaluation.ipynb #8e76bcfa
 def _score_run(question, journal, crystals, folder, **options)->Report: # options of `score`
     "Write the truth beside the answers, and score them."
     write_truth(crystals, folder/"truth")

@@ -103,6 +103,7 @@ def _guess(first, answers):
     try: return properties(answers[0])
     except CrystalError: return None
 
+# %% ../nbs/70_metrics.ipynb #69b22b46
 def score_answers(truth:"Atoms|Prepared",
                   answers:list # ranked, best first; each `Atoms`, None, or the exception with which it was refused
                  )->dict: # plain values, None where there is nothing to measure
@@ -305,6 +306,7 @@ def _as_report(d):
     scores = {k: v for k, v in d.items() if k not in (*_PARTS, "sources", "settings")}
     return Report(d["settings"], dict(scores=scores, **{k: d[k] for k in _PARTS}), d["sources"])
 
+# %% ../nbs/70_metrics.ipynb #6d08e271
 def read_report(path:"str|Path" # a scores.json
                )->Report:
     "Read the scores of an evaluation; raises `MetricsError` where there are none."
