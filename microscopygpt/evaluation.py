@@ -41,7 +41,8 @@ def write_answers(answers:list, # of `Atoms`, best first
     for rank, atoms in enumerate(answers, 1): write_crystal(atoms, folder/f"rank_{rank}.cif")
 
 # %% ../nbs/75_evaluation.ipynb #d1f81ec0
-def _read_answer(path): # `Atoms`, None where there is no file, the `CrystalError` where it cannot be used
+def _read_answer(path):
+    "`Atoms`, None where there is no file, or the `CrystalError` where it cannot be used."
     if not path.is_file(): return None
     try: return read_crystal(path)
     except CrystalError as e: return e
@@ -172,7 +173,7 @@ def score(predictions:"str|Path", # folder of ID_0/rank_1.cif ... rank_5.cif
 
 # %% ../nbs/75_evaluation.ipynb #560fc6bb
 def draw_micrograph(crystal, # `Crystal`
-                    noise:str="paper", # a key of `microscopygpt.noise.NOISE`, or a raw scan of `microscopygpt.scan.SCANS`
+                    noise:str="paper", # a key of `microscopygpt.noise.NOISE` or of `microscopygpt.scan.SCANS`
                     seed:int=0)->Micrograph: # 256 x 256 px, 0.1 Å/px, or what a raw scan tells
     "The micrograph that a crystal is evaluated on."
     seed = _hash("micrograph", seed, crystal.id) % 2**31
@@ -218,12 +219,12 @@ def _predicted(q, crystal)->tuple: # ranked `Atoms`, what the prediction says of
     return [c.atoms for c in found], says
 
 # %% ../nbs/75_evaluation.ipynb #1c5edd4d
-_IMAGE_OR_FORMULA = {"constant": _constant, "nearest-formula": _nearest_formula, "nearest-image": _nearest_image,
-                     "image-only": _image_only}
+_WITHOUT_MODEL = {"constant": _constant, "nearest-formula": _nearest_formula, "nearest-image": _nearest_image,
+                  "image-only": _image_only}
 
 def _answer(q, crystal)->tuple: # ranked `Atoms`, what the prediction says of its first
     "Ranked structures for a crystal of which only the micrograph and the formula are known."
-    if q.name in _IMAGE_OR_FORMULA: return _IMAGE_OR_FORMULA[q.name](q, crystal), {}
+    if q.name in _WITHOUT_MODEL: return _WITHOUT_MODEL[q.name](q, crystal), {}
     if q.name.endswith("blank"): return _blank(q, crystal), {}
     return _predicted(q, crystal)
 
@@ -285,7 +286,7 @@ def _load_subset(sources, subset)->list: # of `Crystal`
     if subset not in SUBSETS: raise EvaluateError(f"There is no subset {subset!r}: choose {', '.join(SUBSETS)}.")
     return load_crystals(sources, None if subset == "all" else subset)
 
-def _first_of_each_source(crystals, n):
+def _first_of_each_source(crystals, n)->list: # source by source
     names = sorted({c.source for c in crystals})
     return [c for name in names for c in [c for c in crystals if c.source == name][:n]]
 
@@ -406,9 +407,9 @@ def _score_run(question, journal, crystals, folder, **options)->Report: # option
 
 # %% ../nbs/75_evaluation.ipynb #1ddff279
 def evaluate(sources, # database names, .json files or folders of structures, or a list of `Crystal`
-             subset:"str|None"=None, # one of `SUBSETS`, default "test"; with a list of `Crystal` what the report calls it
+             subset:"str|None"=None, # one of `SUBSETS`, default "test"; for a list of `Crystal`, its name in the report
              model="compact", # a name from the table above, a folder, a hub id or a loaded model
-             noise:str="paper", # a key of `microscopygpt.noise.NOISE`
+             noise:str="paper", # as for `draw_micrograph`
              n:"int|None"=None, # structures from each source; None for all
              out:"str|Path|None"=None, # folder for answers and report; a rerun continues there
              seed:int=0, # of the draw, the micrographs and the model
