@@ -5,7 +5,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pytest
 from hypothesis import given, settings as how_often, strategies as st
 from fastcore.xml import to_xml
-from microscopygpt import plotting, report as R, report_page as page_of
+from microscopygpt import plotting, report as R, report_page as page_of, report_rows as rows_of
 from microscopygpt.crystal import Slab, cell_from_lengths, equivalent_bases, from_slab, to_slab
 from microscopygpt.metrics import FAILURES, make_report, read_report
 
@@ -184,8 +184,8 @@ def test_choices_count_what_they_show(page):
 
 def test_every_cell_has_its_column(page):
     heads = [e for e in page.all("button") if "data-column" in e["attrs"]]
-    assert [int(e["attrs"]["data-column"]) for e in heads] == list(range(len(page_of.ROWS))) and all(e["attrs"]["aria-label"] for e in heads)
-    assert len([e for e in page.all("span") if e["path"][-1] == "summary"]) == 10*len(page_of.ROWS)
+    assert [int(e["attrs"]["data-column"]) for e in heads] == list(range(len(rows_of.ROWS))) and all(e["attrs"]["aria-label"] for e in heads)
+    assert len([e for e in page.all("span") if e["path"][-1] == "summary"]) == 10*len(rows_of.ROWS)
 
 def test_pictures_only_of_failures(report, text):
     asked = []
@@ -198,7 +198,7 @@ def test_structures_from_a_mapping_or_not_at_all(report):
 
 @pytest.mark.parametrize("found", [None, {}, dict(truth=layer()), dict(truth=layer(), answers=[]), dict(truth=layer(), answers=[None, layer()]), dict(answers=[ValueError("rank_1.cif is empty")]),
                                    dict(truth=layer(), answers=[layer()], micrograph=np.zeros((40, 50))), dict(truth=layer(), answers=[from_slab(Slab(cell_from_lengths(3, 9, 95), np.zeros((1, 2)), np.zeros(1), np.array([6])))])])
-def test_structures_may_be_missing(report, found): assert not Page("".join(map(to_xml, [page_of._structures(found)]))).lost
+def test_structures_may_be_missing(report, found): assert not Page("".join(map(to_xml, [rows_of._structures(found)]))).lost
 
 def test_fields_may_be_missing(report):
     bare = copy.deepcopy(report)
