@@ -118,7 +118,7 @@ def test_a_search_that_worked_enough_begins_no_other_round(bonds, monkeypatch):
     "The least of heights is kept, and the answer complete."
     found = find_heights(MOS2, bonds, indices=(1,))
     whole = bonds.effort
-    monkeypatch.setattr("microscopygpt.surrogate.MOST_EFFORT", 0)
+    monkeypatch.setattr("microscopygpt.height_search.MOST_EFFORT", 0)
     short = find_heights(MOS2, bonds, indices=(1,))
     assert 0 < bonds.effort - whole < whole and short and found[0].energy <= short[0].energy + 1e-3
 
