@@ -133,10 +133,8 @@ def _specimen(args):
 # %% ../nbs/83_cli.ipynb #a85a982f
 def _middle(atoms, args): # (x, y), Å
     "The shift that brings the middle of the cell to the middle of the image."
-    import numpy as np
-    angle, flip = np.radians(args.rotation), -1 if args.mirror else 1
-    turned = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle)*flip, np.cos(angle)*flip]])
-    middle = atoms.lattice_mat[:2, :2].sum(0)/2 @ turned
+    from microscopygpt.stem import orientation
+    middle = atoms.lattice_mat[:2, :2].sum(0)/2 @ orientation(args.rotation, args.mirror, 1)[0]
     return tuple(args.size*args.pixel_size/2 - middle)
 
 # %% ../nbs/83_cli.ipynb #9b271164

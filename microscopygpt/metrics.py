@@ -4,19 +4,22 @@
 
 # %% auto #0
 __all__ = ['LIMIT', 'PROPERTIES', 'FAILURES', 'TOP', 'NOTHING', 'BINS', 'RATES', 'DISTANCES', 'PAPER', 'DISTRIBUTIONS', 'UNITS',
-           'SIZES', 'MetricsError', 'TimeLimit', 'time_limit', 'rounded_or_none', 'properties', 'score_answers', 'rate',
-           'percentile', 'kld_as_published', 'emd_as_published', 'w1', 'histograms', 'kld', 'compare_distributions',
-           'summarize', 'constant_scores', 'sum_up', 'Report', 'make_report', 'read_report']
+           'SIZES', 'METALS', 'ANIONS', 'MetricsError', 'TimeLimit', 'time_limit', 'rounded_or_none', 'properties',
+           'score_answers', 'rate', 'percentile', 'kld_as_published', 'emd_as_published', 'w1', 'histograms', 'kld',
+           'compare_distributions', 'summarize', 'constant_scores', 'sum_up', 'Report', 'make_report', 'read_report',
+           'ExampleEvaluation', 'example_evaluation']
 
 # %% ../nbs/70_metrics.ipynb #6f6f5c51
 import json, signal, threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 import numpy as np
 from scipy.stats import binomtest, bootstrap, entropy
 from .core import MicroscopyGPTError
-from .crystal import Atoms, CrystalError, bravais_2d, cell_from_lengths
+from .crystal import (Atoms, CrystalError, bravais_2d, cell_from_lengths, monolayer, reduced_formula,
+                                   to_slab)
 from .compare import Comparison, Prepared, compare, prepare
 
 # %% ../nbs/70_metrics.ipynb #d8ebc6d0
@@ -314,3 +317,52 @@ def read_report(path:"str|Path" # a scores.json
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise MetricsError(f"{path} does not hold the scores of an evaluation ({type(e).__name__}): make one with "
                            "`microscopygpt evaluate` or `microscopygpt score`.") from e
+
+# %% ../nbs/70_metrics.ipynb #4b23e9f7
+METALS, ANIONS = ("Ti", "V", "Zr", "Nb", "Mo", "Hf", "Ta", "W"), ("S", "Se", "Te")
+
+def _dichalcogenide(metal, anion, a, thickness, phase): return monolayer(f"{metal}{anion}2", phase, a, thickness)
+
+def _example_truths()->dict: # "Mo-S-2H" -> `Atoms`
+    return {f"{m}-{x}-{phase}": _dichalcogenide(m, x, 3 + .06*i + .1*j, 2.8 + .2*j, phase)
+            for i, m in enumerate(METALS) for j, x in enumerate(ANIONS) for phase in ("2H", "1T")}
+
+def _careless(name, truth, luck): # structures, confidence in the first
+    "Answers that are missing, wrong or right by luck, from 0 to 1."
+    metal, anion, phase = name.split("-")
+    other = "1T" if phase == "2H" else "2H"
+    a, thickness = truth.lattice_mat[0][0], np.ptp(to_slab(truth).z)
+    if luck < .08: return [], None
+    if luck < .16: return [_dichalcogenide(metal, anion, a, thickness + 1, phase)], .62
+    if luck < .25: return [_dichalcogenide(metal, anion, 1.07*a, thickness, phase)], .31
+    if luck < .35: return [_dichalcogenide(metal, anion, a, thickness, other)], .55
+    if luck < .45: return [_dichalcogenide(metal, anion, a, thickness, other), truth], .71
+    nearly = _dichalcogenide(metal, anion, a*(1 + .01*(luck - .7)), thickness + .2*(luck - .7), phase)
+    return [nearly], .8 + .2*luck
+
+# %% ../nbs/70_metrics.ipynb #f916f779
+class ExampleEvaluation(NamedTuple):
+    "Truths, answers and scores, all made up."
+    truths: dict # name -> `Atoms`
+    answers: dict # name -> (structures, confidence in the first)
+    report: Report
+
+def _example_record(name, truths, answers, shuffled):
+    given, confidence = answers[name]
+    residual = .01 + .2*(1 - confidence) if confidence else None
+    about = dict(id=name, source="sulphides" if "-S-" in name else "heavier", formula=reduced_formula(truths[name]),
+                 n_atoms=3, confidence=confidence, residual=residual)
+    return score_answers(truths[name], given) | about | dict(shuffled=score_answers(truths[name], answers[shuffled][0]))
+
+def example_evaluation(model:str="careless", # the name in the report
+                       luck:float=1., # below 1 more answers are wrong
+                       seed:int=0)->ExampleEvaluation:
+    "An evaluation of 48 dichalcogenides with errors by chance, for pages and tests."
+    truths = _example_truths()
+    draws = luck*np.random.default_rng(seed).random(len(truths))
+    answers = {name: _careless(name, truth, x) for (name, truth), x in zip(truths.items(), draws)}
+    names = list(truths)
+    records = [_example_record(name, truths, answers, names[i-5]) for i, name in enumerate(names)]
+    settings = dict(subset="by hand", noise="none", seed=seed, k=5, command="microscopygpt.metrics.example_evaluation",
+                    model=model)
+    return ExampleEvaluation(truths, answers, make_report(records, settings))

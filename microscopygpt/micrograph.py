@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import affine_transform, gaussian_filter
 from .frame import DARK_SPOTS, drawn_bar, gray_skewness, picture_box, without_bar
 from .pictures import (MIN_PIXELS, PIXEL_SIZES, Instrument, MicrographError, Picture, agreed_sizes,
-                                    array_picture)
+                                    array_picture, middle_slice)
 from .readers import BESIDE, load_picture, pil_picture
 
 # %% ../nbs/16_micrograph.ipynb #cd191d27
@@ -389,11 +389,6 @@ def level(self:Micrograph,
 # %% ../nbs/16_micrograph.ipynb #4bf8e93b
 SPLINE_MARGIN = 24 # px around the region, so that the spline does not feel the borders
 
-def _middle(n, length):
-    "The slice of `length` in the middle of `n`."
-    length = min(n, length)
-    return slice((n-length)//2, (n-length)//2 + length)
-
 def _binned(data, k):
     "Means of k x k pixels."
     h, w = (n//k for n in data.shape)
@@ -402,7 +397,7 @@ def _binned(data, k):
 # %% ../nbs/16_micrograph.ipynb #8cdf71b0
 def _resample(data, ratio, shape):
     "An image of this shape, each pixel as wide as `ratio` old ones, about the centre of `data`."
-    parts = [_middle(n, int(np.ceil((m+SPLINE_MARGIN)*max(ratio, 1)))) for n, m in zip(data.shape, shape)]
+    parts = [middle_slice(n, int(np.ceil((m+SPLINE_MARGIN)*max(ratio, 1)))) for n, m in zip(data.shape, shape)]
     k = max(1, int(ratio/2))
     centre = [((n-1)/2 - p.start - (k-1)/2)/k for n, p in zip(data.shape, parts)]
     region, ratio = _binned(data[tuple(parts)], k), ratio/k
@@ -414,7 +409,7 @@ def _resample(data, ratio, shape):
 def _sampled_middle(data, ratio, shape):
     "The middle of an image without its scale bar, resampled where its pixels are not the new ones."
     whole = without_bar(data)
-    if abs(ratio-1) < 1e-6: return whole[tuple(map(_middle, data.shape, shape))]
+    if abs(ratio-1) < 1e-6: return whole[tuple(map(middle_slice, data.shape, shape))]
     return _resample(whole, ratio, shape)
 
 # %% ../nbs/16_micrograph.ipynb #7a427d46

@@ -6,8 +6,8 @@
 __all__ = ['UNITS', 'NO_UNIT', 'SPELLINGS', 'RECIPROCAL_ENDS', 'ANGLES', 'MIN_PIXELS', 'PIXEL_SIZES', 'ROUNDING', 'SQUARE',
            'MAX_ASPECT', 'CORRELATION_SIDE', 'SAME_FIELD', 'BY_CHANCE', 'MAX_PIXELS', 'MAX_FRAMES', 'ENERGIES',
            'SERIES_IN_TIME', 'Instrument', 'Picture', 'length_of', 'is_reciprocal', 'agreed_sizes', 'scale_of',
-           'MicrographError', 'one_frame', 'one_picture', 'finite_number', 'kilovolts', 'first_nested', 'library_for',
-           'array_picture']
+           'middle_slice', 'MicrographError', 'one_frame', 'one_picture', 'finite_number', 'kilovolts', 'first_nested',
+           'library_for', 'array_picture']
 
 # %% ../nbs/13_pictures.ipynb #9e6bd5c3
 from importlib import import_module
@@ -118,17 +118,20 @@ def scale_of(steps, # along y and x, in units
     warnings.append(f"its calibration is in {first!r}, which is no unit of length: ignored")
     return None, ""
 
+# %% ../nbs/13_pictures.ipynb #0e48db68
+def middle_slice(n:int, # pixels
+                 length:int # pixels, at most n are taken
+                )->slice:
+    "The middle of a row of pixels."
+    length = min(n, length)
+    return slice((n-length)//2, (n-length)//2 + length)
+
 # %% ../nbs/13_pictures.ipynb #ff5d3984
 CORRELATION_SIDE = 1024 # px; of larger frames the middle gives the shift
 
-def _middle(n):
-    "The middle of `n` pixels, at most `CORRELATION_SIDE` of them."
-    used = min(n, CORRELATION_SIDE)
-    return slice((n - used)//2, (n - used)//2 + used)
-
 def _spectrum_of(frame):
     "Fourier transform of the middle of a frame, windowed and smoothed."
-    part = np.nan_to_num(frame[tuple(map(_middle, frame.shape))].astype(np.float32))
+    part = np.nan_to_num(frame[tuple(middle_slice(n, CORRELATION_SIDE) for n in frame.shape)].astype(np.float32))
     window = np.outer(*(np.hanning(n) for n in part.shape))
     blur = np.exp(-sum(np.meshgrid(*[(np.fft.fftfreq(n)/.2)**2 for n in part.shape], indexing="ij")))
     return np.fft.fft2((part - part.mean())*window)*blur

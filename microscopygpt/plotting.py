@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['INK', 'CELL', 'SECOND', 'ALARM', 'OTHER', 'INTENSITY', 'DIFFERENCE', 'SEQUENCE', 'LOOK', 'LAYER', 'MARGIN', 'SCALE',
-           'OTHER_ELEMENT', 'LENGTH_TOL', 'ANGLE_TOL', 'styled', 'show_images', 'draw_atoms', 'reach_of', 'draw_slab',
-           'lay_on']
+           'OTHER_ELEMENT', 'LENGTH_TOL', 'ANGLE_TOL', 'styled', 'show_images', 'png_bytes', 'draw_atoms', 'reach_of',
+           'draw_slab', 'lay_on']
 
 # %% ../nbs/05_plotting.ipynb #e4c725fd
-import itertools
+import io, itertools
 from contextlib import contextmanager
 from html import escape
 import matplotlib.pyplot as plt, numpy as np
@@ -38,26 +38,38 @@ def styled():
 
 # %% ../nbs/05_plotting.ipynb #0f7dbfd4
 def _extent(image, pixel_size):
-    "Where the borders of an image lie in Å, its first pixel's centre at 0: left, right, bottom, top."
+    "Left, right, bottom, top in Å, the first pixel's centre at 0; of a folded cell in fractions."
+    if pixel_size is None: return [0, 1, 1, 0]
     h, w = image.shape
     return [-pixel_size/2, (w-.5)*pixel_size, (h-.5)*pixel_size, -pixel_size/2]
 
 # %% ../nbs/05_plotting.ipynb #93ea4736
 def show_images(*images, # (H, W) arrays
                 titles=None, # one for each
-                pixel_size:float=.1, # Å
+                pixel_size:"float|None"=.1, # Å; None for folded cells, whose axes are fractions
                 cmap:str=INTENSITY,
                 width:float=3. # inches, of one
                )->None:
-    "Images side by side, axes in Å."
+    "Images side by side, axes in Å, or folded cells with a downwards and b to the right."
+    x_name, y_name = ("x (Å)", "y (Å)") if pixel_size else ("along b", "along a")
     fig, axes = plt.subplots(1, len(images), figsize=(width*len(images), width), squeeze=False, layout="constrained")
     for ax, image, title in zip(axes[0], images, titles or [""]*len(images)):
-        ax.imshow(image, cmap=cmap, extent=_extent(image, pixel_size))
+        aspect = 1 if pixel_size else image.shape[0]/image.shape[1]
+        ax.imshow(image, cmap=cmap, extent=_extent(image, pixel_size), aspect=aspect)
         ax.set_title(title, fontsize=10)
-        ax.set_xlabel("x (Å)")
+        ax.set_xlabel(x_name)
         if ax is not axes[0, 0]: ax.set_yticklabels([])
-    axes[0, 0].set_ylabel("y (Å)")
+    axes[0, 0].set_ylabel(y_name)
     plt.show()
+
+# %% ../nbs/05_plotting.ipynb #7e020508
+def png_bytes(figure, # matplotlib's, closed afterwards
+              dpi:int=90)->bytes:
+    "A figure as the bytes of a PNG file."
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi)
+    plt.close(figure)
+    return file.getvalue()
 
 # %% ../nbs/05_plotting.ipynb #4da381cd
 _SQUARE = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) # corners of a cell in fractional coordinates

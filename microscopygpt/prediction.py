@@ -7,7 +7,7 @@ __all__ = ['EDGE_KEPT_CLEAR', 'MARKERS', 'LARGEST_DIFFERENCE', 'HEADINGS', 'UNNA
            'default_options', 'proposers_of', 'heights_of', 'digest', 'own_files', 'free_folder']
 
 # %% ../nbs/66_prediction.ipynb #d09e77f8
-import base64, hashlib, inspect, io, itertools, json, platform, tempfile
+import base64, hashlib, inspect, itertools, json, platform, tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np
@@ -18,7 +18,7 @@ from pymatgen.core import Element
 from .core import package_versions
 from .crystal import cell_lengths, to_slab
 from .structure_files import write_crystal
-from .plotting import CELL, DIFFERENCE, INK, SEQUENCE, draw_atoms, styled
+from .plotting import CELL, DIFFERENCE, INK, SEQUENCE, draw_atoms, png_bytes, styled
 from .micrograph import Micrograph
 from .observe import Imaging, Observation
 from .chat import make_prompt
@@ -169,12 +169,6 @@ def table(self:Prediction)->str: # Markdown
     return "\n".join(rows)
 
 # %% ../nbs/66_prediction.ipynb #66c0000b
-def _png(figure, dpi):
-    "A figure as the bytes of a PNG file."
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi)
-    return file.getvalue()
-
 @patch
 def _repr_markdown_(self:Prediction):
     l = self.lattice
@@ -182,7 +176,7 @@ def _repr_markdown_(self:Prediction):
             f"γ = {l.gamma:.2f}° (quality {l.quality:.2f}).")
     notes = "".join(f"\n\n> {w}" for w in self.warnings)
     if not self.candidates: return f"{head} No candidate.{notes}"
-    picture = base64.b64encode(_png(self.plot(), dpi=90)).decode()
+    picture = base64.b64encode(png_bytes(self.plot(), dpi=90)).decode()
     return f"{head}{notes}\n\n![](data:image/png;base64,{picture})\n\n{self.table()}"
 
 # %% ../nbs/66_prediction.ipynb #3c60fa87
@@ -336,7 +330,7 @@ def _contents(prediction):
     with tempfile.TemporaryDirectory() as folder:
         for i, c in enumerate(prediction.candidates, 1):
             files[f"rank_{i}.cif"] = write_crystal(c.atoms, Path(folder)/f"rank_{i}.cif").read_bytes()
-    if prediction.candidates: files["report.png"] = _png(prediction.plot(), dpi=130)
+    if prediction.candidates: files["report.png"] = png_bytes(prediction.plot(), dpi=130)
     return files
 
 # %% ../nbs/66_prediction.ipynb #158a2822

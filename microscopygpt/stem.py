@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_LEAN', 'LEAST_DISTANCE', 'SERIES_END', 'GAUSSIAN_REACH', 'TERM_COST', 'LEAST_EXPONENT', 'BATCH', 'half_plane',
-           'image_sum', 'list_of_structures', 'simulate', 'stemconv_view']
+           'image_sum', 'list_of_structures', 'orientation', 'simulate', 'stemconv_view']
 
 # %% ../nbs/10_stem.ipynb #6179d563
 from functools import lru_cache
@@ -203,8 +203,10 @@ def _per_image(name, value, b, width):
     return v.copy()
 
 # %% ../nbs/10_stem.ipynb #a5b0a4de
-def _orientation(rotation, mirror, b):
-    "Matrices (b, 2, 2) that turn row vectors x, y."
+def orientation(rotation, # degrees from x towards y, one number or b
+                mirror, # turned over or not, one or b
+                b:int)->np.ndarray: # (b, 2, 2)
+    "Matrices that turn row vectors x, y as `simulate` turns a crystal."
     angle = np.radians(_per_image("rotation", rotation, b, 1)[:, 0])
     flip = np.where(_per_image("mirror", mirror, b, 1)[:, 0] != 0, -1, 1)
     c, s = np.cos(angle), np.sin(angle)
@@ -389,7 +391,7 @@ def simulate(
     pixel_size = number_within("pixel_size", pixel_size, .001, 10, " Å/px")
     z_power = number_within("z_power", z_power, 0, 4)
     probe, gmax = _checked_probe(probe, thermal)
-    turns = _orientation(rotation, mirror, len(many))
+    turns = orientation(rotation, mirror, len(many))
     sheets = _sheets(many, turns, _per_image("shift", shift, len(many), 2), z_power, thermal)
     images = _images(sheets, probe, gmax, shape, pixel_size, device)
     return images if isinstance(atoms, (list, tuple)) else images[0]
