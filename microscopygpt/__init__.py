@@ -2,7 +2,7 @@
 
 The names below are here for convenience, and are imported when they are first used: `import microscopygpt` costs nothing.
 """
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {"predict": "solve", "read_micrograph": "micrograph", "Micrograph": "micrograph", "simulate": "stem",
           "render": "noise", "measure_lattice": "lattice", "monolayer": "crystal", "load_model": "model",
