@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 import ipywidgets as w, numpy as np
+from IPython.display import display
 from fastcore.basics import patch
 from jarvis.core.atoms import Atoms
 from pymatgen.core import Element
@@ -218,7 +219,7 @@ class Explorer:
         self._question["formula"].value = formula
         if image is not None: self.open(image, pixel_size)
 
-    def _repr_mimebundle_(self, **kwargs): return self.page._repr_mimebundle_(**kwargs)
+    def _ipython_display_(self): display(self.page)
 
     def tell(self, error:"Exception|None"=None):
         "Show what went wrong, or clear it."

@@ -2,7 +2,7 @@
 import html, re
 import numpy as np, pytest
 pytest.importorskip("anywidget", reason="the app's packages are not installed: pip install 'microscopygpt[app]'")
-from microscopygpt.crystal import cell_from_lengths, to_slab
+from microscopygpt.crystal import cell_from_lengths, monolayer, to_slab
 from microscopygpt.compare import compare
 from microscopygpt.structure_files import read_crystal, write_crystal
 from microscopygpt.chat import parse_answer
@@ -252,3 +252,14 @@ def test_each_comparison_is_drawn_once(answered, monkeypatch):
     assert len(drawn) == 2
     answered._answer["against"].value = next(v for _, v in answered._answer["against"].options if v != answered._answer["against"].value)
     assert len(drawn) == 3
+
+def test_crystals_are_drawn_where_nglview_is_not_installed(monkeypatch):
+    "As in Colab: from above and along a, the second below the first."
+    monkeypatch.setattr("microscopygpt.widgets.find_spec", lambda name: None)
+    mos2, thicker = (to_slab(monolayer("MoS2", **more)) for more in ({}, {"thickness": 4.3}))
+    view = CrystalView()
+    view.show_slabs(mos2)
+    assert view.stage.value.count("<svg") == 2
+    view.show_slabs(mos2, thicker)
+    drawn = view.stage.value.replace("</div>", "").split("<svg")[1:]
+    assert len(drawn) == 4 and len({d.split("</svg>")[0] for d in drawn}) == 3 # from above they are alike
