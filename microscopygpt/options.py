@@ -7,7 +7,7 @@ __all__ = ['PROPOSER_NAMES', 'POTENTIAL_NAMES', 'UsageError', 'Parser', 'formula
            'miller_index', 'point', 'pixel_size', 'at_least_one', 'values', 'number_or_values', 'replacement',
            'proposer_names', 'output_folder', 'output_file', 'as_options', 'complaint', 'telling_doubts',
            'read_options', 'predict_options', 'simulate_options', 'dataset_options', 'train_options',
-           'evaluate_options', 'score_options', 'benchmark_options', 'lab_options']
+           'evaluate_options', 'score_options', 'benchmark_options', 'lab_options', 'doctor_options']
 
 # %% ../nbs/82_options.ipynb #90e5586d
 import argparse, re, warnings
@@ -418,3 +418,6 @@ def lab_options(p:Parser):
     p.add_argument("folder", nargs="?", default=".", metavar="DIR",
                    help="where the app's notebook is kept (default: here)")
     p.add_argument("--voila", action="store_true", help="serve the app alone, without JupyterLab around it")
+
+def doctor_options(p:Parser):
+    "Declare the options of `doctor`: there are none."
