@@ -16,7 +16,7 @@ READY := $(VENV)/.ready
 IN_VENV = PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-sync test-lint test-nbs test-py gpu lab docs readme screenshots clean
+.PHONY: help setup demo test test-sync test-lint test-nbs test-py gpu lab doctor package contents docs readme screenshots clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -58,6 +58,15 @@ gpu: $(READY) ## what only a GPU can tell, in nine minutes at most; small where 
 
 lab: $(READY) ## JupyterLab on the notebooks; the app is nbs/explorer.ipynb
 	$(IN_VENV) microscopygpt lab nbs
+
+doctor: $(READY) ## what is installed, and what to install for the rest
+	@$(BIN)/microscopygpt doctor
+
+package: $(READY) ## wheel and source distribution in dist, checked and tried; FRESH=python3.12 tries an environment of its own too
+	$(BIN)/python .ci/package.py $(if $(FRESH),--fresh $(FRESH))
+
+contents: $(READY) ## what an install brings, for the page of that name
+	$(BIN)/python .ci/contents.py
 
 docs: $(READY) ## the documentation site in _docs
 	$(IN_VENV) OMP_NUM_THREADS=1 python .ci/docs.py site

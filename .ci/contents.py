@@ -40,7 +40,7 @@ def licence(dist):
     said = [c.split(" :: ")[-1] for c in meta.get_all("Classifier") or [] if c.startswith("License ::")]
     said = [s for s in said if s != "OSI Approved"]
     field = (meta.get("License") or "").strip()
-    if field and "\n" not in field and len(field) < LONGEST: return field
+    if field not in ("", "UNKNOWN") and "\n" not in field and len(field) < LONGEST: return field
     return ", ".join(said) or "not named"
 
 
