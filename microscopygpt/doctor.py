@@ -178,5 +178,6 @@ def report(findings:list # of `Finding`
         for f in [f for f in findings if f.subject == subject]:
             lines.append(f"  {f.state:7} {f.name}" + (f": {f.said}" if f.said else ""))
             if f.remedy: lines.append(f"          {f.remedy}")
-    end = "What predict needs is here." if is_ready(findings) else "predict cannot run before what is marked FAULT is mended."
+    broken = f"predict cannot run before what is marked {FAULT} is mended."
+    end = "What predict needs is here." if is_ready(findings) else broken
     return "\n".join([*lines, "", end])
