@@ -156,7 +156,8 @@ def looked_at(subject:str, look)->list: # of `Finding`
         return [Finding(subject, "microscopygpt", FAULT, "is used, but not installed", "pip install microscopygpt")]
     except (ImportError, OSError) as e: # OSError: a library that a package needs cannot be loaded
         said = " ".join(f"{type(e).__name__}: {e}".split())
-        return [Finding(subject, getattr(e, "name", None) or "import", FAULT, said, "pip install --upgrade microscopygpt")]
+        name = getattr(e, "name", None) or "import"
+        return [Finding(subject, name, FAULT, said, "pip install --upgrade microscopygpt")]
 
 def diagnose()->list: # of `Finding`
     "Everything that was looked for on this machine."
