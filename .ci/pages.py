@@ -153,7 +153,14 @@ def plain(path:Path):
     if "description" in front: heading.append(f"> {front['description']}")
     nb.cells[0].update(cell_type="markdown", source="\n\n".join(heading))
     for cell in nb.cells:
-        if cell.cell_type == "code": cell.source = re.sub(r"^#\s*\|.*\n?", "", cell.source, flags=re.M)
+        if cell.cell_type == "markdown": cell.source = re.sub(r"!\[\]\((\S+)\)\{fig-alt=\"([^\"]*)\"\}", r"![\2](\1)", cell.source)
+        elif re.search(r"^#\|\s*echo:\s*false", cell.source, re.M): cell.update(cell_type="markdown", source=shown(cell))
+        elif cell.cell_type == "code": cell.source = re.sub(r"^#\s*\|.*\n?", "", cell.source, flags=re.M)
     nb.cells = [cell for cell in nb.cells if cell.source.strip()]
     nb.metadata.update(language_info={"name": "python", "pygments_lexer": "ipython3"})
     return nb
+
+
+def shown(cell)->str:
+    "The Markdown that a cell displays, without the code that made it."
+    return "\n\n".join(output.data.get("text/markdown", "") for output in cell.outputs if "data" in output)
