@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbdev, nbformat, yaml
 from nbdev.config import get_config
-from nbdev.doclinks import _build_modidx
+from nbdev.doclinks import NbdevLookup, _build_modidx
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
@@ -19,6 +19,8 @@ PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
 FENCE = re.compile(r"```.*?```", re.S)
 LINKED_NAME = re.compile(r"\[`([^`\]]+)`\]\([^)]*\)")
 COLAB = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\(([^)]*)\)")
+
+FOLDED = "#| code-fold: true\n#| code-summary: Set up in Colab\n"
 
 
 # nbdev's processing, kept where nothing has changed
@@ -56,14 +58,22 @@ def staged(root:Path)->Path:
     for path in notebooks(source):
         target = stage/path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(finished(nbformat.read(path, 4)), target)
+        original = get_config().nbs_path/path.relative_to(source)
+        nbformat.write(finished(nbformat.read(path, 4), introduction(nbformat.read(original, 4))), target)
     return stage
 
 
 # What a page still needs
 
-def finished(nb):
-    "A processed notebook with words for its pictures and frames, plain signatures, and a button for Colab."
+def introduction(original)->str:
+    "What a notebook says below its title and subtitle in the same cell; nbdev takes the two and drops the rest."
+    first = original.cells[0].source
+    return NbdevLookup().linkify(re.sub(r"^# .*\n*(> .*\n*)?", "", first)) if first.startswith("# ") else ""
+
+
+def finished(nb, opening:str=""):
+    "A processed notebook with its opening words, words for its pictures and frames, plain signatures, and a button for Colab."
+    if opening: nb.cells.insert(1, nbformat.v4.new_markdown_cell(opening))
     heading, text, sections = front_matter(nb).get("title", ""), "", 0
     for cell in nb.cells:
         if cell.cell_type == "markdown":
@@ -72,6 +82,7 @@ def finished(nb):
             heading, text = last_heading(cell.source) or heading, cell.source
         elif cell.cell_type == "code":
             describe(cell, alternative(heading, text))
+            if "google.colab" in cell.source: cell.source = FOLDED + cell.source
             if not sections: raise_headings(cell)
     return nb
 
