@@ -1,9 +1,9 @@
-"""The site without Quarto: smalldocs reads the same `_quarto.yml`, and three things are added that Quarto does.
+"""The site without Quarto: smalldocs reads the same `_quarto.yml`, and what Quarto does beyond it is added.
 
 Pages get the name that nbdev gives them (`output-file`), links to the site's address become links between its pages,
-and formulas become MathML. Nothing on a page is fetched from another server.
+and formulas become MathML. Search asks for whole words. Nothing on a page is fetched from another server.
 """
-import html, re
+import html, re, shutil
 from pathlib import Path, PurePosixPath
 
 from latex2mathml.converter import convert
@@ -37,6 +37,7 @@ class NamedSite(Site):
         super().copy_assets(nav)
         for theme in (self.out/"site_libs"/"themes").glob("*.css"):
             theme.write_text(WEB_FONT.sub("", theme.read_text(encoding="utf-8")), encoding="utf-8")
+        shutil.copy(Path(__file__).with_name("search.js"), self.out/"site_libs"/"fuse"/"fuse.min.js")
 
 
 def with_mathml(page:str)->str:
