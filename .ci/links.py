@@ -6,6 +6,8 @@ from urllib.parse import unquote, urlsplit
 
 from nbdev.config import get_config
 
+CARDS = "og:image", "twitter:image" # addresses of the picture that other sites show beside a link
+STRAY = re.compile(r"[\s<>`]") # what no address holds
 HOST = re.compile(r"[\w-]+(\.[\w-]+)+")
 
 
@@ -14,13 +16,14 @@ class Page(HTMLParser):
 
     def __init__(self, path:Path):
         super().__init__()
-        self.ids, self.targets, self.words, self.undescribed, self.silent = set(), [], [], 0, 0
+        self.ids, self.targets, self.cards, self.words, self.undescribed, self.silent = set(), [], [], [], 0, 0
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         if attrs.get("id"): self.ids.add(attrs["id"])
         self.targets += [attrs[name] for name in ("href", "src") if attrs.get(name)]
+        if tag == "meta" and attrs.get("property", attrs.get("name")) in CARDS: self.cards.append(attrs["content"])
         self.undescribed += tag == "img" and "alt" not in attrs
         self.silent += tag in ("script", "style")
 
@@ -31,7 +34,7 @@ class Page(HTMLParser):
 
 
 def complaints(site:Path, root:Path)->list:
-    "A line for each link that leads nowhere, each picture that is missing or undescribed, each link shown as it is written."
+    "A line for each link that leads nowhere, picture that is missing or undescribed, link shown as it is written."
     pages = {path: Page(path) for path in site.rglob("*.html")}
     found = [] if pages else [f"no pages in {site}"]
     for path, page in pages.items():
@@ -39,9 +42,17 @@ def complaints(site:Path, root:Path)->list:
         for target in sorted(set(page.targets)):
             trouble = external(target, root) if urlsplit(target).scheme else internal(target, path, site, pages)
             if trouble: found.append(f"{where}: {target[:120]}: {trouble}")
+        missing = [card for card in page.cards if not (site/card.removeprefix(address())).is_file()]
+        found += [f"{where}: {card}: no such picture" for card in missing]
         if page.undescribed: found.append(f"{where}: {page.undescribed} pictures without an alternative text")
-        for written in re.findall(r"\]\(https?:[^)]*\)", "".join(page.words)): found.append(f"{where}: a link shown as it is written: {written}")
+        shown = re.findall(r"\]\(https?:[^)]*\)", "".join(page.words))
+        found += [f"{where}: a link shown as it is written: {written}" for written in shown]
     return found
+
+
+def address()->str:
+    "Where the site will stand."
+    return f"{get_config().doc_host}{get_config().doc_baseurl}/"
 
 
 def internal(target:str, path:Path, site:Path, pages:dict)->str:
@@ -57,15 +68,16 @@ def internal(target:str, path:Path, site:Path, pages:dict)->str:
 
 
 def external(target:str, root:Path)->str:
-    "What is wrong with an address elsewhere, as far as it can be said from here; of this repository, whether the file and line exist."
+    "What is wrong with an address elsewhere, as far as can be said from here: in this repository, file and line exist."
     parts = urlsplit(target)
     if parts.scheme in ("data", "mailto"): return ""
-    if parts.scheme != "https" or not HOST.fullmatch(parts.netloc) or re.search(r"[\s<>`]", target): return "not an address"
+    if parts.scheme != "https" or not HOST.fullmatch(parts.netloc) or STRAY.search(target): return "not an address"
     cfg = get_config()
-    if target.startswith(f"{cfg.doc_host}{cfg.doc_baseurl}/"): return "an address of this site, where a link between pages should be"
+    if target.startswith(address()): return "an address of this site, where a link between pages should be"
     for host in (cfg.git_url, cfg.git_url.replace("github.com", "colab.research.google.com/github")):
         source = f"{host}/blob/{cfg.branch}/"
-        if target.startswith(source): return missing_source(root/unquote(parts.path).partition(f"/blob/{cfg.branch}/")[2], parts.fragment)
+        if not target.startswith(source): continue
+        return missing_source(root/unquote(target.removeprefix(source).partition("#")[0]), parts.fragment)
     return ""
 
 

@@ -13,7 +13,9 @@ IMAGES = Path(__file__).resolve().parent.parent/"nbs"/"images"
 NAVY = "#12263f" # the colour of the site's bar
 DPI = 100
 FRONT, CARD = (13, 3.75), (12, 6.3) # inches; the card has the size that social networks ask for, 1200 x 630 px
-TITLES = "in: a micrograph,\nand a formula: MoSe₂", "columns, solved\nfrom the image", "out: the crystal\nfrom above", "and from the side:\nheights, computed"
+TITLES = ("in: a micrograph,\nand a formula: MoSe₂", "columns, solved\nfrom the image",
+          "out: the crystal\nfrom above", "and from the side:\nheights, computed")
+CLAIM = "Crystal structures from STEM images of 2D materials:\nproposed by a model, proven against the image"
 
 
 def panels(prediction, axes):
@@ -60,8 +62,7 @@ def card(prediction):
     panels(prediction, axes)
     fig.subplots_adjust(left=.05, right=.95, bottom=.1, top=.46, wspace=.12)
     fig.text(.05, .80, "microscopygpt", fontsize=52, weight="bold", color="white")
-    fig.text(.05, .58, "Crystal structures from STEM images of 2D materials:\nproposed by a model, proven against the image",
-             fontsize=22, color="#d5dfeb", linespacing=1.4)
+    fig.text(.05, .58, CLAIM, fontsize=22, color="#d5dfeb", linespacing=1.4)
     fig.savefig(IMAGES/"card.png", facecolor=NAVY)
 
 

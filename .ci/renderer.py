@@ -43,19 +43,23 @@ class NamedSite(Site):
 def with_mathml(page:str)->str:
     "A page whose formulas a browser draws by itself."
     page = re.sub(r'<(link|script)[^>]*katex[^>]*>(</script>)?', "", page)
-    return MATH.sub(lambda m: convert(html.unescape(m[2]).strip(), display="block" if m[1] == "display" else "inline"), page)
+    def drawn(m): return convert(html.unescape(m[2]).strip(), display="block" if m[1] == "display" else "inline")
+    return MATH.sub(drawn, page)
 
 
+SECTION = r'<a class="(sidebar-item-text sidebar-link text-start)"([^>]*) role="navigation"([^>]*)>(.*?)</a>'
+TOGGLE = r'<a class="(sidebar-item-toggle[^"]*)"([^>]*) role="navigation"([^>]*) aria-label="Toggle section">'
+MARGIN = '<div id="quarto-margin-sidebar"'
 ACCESS = { # what smalldocs 0.5 writes -> what a keyboard and a screen reader need
     r'<nav class="navbar ': '<nav aria-label="Site" class="navbar ',
     r'<nav class="quarto-secondary-nav"': '<nav aria-label="Place" class="quarto-secondary-nav"',
     r'<nav id="quarto-sidebar"': '<nav aria-label="Pages" id="quarto-sidebar"',
     r'<nav class="page-navigation"': '<nav aria-label="Previous and next" class="page-navigation"',
     r'<nav ([^>]*)role="doc-toc"': r'<nav \1aria-label="On this page" role="doc-toc"',
-    r'<div id="quarto-margin-sidebar"': '<div role="complementary" aria-label="About this page" id="quarto-margin-sidebar"',
+    MARGIN: MARGIN.replace("<div", '<div role="complementary" aria-label="About this page"'),
     r'<i class="(bi [^"]*)" role="img">': r'<i class="\1" aria-hidden="true">',
-    r'<a class="(sidebar-item-text sidebar-link text-start)"([^>]*) role="navigation"([^>]*)>(.*?)</a>': r'<button type="button" class="\1"\2\3>\4</button>',
-    r'<a class="(sidebar-item-toggle[^"]*)"([^>]*) role="navigation"([^>]*) aria-label="Toggle section">': r'<a class="\1"\2\3 aria-hidden="true">',
+    SECTION: r'<button type="button" class="\1"\2\3>\4</button>',
+    TOGGLE: r'<a class="\1"\2\3 aria-hidden="true">',
     r'<th([^>]*)>(?:\s|&nbsp;)*</th>': r'<td\1></td>',
 }
 

@@ -2,7 +2,8 @@
 // of "dose" it thinks "propose". Here every word must occur; whole words count most, titles more than text.
 class Fuse {
   constructor(entries) {
-    this.entries = entries.map(item => ({ item, parts: ["title", "section", "text"].map(part => Fuse.plain(item[part])) }));
+    const parts = item => ["title", "section", "text"].map(part => Fuse.plain(item[part]));
+    this.entries = entries.map(item => ({ item, parts: parts(item) }));
   }
 
   // ₂ is found by 2, and case does not matter.
@@ -10,7 +11,8 @@ class Fuse {
 
   // Two patterns of a word: standing alone, and at the beginning of a word.
   static patterns(word) {
-    const letters = word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"), before = "(?<![\\p{L}\\p{N}])", after = "(?![\\p{L}\\p{N}])";
+    const letters = word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+    const before = "(?<![\\p{L}\\p{N}])", after = "(?![\\p{L}\\p{N}])";
     return { word, whole: new RegExp(before + letters + after, "gu"), begins: new RegExp(before + letters, "u") };
   }
 

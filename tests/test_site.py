@@ -83,7 +83,7 @@ def test_every_page_can_be_searched():
     listed = {entry["href"].partition("#")[0] for entry in json.loads((SITE/"search.json").read_text(encoding="utf-8"))}
     assert listed == set(all_pages())
 
-def test_a_section_opens_and_the_scheme_turns_by_keyboard_or_mouse(opened):
+def test_a_section_of_the_sidebar_opens_by_keyboard(opened):
     page, address, _, _ = opened
     page.goto(address + "index.html")
     if page.viewport_size["width"] == NARROW: page.get_by_label("Toggle sidebar navigation").click()
@@ -91,6 +91,21 @@ def test_a_section_opens_and_the_scheme_turns_by_keyboard_or_mouse(opened):
     section.focus()
     page.keyboard.press("Enter")
     page.get_by_role("link", name="Your own micrograph").first.wait_for(timeout=5000)
+
+def test_a_click_turns_light_into_dark(opened):
+    page, address, _, _ = opened
+    page.goto(address + "index.html")
+    if page.viewport_size["width"] == NARROW: page.get_by_label("Toggle navigation").click()
+    ground = lambda: page.evaluate("getComputedStyle(document.body).backgroundColor")
+    before = ground()
+    page.get_by_title("Toggle dark mode").click()
+    page.wait_for_timeout(300)
+    assert ground() != before
+
+def test_each_page_leads_to_the_next():
+    "But the last one."
+    texts = {name: (SITE/name).read_text(encoding="utf-8") for name in all_pages()}
+    assert sum("nav-page-next\"><a" not in text for text in texts.values()) == 1
 
 def test_a_link_to_the_site_shows_a_card():
     head = (SITE/"index.html").read_text(encoding="utf-8").partition("</head>")[0]
