@@ -96,11 +96,9 @@ def test_a_click_turns_light_into_dark(opened):
     page, address, _, _ = opened
     page.goto(address + "index.html")
     if page.viewport_size["width"] == NARROW: page.get_by_label("Toggle navigation").click()
-    ground = lambda: page.evaluate("getComputedStyle(document.body).backgroundColor")
-    before = ground()
+    before = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.get_by_title("Toggle dark mode").click()
-    page.wait_for_timeout(300)
-    assert ground() != before
+    page.wait_for_function("before => getComputedStyle(document.body).backgroundColor !== before", arg=before, timeout=10_000)
 
 def test_each_page_leads_to_the_next():
     "But the last one."
