@@ -16,7 +16,7 @@ READY := $(VENV)/.ready
 IN_VENV = PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-sync test-lint test-nbs test-py gpu lab doctor package contents docs readme screenshots clean
+.PHONY: help setup demo test test-sync test-lint test-nbs test-py test-docs gpu lab doctor package contents docs readme pictures screenshots clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -38,7 +38,7 @@ demo: $(READY) ## from a simulated micrograph to crystal structures
 	@echo "  rank_1.cif ...   the candidates, best first"
 	@echo "  prediction.json  scores, measured lattice, warnings"
 
-test: $(READY) test-sync test-lint test-nbs test-py ## every check: library in step, notebooks run, tests pass
+test: $(READY) test-sync test-lint test-nbs test-py test-docs ## every check: library in step, notebooks run, tests pass
 
 test-sync: $(READY) ## the library is what the notebooks export
 	@$(IN_VENV) .ci/in_step
@@ -50,8 +50,11 @@ test-nbs: $(READY) ## every notebook runs
 	$(IN_VENV) OMP_NUM_THREADS=1 nbdev_test --n_workers $(WORKERS) --timing
 
 test-py: $(READY) ## the tests that would make poor pages
-	$(IN_VENV) OMP_NUM_THREADS=1 pytest -q -n $(WORKERS) --dist loadfile --ignore tests/test_browser.py tests
+	$(IN_VENV) OMP_NUM_THREADS=1 pytest -q -n $(WORKERS) --dist loadfile --ignore tests/test_browser.py --ignore tests/test_site.py tests
 	$(IN_VENV) OMP_NUM_THREADS=1 pytest -q tests/test_browser.py # alone: a browser, JupyterLab and a kernel are busy enough
+
+test-docs: docs ## the site: every link, and pages in a browser
+	$(IN_VENV) OMP_NUM_THREADS=1 pytest -q tests/test_site.py
 
 gpu: $(READY) ## what only a GPU can tell, in nine minutes at most; small where there is none
 	$(IN_VENV) python nbs/timings/gpu.py $(GPU_OPTIONS)
@@ -68,15 +71,19 @@ package: $(READY) ## wheel and source distribution in dist, checked and tried; F
 contents: $(READY) ## what an install brings, for the page of that name
 	$(BIN)/python .ci/contents.py
 
-docs: $(READY) ## the documentation site in _docs
+docs: $(READY) ## the documentation site in _docs, every link and picture checked
 	$(IN_VENV) OMP_NUM_THREADS=1 python .ci/docs.py site
+	$(IN_VENV) OMP_NUM_THREADS=1 python .ci/docs.py check
 
 readme: $(READY) ## README.md from nbs/index.ipynb
 	$(IN_VENV) OMP_NUM_THREADS=1 python .ci/docs.py readme
+
+pictures: $(READY) ## the picture of the front page, and the card for links to the site
+	$(IN_VENV) OMP_NUM_THREADS=1 python .ci/pictures.py
 
 screenshots: $(READY) ## the documentation's pictures of the app, taken in Chromium
 	$(IN_VENV) OMP_NUM_THREADS=1 python .ci/screenshots.py
 
 clean: ## remove everything that was made, the environment too
-	rm -rf $(VENV) _docs _proc _site out build dist *.egg-info nbs/nbdev.yml nbs/sidebar.yml .pytest_cache .hypothesis
+	rm -rf $(VENV) _docs _proc _pages out build dist *.egg-info nbs/nbdev.yml .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} + -o -name .ipynb_checkpoints -prune -exec rm -rf {} +
