@@ -97,24 +97,24 @@ def nearest_formula(formula:str, # e.g. "MoS2"
 LARGEST_SUPERCELL = 4 # measured cells to one cell of the crystal
 STRAIN_MARGIN = .02 # logarithmic: placements within it of the least strained one are compared
 
-def _larger_strain(stretch, shear):
+def _larger_strain(log_area, log_strain):
     "The larger principal strain, logarithmic."
-    return (np.abs(stretch) + shear)/2
+    return (np.abs(log_area) + log_strain)/2
 
 def _placements(cell, lattice):
     "Supercells of the lattice on which the cell lies with nearly the least strain, each with its turns (p, 2, 2)."
-    stretch, shear, base, turn = strains(cell, lattice, LARGEST_SUPERCELL)
-    strain, ways = _larger_strain(stretch, shear), defaultdict(list)
+    log_area, log_strain, base, change = strains(cell, lattice, LARGEST_SUPERCELL)
+    strain, ways = _larger_strain(log_area, log_strain), defaultdict(list)
     for i in np.flatnonzero(strain < strain.min() + STRAIN_MARGIN): ways[base[i].tobytes()].append(i)
-    return [(base[way[0]], turn[way]) for way in ways.values()]
+    return [(base[way[0]], change[way]) for way in ways.values()]
 
 # %% ../nbs/71_baselines.ipynb #41e44077
 WINDOW = 2. # Å, standard deviation of the window through which images are compared
 
-def _fading(cell, base, turn, hk, g):
-    "What the window leaves of each Fourier component of a cell that is laid on `turn @ base` without strain (m,)."
-    u, _, v = np.linalg.svd(np.linalg.inv(cell)@turn@base)
-    own = np.linalg.inv(turn)@cell@u@v
+def _fading(cell, base, change, hk, g):
+    "What the window leaves of each Fourier component of a cell that is laid on `change @ base` without strain (m,)."
+    u, _, v = np.linalg.svd(np.linalg.inv(cell)@change@base)
+    own = np.linalg.inv(change)@cell@u@v
     return np.exp(-2*(np.pi*WINDOW)**2*((hk@np.linalg.inv(own).T - g)**2).sum(1))
 
 # %% ../nbs/71_baselines.ipynb #3c7af435
@@ -147,8 +147,8 @@ SHORTLIST = 100 # crystals whose images are compared
 def _least_strained(crystals, lattice):
     "The crystals whose cells come nearest to a lattice or to a multiple of it."
     if not crystals: return []
-    stretch, shear, _, _ = strains(np.array([c.slab.cell for c in crystals]), lattice, LARGEST_SUPERCELL)
-    strain = _larger_strain(stretch, shear).min(1)
+    log_area, log_strain, _, _ = strains(np.array([c.slab.cell for c in crystals]), lattice, LARGEST_SUPERCELL)
+    strain = _larger_strain(log_area, log_strain).min(1)
     return [crystals[i] for i in strain.argsort(kind="stable")[:SHORTLIST]]
 
 # %% ../nbs/71_baselines.ipynb #c27de74a

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_ATOMS', 'SLAB_GAP', 'LARGER', 'BuildError', 'surface', 'supercell', 'vacancies', 'substitute', 'antisites',
-           'displace', 'Bilayer', 'twisted_bilayer', 'grain_boundary']
+           'frozen_phonons', 'Bilayer', 'twisted_bilayer', 'grain_boundary']
 
 # %% ../nbs/06_build.ipynb #10489a51
 from functools import partial
@@ -264,7 +264,7 @@ def _amplitudes(u, elements):
     of = {element: _number("u", value, 0, 2, " Å") for element, value in of.items()}
     return np.array([of[element] for element in elements])[:, None]
 
-def displace(
+def frozen_phonons(
     atoms, # jarvis Atoms
     u, # Å, standard deviation along each axis; a number, or one for each element: {"Mo": .05, "S": .08}
     seed=0, # whole number

@@ -87,8 +87,8 @@ class Descent:
         imaging = observation.imaging
         self.cell, self.numbers, self.observation = cell, numbers, observation
         self.hk, g, self.observed, self.noise = observation.coefficients(cell)
-        self.probe = np.exp(-2*np.pi**2*(variance or imaging.variance)*(g**2).sum(1))
-        self.weights = (numbers/Z_UNIT)**(power or imaging.z_power)
+        self.probe = np.exp(-2*np.pi**2*(variance or imaging.probe_variance)*(g**2).sum(1))
+        self.weights = (numbers/Z_UNIT)**(power or imaging.contrast_exponent)
         self.shape = _grid_of_places(self.hk, cell)
         self.at = tuple(self.hk.T % np.array(self.shape)[:, None])
         self.correlation = self._transform(self.observed.conj()*self.probe)
@@ -270,7 +270,7 @@ def _enough(self:Descent)->float:
 @patch
 def _adapted(self:Descent, fit)->Descent:
     "The same search with the probe and the contrast of a fit."
-    return Descent(self.cell, self.numbers, self.observation, fit.power, fit.variance)
+    return Descent(self.cell, self.numbers, self.observation, fit.contrast_exponent, fit.probe_variance)
 
 # %% ../nbs/42_columns.ipynb #049b6a71
 HOPS = 4 # how often the best arrangements are shaken
@@ -337,7 +337,7 @@ def symmetric_columns(fit:Fit,
     "A fit with as much of its plane symmetry made exact as the image accepts."
     for tolerance in PLANE_TOLERANCES:
         frac, operations = symmetrize_plane(cell, fit.frac % 1, numbers, tolerance)
-        residual = residual_of(frac, numbers, cell, observation, fit.variance, fit.power)
+        residual = residual_of(frac, numbers, cell, observation, fit.probe_variance, fit.contrast_exponent)
         plane = Columns(cell, frac, numbers, residual, fit, operations, units)
         if residual <= _accepted_residual(plane, observation): return plane
     identity = [PlaneOperation(np.eye(2, dtype=int), np.zeros(2), np.arange(len(numbers)))]

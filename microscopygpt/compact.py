@@ -386,7 +386,7 @@ def inputs(self:CompactVLM, formula:str,
 # %% ../nbs/33_compact.ipynb #95646d75
 def _is_plausible_supercell(alternative):
     "Whether weak reflections stand for a cell larger than the measured one."
-    return alternative.index > 1.5 and alternative.evidence > .008 and alternative.snr > 4
+    return alternative.index > 1.5 and alternative.superlattice_ratio > .008 and alternative.snr > 4
 
 @patch
 def sides(self:CompactVLM, observation:Observation, n:int, rng:np.random.Generator)->list: # of (observation, cell)

@@ -67,7 +67,8 @@ def _best_plane(observation:Observation, formula:str, seed:int=0)->_Composed:
     else:
         found = unscaled_planes(observation, formula, seed)[0]
         plane, cost = found.plane, found.cost
-    contrast = .5*((plane.fit.power - observation.imaging.z_power)/CONTRAST_SIGMA)**2 # brightness counts atoms
+    off = plane.fit.contrast_exponent - observation.imaging.contrast_exponent
+    contrast = .5*(off/CONTRAST_SIGMA)**2 # brightness counts atoms
     return _Composed(formula, float(cost + contrast + formula_cost(formula)), plane)
 
 # %% ../nbs/64_composition.ipynb #6c55d1cc

@@ -184,7 +184,7 @@ def _resolved_offsets(found, cell, reach):
 class Alternative(NamedTuple):
     "A cell that was not chosen, and how strongly the image speaks against or for it."
     cell: np.ndarray # (2, 2) in Å, reduced
-    evidence: float  # strongest coefficient that only the larger of the two cells has, over the strongest of all
+    superlattice_ratio: float # strongest coefficient that only the larger of the two cells has, over all
     index: float     # its area over that of the chosen cell: 2, 3, ... or 1/2, 1/3, ...
     snr: float       # that coefficient over the noise
 
@@ -254,7 +254,7 @@ class Lattice2D:
 def _in_words(alternative):
     "An alternative as a line of text."
     lengths = "a = {:.3f} Å, b = {:.3f} Å, gamma = {:.2f}°".format(*cell_lengths(alternative.cell))
-    return f"  or {lengths}, {alternative.index:.3g} times the area (superlattice {alternative.evidence:.1%})"
+    return f"  or {lengths}, {alternative.index:.3g} times the area (superlattice {alternative.superlattice_ratio:.1%})"
 
 @patch
 def __repr__(self:Lattice2D):
@@ -312,8 +312,8 @@ def _choose(grid, guesses):
         larger, rejected = _grow(grid, fit, guesses)
         if larger is None: break
         fit = larger
-    alternatives = [a for a in rejected + _smaller_cells(fit) if a.evidence > .003]
-    return fit, sorted(alternatives, key=lambda a: abs(np.log(a.evidence/.06)))[:4]
+    alternatives = [a for a in rejected + _smaller_cells(fit) if a.superlattice_ratio > .003]
+    return fit, sorted(alternatives, key=lambda a: abs(np.log(a.superlattice_ratio/.06)))[:4]
 
 # %% ../nbs/21_lattice.ipynb #77fd18df
 def _strays(fit, grid):
@@ -338,7 +338,7 @@ def _warnings_for(fit, grid, quality, alternatives):
     if strays > .2:
         found.append(f"A peak of {strays:.0%} of the strongest lies off the lattice: a second grain or layer, or "
                      "strong distortion.")
-    larger = [o.evidence for o in alternatives if o.index > 1 and o.snr > CLEAR]
+    larger = [o.superlattice_ratio for o in alternatives if o.index > 1 and o.snr > CLEAR]
     if larger:
         found.append(f"Superlattice peaks ({larger[0]:.1%} of the strongest) were ignored: see alternatives.")
     return found

@@ -14,44 +14,47 @@ from .stem import StemError, list_of_structures, number_within, simulate
 
 # %% ../nbs/11_noise.ipynb #2332ba75
 NOT_NEGATIVE, POSITIVE, EITHER_SIGN = (0, 1e9), (1e-3, 1e9), (-100, 100)
-NOISE_LIMITS = dict(brightness=EITHER_SIGN, flyback=EITHER_SIGN, sway_lines=POSITIVE, settling=POSITIVE,
-                    length=POSITIVE, contrast=POSITIVE) # the others are not negative
+NOISE_LIMITS = dict(brightness=EITHER_SIGN, flyback=EITHER_SIGN, slow_drift_lines=POSITIVE, settling=POSITIVE,
+                    correlation_length=POSITIVE, contrast=POSITIVE) # the others are not negative
 
 @dataclass(frozen=True)
 class Noise:
     "What separates a recorded image from a perfect one; lengths in Å, intensities relative to an image from 0 to 1."
     jitter: float = 0. # Standard deviation of each scan line's own displacement along x, Å
-    sway: float = 0. # The same for slow displacement, which neighbouring lines share, Å
-    sway_lines: float = 10. # Number of lines over which the slow displacement persists
+    slow_drift: float = 0. # The same for slow displacement, which neighbouring lines share, Å
+    slow_drift_lines: float = 10. # Number of lines over which the slow displacement persists
     drift: float = 0. # Path of the specimen from the first line to the last, in a random direction, Å
     flyback: float = 0. # Displacement along x at the start of each line, where the beam has not settled, Å
     settling: float = 3. # Length over which it settles, Å
     blur: float = 0. # Standard deviation of a Gaussian blur, Å
     astigmatism: float = 0. # Standard deviation of more blur along one random direction, Å
-    tilt: float = 0. # Linear change of the intensity across the image, in a random direction
-    gain: float = 0. # Slow change of the intensity, smallest to largest
+    illumination_gradient: float = 0. # Linear change of the intensity across the image, in a random direction
+    gain_variation: float = 0. # Slow change of the intensity, smallest to largest
     background: float = 0. # Contamination: slow background added to the image, smallest to largest
     offset: float = 0. # Even background
-    length: float = 4. # Standard deviation of the Gaussian that makes slow changes slow, Å
+    correlation_length: float = 4. # Standard deviation of the Gaussian that makes slow changes slow, Å
     dose: float = 0. # Detected electrons per Å² at intensity 1; 0 means no shot noise
-    readout: float = 0. # Standard deviation of the detector's Gaussian noise
+    read_noise: float = 0. # Standard deviation of the detector's Gaussian noise
     contrast: float = 1. # Gain of the detector; intensities outside 0..1 are clipped
     brightness: float = 0. # Offset of the detector
-    steady: bool = False # Counts depend on their own pixel alone: a rounding error in one leaves the others unchanged
+    reproducible: bool = False # Counts depend on their own pixel alone: a rounding error leaves the others unchanged
 
     def __post_init__(self):
         for field in fields(self):
-            if field.name == "steady": continue
+            if field.name == "reproducible": continue
             number_within(field.name, getattr(self, field.name), *NOISE_LIMITS.get(field.name, NOT_NEGATIVE))
 
 # %% ../nbs/11_noise.ipynb #a2bebefe
 NOISE = dict(
     none=Noise(),
-    paper=Noise(blur=.1, tilt=.2, gain=.1, readout=.02**.5),
-    hard=Noise(jitter=.04, sway=.05, blur=.1, background=.4, offset=.1, dose=800, readout=.1),
-    low=Noise(jitter=.01, sway=.02, blur=.05, background=.1, offset=.05, dose=1e4, readout=.02, steady=True),
-    mid=Noise(jitter=.03, sway=.04, blur=.15, background=.3, offset=.1, dose=1500, readout=.05, steady=True),
-    high=Noise(jitter=.08, sway=.08, blur=.25, background=.6, offset=.2, dose=200, readout=.1, steady=True))
+    paper=Noise(blur=.1, illumination_gradient=.2, gain_variation=.1, read_noise=.02**.5),
+    hard=Noise(jitter=.04, slow_drift=.05, blur=.1, background=.4, offset=.1, dose=800, read_noise=.1),
+    low=Noise(jitter=.01, slow_drift=.02, blur=.05, background=.1, offset=.05, dose=1e4, read_noise=.02,
+              reproducible=True),
+    mid=Noise(jitter=.03, slow_drift=.04, blur=.15, background=.3, offset=.1, dose=1500, read_noise=.05,
+              reproducible=True),
+    high=Noise(jitter=.08, slow_drift=.08, blur=.25, background=.6, offset=.2, dose=200, read_noise=.1,
+               reproducible=True))
 
 # %% ../nbs/11_noise.ipynb #ca3cb133
 def _unit(image):
@@ -66,7 +69,7 @@ def _slow(shape, length, rng):
     return _unit(y @ rng.normal(size=(y.shape[1], x.shape[1])) @ x.T)
 
 # %% ../nbs/11_noise.ipynb #11b0c603
-def _tilt(shape, rng):
+def _gradient(shape, rng):
     "A plane from -1/2 to 1/2 that rises in a random direction."
     angle = rng.uniform(0, 2*np.pi)
     y, x = np.mgrid[-1:1:shape[0]*1j, -1:1:shape[1]*1j]
@@ -76,8 +79,8 @@ def _tilt(shape, rng):
 # %% ../nbs/11_noise.ipynb #cf4f608d
 def _line_shifts(n, noise, pixel_size, rng):
     "Displacement of each of `n` scan lines along x, in pixels."
-    slow = gaussian_filter1d(rng.normal(size=n), noise.sway_lines)*(2*np.pi**.5*noise.sway_lines)**.5
-    return (noise.jitter/pixel_size)*rng.normal(size=n) + (noise.sway/pixel_size)*slow
+    slow = gaussian_filter1d(rng.normal(size=n), noise.slow_drift_lines)*(2*np.pi**.5*noise.slow_drift_lines)**.5
+    return (noise.jitter/pixel_size)*rng.normal(size=n) + (noise.slow_drift/pixel_size)*slow
 
 def _flyback(n, noise, pixel_size):
     "Displacement of each of `n` columns along x while the beam settles, in pixels."
@@ -94,7 +97,7 @@ def _drift(n, noise, pixel_size, rng):
 def _displaced(image, noise, pixel_size, rng):
     "The image that a moving scan records."
     y, x = np.indices(image.shape).astype(float)
-    if noise.jitter or noise.sway: x = x + _line_shifts(len(image), noise, pixel_size, rng)[:, None]
+    if noise.jitter or noise.slow_drift: x = x + _line_shifts(len(image), noise, pixel_size, rng)[:, None]
     if noise.flyback: x = x + _flyback(image.shape[1], noise, pixel_size)
     if noise.drift:
         dx, dy = _drift(len(image), noise, pixel_size, rng)
@@ -112,16 +115,16 @@ def _astigmatic(image, sigma, rng):
     return blurred[:image.shape[0], :image.shape[1]]
 
 # %% ../nbs/11_noise.ipynb #2197b09b
-def _counts(mean, steady, rng):
+def _counts(mean, reproducible, rng):
     "Electrons that arrive where `mean` are expected."
-    if not steady: return rng.poisson(mean)
+    if not reproducible: return rng.poisson(mean)
     from scipy.stats import poisson
     return poisson.ppf(rng.random(mean.shape), mean)
 
 # %% ../nbs/11_noise.ipynb #18126187
 def _moved_and_blurred(image, noise, pixel_size, rng):
     "The image that a moving, blurred probe gives."
-    if noise.jitter or noise.sway or noise.flyback or noise.drift:
+    if noise.jitter or noise.slow_drift or noise.flyback or noise.drift:
         image = _unit(_displaced(image, noise, pixel_size, rng))
     if noise.blur: image = gaussian_filter(image, noise.blur/pixel_size)
     if noise.astigmatism: image = _astigmatic(image, noise.astigmatism/pixel_size, rng)
@@ -130,9 +133,9 @@ def _moved_and_blurred(image, noise, pixel_size, rng):
 # %% ../nbs/11_noise.ipynb #a515b1bc
 def _uneven(image, noise, pixel_size, rng):
     "The image under uneven illumination, with contamination."
-    length = max(1, noise.length/pixel_size)
-    if noise.tilt: image = image*(1 + noise.tilt*_tilt(image.shape, rng))
-    if noise.gain: image = image*(1 + noise.gain*(_slow(image.shape, length, rng) - .5))
+    length = max(1, noise.correlation_length/pixel_size)
+    if noise.illumination_gradient: image = image*(1 + noise.illumination_gradient*_gradient(image.shape, rng))
+    if noise.gain_variation: image = image*(1 + noise.gain_variation*(_slow(image.shape, length, rng) - .5))
     if noise.background: image = image + noise.background*_slow(image.shape, length, rng)
     return image + noise.offset
 
@@ -140,8 +143,8 @@ def _uneven(image, noise, pixel_size, rng):
 def _detected(image, noise, pixel_size, rng):
     "The image that the detector counts, reads out and clips."
     electrons = noise.dose*pixel_size**2 # per pixel at intensity 1
-    if noise.dose: image = _counts(electrons*image.clip(0), noise.steady, rng)/electrons
-    if noise.readout: image = image + noise.readout*rng.normal(size=image.shape)
+    if noise.dose: image = _counts(electrons*image.clip(0), noise.reproducible, rng)/electrons
+    if noise.read_noise: image = image + noise.read_noise*rng.normal(size=image.shape)
     if noise.contrast != 1 or noise.brightness: image = (noise.contrast*image + noise.brightness).clip(0, 1)
     return image
 

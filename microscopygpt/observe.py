@@ -63,7 +63,7 @@ def most_symmetric_cell(cell:np.ndarray, # (2, 2) in Å, reduced
 class ImagingError(MicroscopyGPTError): "Imaging conditions that no fit can start from."
 
 Z_POWER, PROBE2 = 1.7, .27 # eq. 2 and the variance (Å²) of probe and blur, where the fit starts
-IMAGING_LIMITS = dict(probe=(.2, 1., " Å"), z_power=(.5, 2.5, ""), distortion=(0, .2, ""))
+IMAGING_LIMITS = dict(probe_sigma=(.2, 1., " Å"), contrast_exponent=(.5, 2.5, ""), distortion=(0, .2, ""))
 
 def _check_imaging(name, value):
     "An `ImagingError` when a value lies outside its limits."
@@ -77,17 +77,17 @@ def _check_imaging(name, value):
 @dataclass(frozen=True)
 class Imaging:
     "What may be assumed of the microscope."
-    probe: float = PROBE2**.5 # standard deviation of probe and blur together, Å
-    z_power: float = Z_POWER # exponent of the contrast where the fit starts
+    probe_sigma: float = PROBE2**.5 # standard deviation of probe and blur together, Å
+    contrast_exponent: float = Z_POWER # exponent of the contrast where the fit starts
     distortion: "float|None" = None # largest strain by drift and scan; 0: none; None: columns and physics decide
 
     def __post_init__(self):
-        _check_imaging("probe", self.probe)
-        _check_imaging("z_power", self.z_power)
+        _check_imaging("probe_sigma", self.probe_sigma)
+        _check_imaging("contrast_exponent", self.contrast_exponent)
         if self.distortion is not None: _check_imaging("distortion", self.distortion)
 
     @property
-    def variance(self): return round(self.probe**2, 12) # Å²
+    def probe_variance(self)->float: return round(self.probe_sigma**2, 12) # Å²
 
 # %% ../nbs/22_observe.ipynb #853cce25
 LARGEST_SIDE = 512 # px of the middle of an image, that are enough to find its spots

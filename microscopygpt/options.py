@@ -303,7 +303,7 @@ def _imaging_options(p):
                         "voltage=80,semi_angle=30,defocus=0,cs=0,source_size=.3 (kV, mrad, Å, mm, Å) (default: "
                         "%(default)s)")
     p.add_argument("--z-power", type=float, default=1.7, help="exponent of the atomic number (default: %(default)s)")
-    p.add_argument("--thermal", type=number_or_values, default=0., metavar="U",
+    p.add_argument("--u-rms", type=number_or_values, default=0., metavar="U",
                    help="root mean square displacement along one axis in Å, or Mo=.06,S=.08 (default: 0)")
 
 # %% ../nbs/82_options.ipynb #e3704a6a

@@ -41,7 +41,7 @@ def _fit_with_symmetry(proof, exact, observation):
     placed, operations = proof.placed, operations_in_place(exact, np.eye(2, dtype=int))
     if len(operations) <= proof.operations: return None
     fit, kept = symmetric_fit(exact.frac, placed.frac, placed.numbers, placed.cell, operations, observation,
-                              proof.fit.power)
+                              proof.fit.contrast_exponent)
     return None if fit.residual > _as_good_as(proof, kept, observation) else fit
 
 # %% ../nbs/62_place.ipynb #62d00001

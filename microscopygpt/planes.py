@@ -190,10 +190,10 @@ class Orbits:
                  cell:np.ndarray, # (2, 2) Å
                  observation:Observation):
         hk, g, self.seen, _ = observation.coefficients(cell)
-        self.cell, self.power = cell, observation.imaging.z_power
+        self.cell, self.power = cell, observation.imaging.contrast_exponent
         self.images, share = _distinct_orbits(operations, cell) # (p, operations, 2), (p,)
         self.sizes = len(operations)//share # (p,) places of each orbit
-        probe = np.exp(-2*np.pi**2*observation.imaging.variance*(g**2).sum(1))
+        probe = np.exp(-2*np.pi**2*observation.imaging.probe_variance*(g**2).sum(1))
         waves = np.exp(-2j*np.pi*self.images@hk.T).sum(1)/share[:, None]
         self.waves = (waves*probe).astype(np.complex64) # (p, m)
 
@@ -391,7 +391,7 @@ def cells_to_solve(observation:Observation)->list: # of (reduced cell (2, 2) Å,
     hk, _, observed, _ = observation.coefficients(measured)
     found = [(measured, 0.)]
     for other in observation.lattice.alternatives:
-        if other.index >= 1 or other.evidence > WEAK_SUPERLATTICE: continue
+        if other.index >= 1 or other.superlattice_ratio > WEAK_SUPERLATTICE: continue
         smaller = reduce_cell(other.cell)[0]
         nodes = hk@np.linalg.inv(measured).T@smaller.T
         outside = np.abs(nodes - np.round(nodes)).max(1) > .1

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INK', 'CELL', 'SECOND', 'ALARM', 'OTHER', 'INTENSITY', 'DIFFERENCE', 'SEQUENCE', 'LOOK', 'LAYER', 'MARGIN', 'SCALE',
            'OTHER_ELEMENT', 'LENGTH_TOL', 'ANGLE_TOL', 'styled', 'show_images', 'png_bytes', 'draw_atoms', 'reach_of',
-           'draw_slab', 'lay_on']
+           'draw_slab', 'align_to']
 
 # %% ../nbs/05_plotting.ipynb #e4c725fd
 import io, itertools
@@ -220,7 +220,7 @@ def _misfit(truth, cell, frac, z, prices):
     return float((((d@cell)**2).sum(-1) + (truth.z[:, None] - z)**2 + prices).min(1).sum())
 
 # %% ../nbs/05_plotting.ipynb #ab51531f
-def lay_on(slab:Slab, truth:Slab)->Slab:
+def align_to(slab:Slab, truth:Slab)->Slab:
     "The same crystal, in the setting and with the origin that bring its atoms closest to the truth's."
     rarest = min(sorted(set(truth.numbers)), key=lambda z: (truth.numbers == z).sum())
     anchor, cell = truth.frac[truth.numbers == rarest][0], cell_from_lengths(*cell_lengths(truth.cell))

@@ -39,7 +39,7 @@ class Prediction:
     model: str
     seed: int
     warnings: list = field(default_factory=list)
-    asked: dict = field(default_factory=dict, repr=False) # keywords of `predict` that were not left at their defaults
+    options: dict = field(default_factory=dict, repr=False) # keywords of `predict` that were not left at their defaults
 
     @property
     def best(self): return self.candidates[0]
@@ -198,7 +198,7 @@ def default_options()->dict: # name -> value
 def code(self:Prediction, image:"str|None"=None # Python for the image; None for the file that was read
         )->str:
     "The lines that give the same prediction again."
-    default, asked = default_options(), dict(self.asked)
+    default, asked = default_options(), dict(self.options)
     if asked.get("prompt") == make_prompt(self.formula): asked.pop("prompt")
     if asked.get("imaging") == Imaging(): asked.pop("imaging")
     options = [f"{name}={written(name, value)}" for name, value in asked.items() if value != default[name]]
@@ -241,7 +241,8 @@ def _plain(c, rank, observation):
                 n_atoms=int(c.atoms.num_atoms), space_group=c.space_group, score=c.score, confidence=c.confidence,
                 residual=c.residual, proposers=list(proposers_of(c)), origins=list(c.origins), votes=c.votes,
                 heights=heights, energy_ev_per_atom=c.energy, margin_ev_per_atom=c.margin, atoms_moved=fit.moved,
-                contrast_exponent=fit.power, probe_sigma=fit.variance**.5, why=c.why, **_inferred(c, observation))
+                contrast_exponent=fit.contrast_exponent, probe_sigma=fit.probe_variance**.5, why=c.why,
+                **_inferred(c, observation))
 
 # %% ../nbs/66_prediction.ipynb #66c00018
 @patch(as_prop=True)
@@ -256,13 +257,13 @@ def pixel_size_inferred(self:Prediction)->"float|None": # Å/px; None where the 
 @patch
 def proposers(self:Prediction)->list: # of str
     "Names of the proposers that were asked."
-    asked = default_options() | self.asked
+    asked = default_options() | self.options
     return list(active_proposers(asked["propose"], asked["model"], asked["templates"]))
 
 @patch
 def potential(self:Prediction)->"str|None":
     "Name of the potential that computed heights; None where none were computed."
-    return self.asked.get("heights") if any(c.energy is not None for c in self.candidates) else None
+    return self.options.get("heights") if any(c.energy is not None for c in self.candidates) else None
 
 # %% ../nbs/66_prediction.ipynb #66c0001d
 def _scan(prediction):

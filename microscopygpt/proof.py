@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['USUAL_LEVEL', 'NUISANCES', 'CHANCE', 'EXPLAINED_BY_NOISE', 'MOST_UNEXPLAINED', 'ACCEPTED_RATIO', 'TOLERANCES',
-           'ACCEPTED_RISE', 'SHEAR_COST', 'MOVED_COST', 'POOR_FIT', 'RELOCATION_PAYS', 'SAME_SIZE', 'n_operations',
+           'ACCEPTED_RISE', 'STRAIN_COST', 'MOVED_COST', 'POOR_FIT', 'RELOCATION_PAYS', 'SAME_SIZE', 'n_operations',
            'symmetrize', 'too_much_left', 'n_parameters', 'explains_as_well', 'best_common', 'residual_in_place',
            'most_symmetric', 'crowding', 'operations_in_place', 'symmetric_fit', 'Proposal', 'Proof', 'prove',
            'resimulate', 'RelaxError', 'relax']
@@ -142,8 +142,8 @@ def best_common(d:np.ndarray, # (n, 2) fractions of the cell
 def residual_in_place(exact:Slab, # with the basis of `placed`
                       placed:Slab, fit:Fit, observation:Observation)->float:
     "Residual of a symmetric or relaxed slab where it lies in the image, heavy columns kept in place."
-    frac = exact.frac - best_common(exact.frac - placed.frac, placed.numbers, observation.imaging.z_power)
-    return residual_of(frac, placed.numbers, placed.cell, observation, fit.variance, fit.power)
+    frac = exact.frac - best_common(exact.frac - placed.frac, placed.numbers, observation.imaging.contrast_exponent)
+    return residual_of(frac, placed.numbers, placed.cell, observation, fit.probe_variance, fit.contrast_exponent)
 
 # %% ../nbs/41_proof.ipynb #886dc7ac
 TOLERANCES = .5, .35, .2, .1 # Å: as far off as a light atom beside heavy ones may be; below .1 Å noise would choose
@@ -195,13 +195,13 @@ def crowding(slab:Slab)->float:
     return float((_distances(slab)/(radii[:, None] + radii)[:, :, None]).min())
 
 # %% ../nbs/41_proof.ipynb #e158166f
-SHEAR_COST = .5 # correlation given up for a shear of 1: of placements that fit alike, the least strained
+STRAIN_COST = .5 # correlation given up for a log strain ratio of 1: of placements that fit alike, the least strained
 
 def _laid(slab, group, observation):
     "Placements on one cell, each with its score and the shifted positions (n, 2)."
-    frac = np.array([slab.frac@p.turn for p in group])
+    frac = np.array([slab.frac@p.change_of_basis for p in group])
     correlation, shift = best_shifts(frac, slab.numbers, group[0].cell, observation)
-    scores = [c - SHEAR_COST*p.shear for c, p in zip(correlation, group)]
+    scores = [c - STRAIN_COST*p.log_strain_ratio for c, p in zip(correlation, group)]
     return zip(scores, group, frac + shift[:, None])
 
 # %% ../nbs/41_proof.ipynb #21725837
@@ -263,9 +263,9 @@ def _with_symmetry_held(fit, slab, placement, observation):
     cell, noise = placement.cell, observation.noise_residual(placement.cell)
     if fit.residual < EXPLAINED_BY_NOISE*noise: return fit
     slab = symmetrize(slab) # what is written in text is rounded
-    operations = operations_in_place(slab, placement.turn)
+    operations = operations_in_place(slab, placement.change_of_basis)
     if len(operations) < 2: return fit
-    turned, power = slab.frac@placement.turn, observation.imaging.z_power
+    turned, power = slab.frac@placement.change_of_basis, observation.imaging.contrast_exponent
     held, kept = symmetric_fit(turned, fit.frac, slab.numbers, cell, operations, observation, power)
     free = 2*len(slab.z) + NUISANCES
     as_well = explains_as_well(fit.residual, free, kept, observation.n_measured(cell), noise)
@@ -302,7 +302,7 @@ SAME_SIZE = .03 # log of the area ratio: a proposal farther off has the wrong bo
 
 def _placed(slab, fit, placement)->Slab:
     "The fitted slab where it lies in the image."
-    scale = np.exp(.5*placement.stretch) if abs(placement.stretch) > SAME_SIZE else 1.
+    scale = np.exp(.5*placement.log_area_ratio) if abs(placement.log_area_ratio) > SAME_SIZE else 1.
     return Slab(placement.cell, fit.frac % 1, slab.z*scale, slab.numbers)
 
 def prove(proposal:Proposal, observation:Observation,
@@ -332,7 +332,7 @@ def resimulate(proof:Proof, observation:Observation)->np.ndarray: # (h, w), on t
     "The fitted crystal's image where it lies in the view, with the gain and background of the view."
     placed, fit, view = proof.placed, proof.fit, observation.view
     hk, g, seen, _ = observation.coefficients(placed.cell)
-    F = atom_waves(placed.frac, placed.numbers, hk, (g**2).sum(1), fit.variance, fit.power).sum(0)
+    F = atom_waves(placed.frac, placed.numbers, hk, (g**2).sum(1), fit.probe_variance, fit.contrast_exponent).sum(0)
     g_view = hk@np.linalg.inv(observation.in_view(placed.cell)).T
     waves = _fourier_sum(fitted_gain(F, seen)*F*observation.elongation(g), g_view, view)
     return 2*waves.real + view.data.mean()

@@ -30,9 +30,9 @@ def supercells(index:int # how many measured cells
 class Placement:
     "One way to lay a proposal on the lattice of the image."
     cell: np.ndarray # (2, 2) Å, reduced supercell of the measured lattice
-    turn: np.ndarray # (2, 2) integers: rows of turn @ cell are the proposal's a and b
-    stretch: float # log of the area ratio image / proposal
-    shear: float # log of the ratio of principal strains
+    change_of_basis: np.ndarray # (2, 2) integers: rows of it @ cell are the proposal's a and b
+    log_area_ratio: float # log of the area ratio image / proposal
+    log_strain_ratio: float # log of the ratio of principal strains
 
 # %% ../nbs/40_refine.ipynb #a696efec
 @lru_cache(maxsize=16)
@@ -47,25 +47,25 @@ def _bases_of_supercells(measured, max_index):
 def strains(cells:np.ndarray, # (..., 2, 2) Å, of proposals
             measured:np.ndarray, # (2, 2) Å, of the image
             max_index:int=8 # largest supercell, in measured cells
-           )->tuple: # stretch (..., k), shear (..., k), base (k, 2, 2), turn (k, 2, 2)
+           )->tuple: # log_area (..., k), log_strain (..., k), base (k, 2, 2), change of basis (k, 2, 2)
     "The strain that lays each cell on each basis of each supercell of the measured lattice."
-    base, turn = _bases_of_supercells(tuple(measured.ravel()), max_index)
-    F = np.linalg.inv(cells)[..., None, :, :]@(turn@base)
+    base, change = _bases_of_supercells(tuple(measured.ravel()), max_index)
+    F = np.linalg.inv(cells)[..., None, :, :]@(change@base)
     area = np.abs(F[..., 0, 0]*F[..., 1, 1] - F[..., 0, 1]*F[..., 1, 0])
     shape = (F**2).sum((-1, -2))/(2*area)
-    return np.log(area), np.arccosh(np.maximum(shape, 1)), base, turn
+    return np.log(area), np.arccosh(np.maximum(shape, 1)), base, change
 
 # %% ../nbs/40_refine.ipynb #7c280bd5
 def placements(cell:np.ndarray, # (2, 2) Å, of the proposal
                measured:np.ndarray, # (2, 2) Å, of the image
                max_index:int=8, # largest supercell, in measured cells
-               max_stretch:float=.3, # largest log of the area ratio: other elements, other size
-               max_shear:float=.12 # largest log of the strain ratio: beyond it, it is another lattice
+               max_log_area:float=.3, # largest log of the area ratio: other elements, other size
+               max_log_strain:float=.12 # largest log of the strain ratio: beyond it, it is another lattice
               )->list: # of `Placement`
     "Lay a cell on a lattice in every way that needs little strain."
-    stretch, shear, base, turn = strains(cell, measured, max_index)
-    small = (np.abs(stretch) < max_stretch) & (shear < max_shear)
-    return [Placement(base[i], turn[i], float(stretch[i]), float(shear[i])) for i in np.flatnonzero(small)]
+    log_area, log_strain, base, change = strains(cell, measured, max_index)
+    small = (np.abs(log_area) < max_log_area) & (log_strain < max_log_strain)
+    return [Placement(base[i], change[i], float(log_area[i]), float(log_strain[i])) for i in np.flatnonzero(small)]
 
 # %% ../nbs/40_refine.ipynb #626819b2
 def _scattered(frac, weights, hk):
@@ -113,7 +113,7 @@ def best_shifts(frac:np.ndarray, # (p, n, 2) one set of positions per placement 
     "The shift at which the simulated image correlates best with the observed one."
     hk, g, seen, _ = observation.coefficients(cell)
     imaging = observation.imaging
-    F = structure_factors(frac, numbers**imaging.z_power, hk, (g**2).sum(1), imaging.variance)
+    F = structure_factors(frac, numbers**imaging.contrast_exponent, hk, (g**2).sum(1), imaging.probe_variance)
     shape = _grid_shape(cell, hk, SHIFT_GRID)
     correlation = correlation_map(seen.conj()*F, hk, shape).reshape(len(frac), -1)
     norm = np.linalg.norm(F, axis=1)*np.linalg.norm(seen) + 1e-12
@@ -152,7 +152,8 @@ def residual_of(frac:np.ndarray, # (n, 2)
     "Share of the Fourier amplitude that a crystal leaves unexplained, the gain fitted."
     hk, g, seen, _ = observation.coefficients(cell)
     imaging = observation.imaging
-    waves = atom_waves(frac, numbers, hk, (g**2).sum(1), variance or imaging.variance, power or imaging.z_power)
+    waves = atom_waves(frac, numbers, hk, (g**2).sum(1), variance or imaging.probe_variance,
+                       power or imaging.contrast_exponent)
     F = waves.sum(0)
     return float(np.linalg.norm(seen - fitted_gain(F, seen)*F)/np.linalg.norm(seen))
 
@@ -220,7 +221,7 @@ def _precision(n, spring)->np.ndarray: # (2n + 2, 2n + 2)
 # %% ../nbs/40_refine.ipynb #78782208
 def _springs(n, spring, imaging)->_Prior:
     "The prior of n atoms on springs (Å), of probe and contrast."
-    mean = np.r_[np.zeros(2*n), imaging.variance, imaging.z_power]
+    mean = np.r_[np.zeros(2*n), imaging.probe_variance, imaging.contrast_exponent]
     reach = np.full(2*n, REACH*spring)
     low = np.r_[-reach, PROBE_VARIANCE_LIMITS[0], CONTRAST_LIMITS[0]]
     high = np.r_[reach, PROBE_VARIANCE_LIMITS[1], CONTRAST_LIMITS[1]]
@@ -304,8 +305,8 @@ def _minimize(model, prior, seen, noise, steps, free)->np.ndarray: # (2n + 2,)
 class Fit:
     "A proposal fitted to the image in the plane."
     frac: np.ndarray # (n, 2)
-    variance: float # Å², probe and blur
-    power: float # contrast exponent
+    probe_variance: float # Å², probe and blur
+    contrast_exponent: float # of the atomic number
     residual: float # unexplained share of the image's Fourier amplitude
     moved: float # root mean square displacement from the proposal, Å
 
@@ -350,7 +351,7 @@ def _best_move(frac, numbers, cell, observation)->tuple: # (frac (n, 2), residua
     "The positions with one atom set down elsewhere that leave least unexplained."
     hk, g, seen, _ = observation.coefficients(cell)
     imaging = observation.imaging
-    waves = atom_waves(frac, numbers, hk, (g**2).sum(1), imaging.variance, imaging.z_power)
+    waves = atom_waves(frac, numbers, hk, (g**2).sum(1), imaging.probe_variance, imaging.contrast_exponent)
     trials = [_set_down(atom, frac, waves, hk, cell, seen) for atom in range(len(frac))]
     residuals = [residual_of(trial, numbers, cell, observation) for trial in trials]
     best = int(np.argmin(residuals))

@@ -21,7 +21,7 @@ from jarvis.core.atoms import Atoms
 from matplotlib.colors import to_hex
 from pymatgen.symmetry.groups import sg_symbol_from_int_number
 from .crystal import BRAVAIS, CrystalError, standardize, to_slab
-from .plotting import draw_slab, lay_on, reach_of
+from .plotting import align_to, draw_slab, reach_of
 from .metrics import FAILURES
 from .report import COLOURS
 
@@ -129,7 +129,7 @@ def _structures(found):
     if not found: return ""
     truth, answers = _slab(found.get("truth")), list(found.get("answers") or [])
     answer = _slab(answers[0]) if answers else None
-    if truth and answer: answer = lay_on(answer, truth)
+    if truth and answer: answer = align_to(answer, truth)
     known = [s for s in (truth, answer) if s]
     reach, thickness = 6., 1. # Å, of an empty drawing
     if known: reach, thickness = reach_of(*known), max(float(np.ptp(s.z)) for s in known)

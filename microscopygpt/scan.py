@@ -42,7 +42,7 @@ SCANS = dict(straight=Scan(),
              raw=Scan(affine=.12, drift=.08, calibration=.12),
              unscaled=Scan(affine=.12, drift=.08, unscaled=1.))
 
-RAW_NOISE = Noise(blur=.1, astigmatism=.25, tilt=.2, gain=.1, background=.3, readout=.2)
+RAW_NOISE = Noise(blur=.1, astigmatism=.25, illumination_gradient=.2, gain_variation=.1, background=.3, read_noise=.2)
 
 # %% ../nbs/12_scan.ipynb #11000008
 class ScanErrors(NamedTuple):

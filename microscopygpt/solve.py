@@ -277,7 +277,7 @@ def warnings_for(micrograph:Micrograph, observation:Observation, candidates:list
     if best.confidence < DOUBTFUL:
         notes.append(f"Even the best answer is right with a probability of {best.confidence:.0%} only: "
                      "check the formula and the pixel size.")
-    return notes + unusual(best.proof.crowding, best.proof.fit.power)
+    return notes + unusual(best.proof.crowding, best.proof.fit.contrast_exponent)
 
 # %% ../nbs/67_solve.ipynb #9a11c0df
 SCALE_ERROR = .03 # of a scale from rest: three of four crystals

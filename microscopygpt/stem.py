@@ -49,10 +49,10 @@ def _phases(hk, g, frac, shift):
     return phase - 2*torch.pi*(g @ shift[:, :, None])
 
 # %% ../nbs/10_stem.ipynb #a5e727ce
-def _debye_waller(weights, thermal, g2):
-    "Weights of the atoms (b, n) in each harmonic: (b, 1 or m, n); `thermal` (b, n) in Å or None."
-    if thermal is None: return weights[:, None]
-    return weights[:, None]*torch.exp(-2*torch.pi**2*g2[..., None]*thermal[:, None]**2)
+def _debye_waller(weights, u_rms, g2):
+    "Weights of the atoms (b, n) in each harmonic: (b, 1 or m, n); `u_rms` (b, n) in Å or None."
+    if u_rms is None: return weights[:, None]
+    return weights[:, None]*torch.exp(-2*torch.pi**2*g2[..., None]*u_rms[:, None]**2)
 
 # %% ../nbs/10_stem.ipynb #a5f7c2c9
 def _structure_factors(weights, phase):
@@ -88,14 +88,14 @@ def image_sum(
     shape=(256, 256), # Rows and columns of the image
     pixel_size=.1, # Å/px
     shift=None, # Position of the crystal's origin, (b, 2) as x, y in Å from pixel (0, 0)
-    thermal=None, # Root mean square displacement of each atom along one axis, (b, n), in Å
+    u_rms=None, # Root mean square displacement of each atom along one axis, (b, n), in Å
     dtype=torch.float32, # Precision of the image
 ) -> torch.Tensor: # (b, rows, columns), in Z**z_power per Å²
     "Equations 1 and 2 of the paper as a Fourier series, differentiable in every tensor."
     hk = hk.to(cell).expand(len(cell), -1, 2)
     g, area = _spatial_frequencies(cell, hk)
     g2 = (g**2).sum(-1)
-    factors = _structure_factors(_debye_waller(weights, thermal, g2), _phases(hk, g, frac, shift))
+    factors = _structure_factors(_debye_waller(weights, u_rms, g2), _phases(hk, g, frac, shift))
     scale = 2*transfer(probe, g2)*(hk != 0).any(-1)/area.abs() # 2: the other half of the plane
     re, im = ((scale*part).to(dtype) for part in factors)
     mean = (weights.sum(-1, keepdim=True)/area.abs())[..., None].to(dtype)
@@ -218,24 +218,24 @@ class _Sheet(NamedTuple):
     cell: np.ndarray # (2, 2), turned, in Å
     frac: np.ndarray # (n, 2)
     weights: np.ndarray # (n,), Z**z_power
-    thermal: np.ndarray # (n,), root mean square displacement in Å
+    u_rms: np.ndarray # (n,), root mean square displacement in Å
     shift: np.ndarray # (2,), of the cell's origin, in Å
 
 # %% ../nbs/10_stem.ipynb #a58fe031
-def _displacements(thermal, numbers):
+def _displacements(u_rms, numbers):
     "Root mean square displacement of each atom, in Å, from one number or one for each element."
-    if not isinstance(thermal, dict): return np.full(len(numbers), number_within("thermal", thermal, 0, 1, " Å"))
-    table = {atomic_numbers.get(e): number_within(f"thermal[{e!r}]", u, 0, 1, " Å") for e, u in thermal.items()}
+    if not isinstance(u_rms, dict): return np.full(len(numbers), number_within("u_rms", u_rms, 0, 1, " Å"))
+    table = {atomic_numbers.get(e): number_within(f"u_rms[{e!r}]", u, 0, 1, " Å") for e, u in u_rms.items()}
     return np.array([table.get(z, 0.) for z in numbers])
 
 # %% ../nbs/10_stem.ipynb #a54bb3c9
-def _sheets(many, turns, shifts, z_power, thermal):
+def _sheets(many, turns, shifts, z_power, u_rms):
     "A sheet for each structure; one that occurs several times is projected once."
     projected = {id(a): _projected(a) for a in {id(a): a for a in many}.values()}
     sheets = []
     for atoms, turn, shift in zip(many, turns, shifts):
         cell, frac, z = projected[id(atoms)]
-        sheets.append(_Sheet(cell @ turn, frac, z.astype(float)**z_power, _displacements(thermal, z), shift))
+        sheets.append(_Sheet(cell @ turn, frac, z.astype(float)**z_power, _displacements(u_rms, z), shift))
     return sheets
 
 # %% ../nbs/10_stem.ipynb #8ca9ccfc
@@ -278,7 +278,7 @@ def _gaussians(n, at, width):
 # %% ../nbs/10_stem.ipynb #a564e436
 def _atom_by_atom(sheet, sigma, shape, pixel_size, device):
     "One image through a Gaussian probe."
-    sigma = np.hypot(sigma, sheet.thermal)
+    sigma = np.hypot(sigma, sheet.u_rms)
     reach = GAUSSIAN_REACH*sigma.max()/pixel_size
     x, y, which = _sites(sheet.cell/pixel_size, sheet.frac, sheet.shift/pixel_size, (-reach, -reach),
                          (shape[1]+reach, shape[0]+reach))
@@ -344,10 +344,10 @@ def _series(sheets, probe, gmax, shape, pixel_size, device):
     "Images of a batch, by harmonics."
     def put(a): return torch.from_numpy(a).to(device)
     hk = _pad([half_plane(s.cell, gmax) for s in sheets])
-    frac, weights, thermal = (_pad([getattr(s, name) for s in sheets]) for name in ("frac", "weights", "thermal"))
+    frac, weights, u_rms = (_pad([getattr(s, name) for s in sheets]) for name in ("frac", "weights", "u_rms"))
     cell, shift = (np.stack([getattr(s, name) for s in sheets]) for name in ("cell", "shift"))
     return image_sum(put(cell), put(frac), put(weights), probe, put(hk), shape, pixel_size, put(shift),
-                     put(thermal) if thermal.any() else None)
+                     put(u_rms) if u_rms.any() else None)
 
 # %% ../nbs/10_stem.ipynb #5b0c6a2c
 def _images(sheets, probe, gmax, shape, pixel_size, device):
@@ -364,13 +364,13 @@ def _images(sheets, probe, gmax, shape, pixel_size, device):
     return images.numpy()
 
 # %% ../nbs/10_stem.ipynb #a5e01137
-def _checked_probe(probe, thermal):
+def _checked_probe(probe, u_rms):
     "The probe, and the spatial frequency (1/Å) where its series ends."
     if isinstance(probe, Probe): return probe, min(probe.cutoff, SERIES_END/max(probe.source_size, 1e-3))
     if isinstance(probe, Real): return number_within("probe", probe, .1, 10, " Å"), SERIES_END/probe
     if probe != "atomvision":
         raise StemError(f"probe must be the width of a Gaussian in Å, a Probe, or 'atomvision', not {probe!r}")
-    if thermal: raise StemError("AtomVision's probe has a fixed shape: leave thermal out, or use a Gaussian or a Probe")
+    if u_rms: raise StemError("AtomVision's probe has a fixed shape: leave u_rms out, or use a Gaussian or a Probe")
     return probe, 0.
 
 # %% ../nbs/10_stem.ipynb #00e9c506
@@ -383,16 +383,16 @@ def simulate(
     mirror=False, # Flip y before rotating; one, or one per structure
     probe=.5, # Standard deviation of a Gaussian in Å, a `Probe`, or "atomvision"
     z_power=1.7, # Exponent of the atomic number
-    thermal=0., # Root mean square displacement along one axis in Å; a number, or {element: number}
+    u_rms=0., # Root mean square displacement along one axis in Å; a number, or {element: number}
     device="cpu", # Where torch computes
 ) -> np.ndarray: # (rows, columns) float32 in Z**z_power per Å²; a list gives (b, rows, columns)
     "A noise-free image along c, by equations 1 and 2 of the paper; raises `StemError` for unusable input."
     many, shape = list_of_structures(atoms), _shape(size)
     pixel_size = number_within("pixel_size", pixel_size, .001, 10, " Å/px")
     z_power = number_within("z_power", z_power, 0, 4)
-    probe, gmax = _checked_probe(probe, thermal)
+    probe, gmax = _checked_probe(probe, u_rms)
     turns = orientation(rotation, mirror, len(many))
-    sheets = _sheets(many, turns, _per_image("shift", shift, len(many), 2), z_power, thermal)
+    sheets = _sheets(many, turns, _per_image("shift", shift, len(many), 2), z_power, u_rms)
     images = _images(sheets, probe, gmax, shape, pixel_size, device)
     return images if isinstance(atoms, (list, tuple)) else images[0]
 
