@@ -11,7 +11,7 @@ import json, re
 from importlib import import_module
 import numpy as np
 from PIL import UnidentifiedImageError
-from .pictures import (MIN_PIXELS, Instrument, MicrographError, Picture, finite_number, first_nested,
+from .pictures import (MIN_PIXELS, Instrument, MicrographError, Picture, as_text, finite_number, first_nested,
                                     kilovolts, length_of, library_for, one_picture)
 
 # %% ../nbs/14_instrument_files.ipynb #7a9a0e38
@@ -33,13 +33,16 @@ def swift_instrument(said:dict # properties of a data set; voltages in V
 def _attribute(item, name, missing=""):
     "An attribute as text or number, the first of several."
     value = item.attrs.get(name, missing)
-    value = value if isinstance(value, (str, bytes)) else next(iter(np.ravel(value)), missing)
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return as_text(value if isinstance(value, (str, bytes)) else next(iter(np.ravel(value)), missing))
 
 # %% ../nbs/14_instrument_files.ipynb #a5290185
+def _is_vector(axis):
+    "Whether an item holds at least two numbers in a row."
+    return getattr(axis, "ndim", None) == 1 and len(axis) > 1 and axis.dtype.kind in "uif"
+
 def _vector_step(axis):
     "Step and unit of an axis that is stored as its values, or as the first two of them; None for what is none."
-    if getattr(axis, "ndim", None) != 1 or len(axis) < 2 or axis.dtype.kind not in "uif": return None
+    if not _is_vector(axis): return None
     return (float(axis[-1]) - float(axis[0]))/(len(axis) - 1), str(_attribute(axis, "units"))
 
 # %% ../nbs/14_instrument_files.ipynb #14b0c605
@@ -86,10 +89,13 @@ def _properties(data)->dict:
     return said if isinstance(said, dict) else {}
 
 # %% ../nbs/14_instrument_files.ipynb #14b0c60a
+def _is_column(data):
+    "Whether an item is a data set of one column."
+    return hasattr(data, "shape") and len(data.shape) == 2 and data.shape[1] == 1
+
 def _is_usid(data, indices, values):
     "Whether data, indices and values of positions belong to one picture."
-    if not hasattr(data, "shape") or len(data.shape) != 2 or data.shape[1] != 1: return False
-    if indices is None or values is None: return False
+    if not _is_column(data) or indices is None or values is None: return False
     return indices.shape == (len(data), 2) and values.shape == indices.shape
 
 # %% ../nbs/14_instrument_files.ipynb #a5b53d5e
@@ -233,21 +239,28 @@ def _branch(tree, *names):
     return tree
 
 # %% ../nbs/14_instrument_files.ipynb #a5b59585
+def _holds_picture(image):
+    "Whether an entry of a list of images holds real numbers in two dimensions or more."
+    kind, sizes = _branch(image, "ImageData", "DataType"), _branch(image, "ImageData", "Dimensions")
+    return kind in DM_TYPES and len(sizes) > 1
+
 def _dm_images(tags:dict)->list: # of dict
     "The images of real numbers: neither thumbnails and Fourier transforms nor spectra."
     images = [image for image in _branch(tags, "ImageList").values() if isinstance(image, dict)]
-    return [image for image in images if _branch(image, "ImageData", "DataType") in DM_TYPES
-            and len(_branch(image, "ImageData", "Dimensions")) > 1]
+    return [image for image in images if _holds_picture(image)]
 
 # %% ../nbs/14_instrument_files.ipynb #4cfca19a
+def _dm_detector(image):
+    "The detector that the tags of an image or its name tell, else an empty text."
+    name = first_nested(_branch(image, "ImageTags"), "signal name", "detector") or image.get("Name", "")
+    return name if isinstance(name, str) and re.search(r"DF|BF|HAADF|annular|detector", name, re.I) else ""
+
 def _dm_instrument(image):
     "What Digital Micrograph notes of the microscope."
     tags = _branch(image, "ImageTags")
     angle = finite_number(first_nested(tags, "convergence semi-angle (mrad)", "probe semi-angle (mrad)",
                                        "convergence angle"))
-    name = first_nested(tags, "signal name", "detector") or image.get("Name", "")
-    detector = name if isinstance(name, str) and re.search(r"DF|BF|HAADF|annular|detector", name, re.I) else ""
-    return Instrument(kilovolts(first_nested(tags, "voltage")), angle or None, detector)
+    return Instrument(kilovolts(first_nested(tags, "voltage")), angle or None, _dm_detector(image))
 
 # %% ../nbs/14_instrument_files.ipynb #14b0c615
 def _dm_axes(image, n):
@@ -343,9 +356,13 @@ def _rosetta_api(path):
     raise UnidentifiedImageError(suffix)
 
 # %% ../nbs/14_instrument_files.ipynb #a5224692
+def _is_large_enough(data):
+    "Whether an array has two dimensions that are long enough for a picture."
+    return data.ndim >= 2 and sorted(data.shape)[-2] >= MIN_PIXELS
+
 def _largest_picture(found):
     "The largest of the pictures that RosettaSciIO found, single ones first, and their number."
-    pictures = [one for one in found if one["data"].ndim >= 2 and min(sorted(one["data"].shape)[-2:]) >= MIN_PIXELS]
+    pictures = [one for one in found if _is_large_enough(one["data"])]
     flat = [one for one in pictures if one["data"].ndim == 2] or pictures
     return max(flat, key=lambda one: one["data"].size, default=None), len(pictures)
 

@@ -18,9 +18,10 @@ import tifffile
 from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import affine_transform, gaussian_filter
+from .core import is_number
 from .frame import DARK_SPOTS, drawn_bar, gray_skewness, picture_box, without_bar
 from .pictures import (MIN_PIXELS, PIXEL_SIZES, Instrument, MicrographError, Picture, agreed_sizes,
-                                    array_picture, middle_slice)
+                                    array_picture, binned, is_pixel_size, middle_slice)
 from .readers import BESIDE, load_picture, pil_picture
 
 # %% ../nbs/16_micrograph.ipynb #cd191d27
@@ -147,7 +148,7 @@ def _usable(data, source, warnings):
 # %% ../nbs/16_micrograph.ipynb #5d76f70b
 def _pixel_size(value, source):
     "A pixel size that a user gave, in Å/px, or a `MicrographError`."
-    if isinstance(value, bool) or not isinstance(value, Real) or not PIXEL_SIZES[0] <= value <= PIXEL_SIZES[1]:
+    if not is_pixel_size(value):
         raise MicrographError(f"{source}: the pixel size must be a number from {PIXEL_SIZES[0]} to {PIXEL_SIZES[1]:g} "
                               f"Å/px, not {value!r}; mind the unit (1 nm = 10 Å)")
     return float(value)
@@ -329,7 +330,7 @@ def pixel_size_from_ruler(start, # one end (x, y) in pixels
     "The pixel size from a known length in the image, such as its scale bar; raises `MicrographError`."
     pixels = float(np.hypot(*(_point(end, "end")-_point(start, "start"))))
     if pixels == 0: raise MicrographError("ruler: both ends are the same point; give the two ends of the scale bar")
-    if isinstance(length, bool) or not isinstance(length, Real) or not 0 < length < np.inf:
+    if not is_number(length) or not 0 < length < np.inf:
         raise MicrographError(f"ruler: its length must be a positive number of Å, not {length!r}; mind the unit (1 nm "
                               "= 10 Å)")
     size = float(length)/pixels
@@ -377,7 +378,7 @@ def level(self:Micrograph,
           high:float=99.9 # percentile that becomes 1
          )->Micrograph: # values from 0 to 1
     "The micrograph clipped to two percentiles (0 to 100) and scaled to 0..1. Raises `MicrographError`."
-    if not all(isinstance(n, Real) and not isinstance(n, bool) for n in (low, high)) or not 0 <= low < high <= 100:
+    if not is_number(low) or not is_number(high) or not 0 <= low < high <= 100:
         raise MicrographError(f"level: the percentiles must be two numbers, 0 <= low < high <= 100, not {low!r} and "
                               f"{high!r}")
     dark, bright = map(float, _levels(self.data, low, high))
@@ -389,18 +390,13 @@ def level(self:Micrograph,
 # %% ../nbs/16_micrograph.ipynb #4bf8e93b
 SPLINE_MARGIN = 24 # px around the region, so that the spline does not feel the borders
 
-def _binned(data, k):
-    "Means of k x k pixels."
-    h, w = (n//k for n in data.shape)
-    return data[:h*k, :w*k].reshape(h, k, w, k).mean((1, 3), dtype=np.float32)
-
 # %% ../nbs/16_micrograph.ipynb #8cdf71b0
 def _resample(data, ratio, shape):
     "An image of this shape, each pixel as wide as `ratio` old ones, about the centre of `data`."
     parts = [middle_slice(n, int(np.ceil((m+SPLINE_MARGIN)*max(ratio, 1)))) for n, m in zip(data.shape, shape)]
     k = max(1, int(ratio/2))
     centre = [((n-1)/2 - p.start - (k-1)/2)/k for n, p in zip(data.shape, parts)]
-    region, ratio = _binned(data[tuple(parts)], k), ratio/k
+    region, ratio = binned(data[tuple(parts)], k, np.float32), ratio/k
     if ratio > 1: region = gaussian_filter(region, (ratio-1)/2)
     offset = [c - ratio*(m-1)/2 for c, m in zip(centre, shape)]
     return affine_transform(region, np.full(2, ratio), offset, shape, np.float32, order=3, mode="reflect")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from numbers import Integral
 import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, map_coordinates
+from .crystal import Atoms
 from .stem import StemError, list_of_structures, number_within, simulate
 
 # %% ../nbs/11_noise.ipynb #2332ba75
@@ -69,17 +70,26 @@ def _slow(shape, length, rng):
     return _unit(y @ rng.normal(size=(y.shape[1], x.shape[1])) @ x.T)
 
 # %% ../nbs/11_noise.ipynb #11b0c603
+def _random_direction(rng):
+    "A random unit vector x, y."
+    angle = rng.uniform(0, 2*np.pi)
+    return np.cos(angle), np.sin(angle)
+
 def _gradient(shape, rng):
     "A plane from -1/2 to 1/2 that rises in a random direction."
-    angle = rng.uniform(0, 2*np.pi)
+    along_x, along_y = _random_direction(rng)
     y, x = np.mgrid[-1:1:shape[0]*1j, -1:1:shape[1]*1j]
-    plane = np.cos(angle)*x + np.sin(angle)*y
+    plane = along_x*x + along_y*y
     return plane/max(np.ptp(plane), 1e-9)
 
 # %% ../nbs/11_noise.ipynb #cf4f608d
+def _slow_walk(n, lines, rng):
+    "Random numbers with a standard deviation of about 1 that change over so many lines."
+    return gaussian_filter1d(rng.normal(size=n), lines)*(2*np.pi**.5*lines)**.5
+
 def _line_shifts(n, noise, pixel_size, rng):
     "Displacement of each of `n` scan lines along x, in pixels."
-    slow = gaussian_filter1d(rng.normal(size=n), noise.slow_drift_lines)*(2*np.pi**.5*noise.slow_drift_lines)**.5
+    slow = _slow_walk(n, noise.slow_drift_lines, rng)
     return (noise.jitter/pixel_size)*rng.normal(size=n) + (noise.slow_drift/pixel_size)*slow
 
 def _flyback(n, noise, pixel_size):
@@ -89,9 +99,9 @@ def _flyback(n, noise, pixel_size):
 # %% ../nbs/11_noise.ipynb #a5b1fd25
 def _drift(n, noise, pixel_size, rng):
     "Displacement of each of `n` scan lines along x and y, (n, 1) each, in pixels."
-    angle = rng.uniform(0, 2*np.pi)
+    along_x, along_y = _random_direction(rng)
     path = np.linspace(-.5, .5, n)[:, None]*noise.drift/pixel_size
-    return np.cos(angle)*path, np.sin(angle)*path
+    return along_x*path, along_y*path
 
 # %% ../nbs/11_noise.ipynb #11b0c606
 def _displaced(image, noise, pixel_size, rng):
@@ -122,13 +132,17 @@ def _counts(mean, reproducible, rng):
     return poisson.ppf(rng.random(mean.shape), mean)
 
 # %% ../nbs/11_noise.ipynb #18126187
+def _blurred(image, noise, pixel_size, rng):
+    "The image that a wider probe gives, round or astigmatic."
+    if noise.blur: image = gaussian_filter(image, noise.blur/pixel_size)
+    if noise.astigmatism: image = _astigmatic(image, noise.astigmatism/pixel_size, rng)
+    return image
+
 def _moved_and_blurred(image, noise, pixel_size, rng):
     "The image that a moving, blurred probe gives."
     if noise.jitter or noise.slow_drift or noise.flyback or noise.drift:
         image = _unit(_displaced(image, noise, pixel_size, rng))
-    if noise.blur: image = gaussian_filter(image, noise.blur/pixel_size)
-    if noise.astigmatism: image = _astigmatic(image, noise.astigmatism/pixel_size, rng)
-    return image
+    return _blurred(image, noise, pixel_size, rng)
 
 # %% ../nbs/11_noise.ipynb #a515b1bc
 def _uneven(image, noise, pixel_size, rng):
@@ -140,13 +154,21 @@ def _uneven(image, noise, pixel_size, rng):
     return image + noise.offset
 
 # %% ../nbs/11_noise.ipynb #a531ef44
+def _counted(image, noise, pixel_size, rng):
+    "The image in electrons that are counted, as a share of those at intensity 1."
+    electrons = noise.dose*pixel_size**2 # per pixel at intensity 1
+    return _counts(electrons*image.clip(0), noise.reproducible, rng)/electrons
+
+def _amplified(image, noise):
+    "The image with the contrast and brightness of the detector, which clips."
+    if noise.contrast == 1 and not noise.brightness: return image
+    return (noise.contrast*image + noise.brightness).clip(0, 1)
+
 def _detected(image, noise, pixel_size, rng):
     "The image that the detector counts, reads out and clips."
-    electrons = noise.dose*pixel_size**2 # per pixel at intensity 1
-    if noise.dose: image = _counts(electrons*image.clip(0), noise.reproducible, rng)/electrons
+    if noise.dose: image = _counted(image, noise, pixel_size, rng)
     if noise.read_noise: image = image + noise.read_noise*rng.normal(size=image.shape)
-    if noise.contrast != 1 or noise.brightness: image = (noise.contrast*image + noise.brightness).clip(0, 1)
-    return image
+    return _amplified(image, noise)
 
 # %% ../nbs/11_noise.ipynb #e3cc9692
 def _seeds(seed, b):
@@ -173,10 +195,10 @@ def _noisy(image, noise, pixel_size, rng):
 
 # %% ../nbs/11_noise.ipynb #a5f5fd44
 def add_noise(
-    images, # (rows, columns) or (b, rows, columns)
-    noise="paper", # a name in `NOISE`, or a `Noise`
-    pixel_size=.1, # Å/px
-    seed=0, # One number (image i uses seed + i), or one for each image
+    images:np.ndarray, # (rows, columns) or (b, rows, columns)
+    noise:"str|Noise"="paper", # a name in `NOISE`, or a `Noise`
+    pixel_size:float=.1, # Å/px
+    seed:"int|list"=0, # One number (image i uses seed + i), or one for each image
 ) -> np.ndarray: # The shape of `images`, float32, each from 0 to 1
     "Images as a microscope would record them, levelled to 0..1; raises `StemError` for unusable input."
     images, noise = np.asarray(images), _named_noise(noise)
@@ -190,25 +212,29 @@ def add_noise(
     return np.stack(noisy).reshape(images.shape).astype(np.float32)
 
 # %% ../nbs/11_noise.ipynb #6af208a2
+def _drawn_view(seed):
+    "Rotation (degrees), shift (x, y in Å), and whether the flake is turned over."
+    rng = np.random.default_rng([_seeds(seed, 1)[0], 1])
+    return rng.uniform(0, 360), tuple(map(float, rng.uniform(0, 10, 2))), bool(rng.random() < .5)
+
 def random_view(
-    seed=0, # Whole number
-    mirror=False, # True or False, or None to draw it too
+    seed:int=0, # Whole number
+    mirror:"bool|None"=False, # True or False, or None to draw it too
 ) -> dict: # rotation (degrees), shift (x, y in Å), mirror: arguments of `simulate`
     "A random orientation of a flake under the beam."
-    rng = np.random.default_rng([_seeds(seed, 1)[0], 1])
-    rotation, shift, flip = rng.uniform(0, 360), rng.uniform(0, 10, 2), bool(rng.random() < .5)
-    return dict(rotation=rotation, shift=tuple(map(float, shift)), mirror=flip if mirror is None else bool(mirror))
+    rotation, shift, flip = _drawn_view(seed)
+    return dict(rotation=rotation, shift=shift, mirror=flip if mirror is None else bool(mirror))
 
 # %% ../nbs/11_noise.ipynb #2b69ad34
 def render(
-    atoms, # A jarvis Atoms slab, or a list of them
-    noise="paper", # a name in `NOISE`, or a `Noise`
-    seed=0, # One number (image i uses seed + i), or one for each structure
-    rotation=None, # Degrees; None draws it from the seed
-    shift=None, # x, y in Å; None draws it from the seed
-    mirror=False, # Flip y; None draws it from the seed
-    pixel_size=.1, # Å/px
-    **kwargs, # More for `simulate`
+    atoms:"Atoms|list", # A slab, or a list of them
+    noise:"str|Noise"="paper", # a name in `NOISE`, or a `Noise`
+    seed:"int|list"=0, # One number (image i uses seed + i), or one for each structure
+    rotation:"float|None"=None, # Degrees; None draws it from the seed
+    shift:"tuple|None"=None, # x, y in Å; None draws it from the seed
+    mirror:"bool|None"=False, # Flip y; None draws it from the seed
+    pixel_size:float=.1, # Å/px
+    **kwargs:object, # More for `simulate`
 ) -> np.ndarray: # (rows, columns) or (b, rows, columns) float32, from 0 to 1
     "A micrograph of the crystal in a random orientation, with noise; raises `StemError` for unusable input."
     many = list_of_structures(atoms)

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['UNITS', 'NO_UNIT', 'SPELLINGS', 'RECIPROCAL_ENDS', 'ANGLES', 'MIN_PIXELS', 'PIXEL_SIZES', 'ROUNDING', 'SQUARE',
            'MAX_ASPECT', 'CORRELATION_SIDE', 'SAME_FIELD', 'BY_CHANCE', 'MAX_PIXELS', 'MAX_FRAMES', 'ENERGIES',
-           'SERIES_IN_TIME', 'Instrument', 'Picture', 'length_of', 'is_reciprocal', 'agreed_sizes', 'scale_of',
-           'middle_slice', 'MicrographError', 'one_frame', 'one_picture', 'finite_number', 'kilovolts', 'first_nested',
-           'library_for', 'array_picture']
+           'SERIES_IN_TIME', 'Instrument', 'Picture', 'as_text', 'length_of', 'is_reciprocal', 'is_pixel_size',
+           'agreed_sizes', 'scale_of', 'middle_slice', 'hann_window', 'frequency_lengths', 'binned', 'MicrographError',
+           'one_frame', 'one_picture', 'finite_number', 'kilovolts', 'first_nested', 'library_for', 'array_picture']
 
 # %% ../nbs/13_pictures.ipynb #9e6bd5c3
 from importlib import import_module
 from typing import NamedTuple
 import numpy as np
-from .core import MicroscopyGPTError
+from .core import MicroscopyGPTError, is_number
 
 # %% ../nbs/13_pictures.ipynb #308dc602
 class Instrument(NamedTuple):
@@ -46,15 +46,18 @@ UNITS = {"pm": .01, "picometer": .01, "a": 1, "å": 1, "ang": 1, "angstrom": 1, 
 NO_UNIT = ("", "none", "px", "pixel", "pixels", "<undefined>", "undefined", "unknown", "t.traits.api.undefined")
 SPELLINGS = {r"\u00b5": "µ", r"\u00c5": "å", r"\xb5": "µ", "\u03bc": "µ", "metre": "meter"}
 
+def as_text(value:object)->object:
+    "Bytes as text, everything else as it is."
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
 def _unit_name(unit):
     "A unit in lower case, in one spelling."
-    if isinstance(unit, bytes): unit = unit.decode("utf-8", "replace")
-    name = str(unit).strip("[](){} \0").replace("_", "").replace(" ", "").lower()
+    name = str(as_text(unit)).strip("[](){} \0").replace("_", "").replace(" ", "").lower()
     for spelling, usual in SPELLINGS.items(): name = name.replace(spelling, usual)
     return name
 
 # %% ../nbs/13_pictures.ipynb #a515553e
-def length_of(unit # text or bytes
+def length_of(unit:"str|bytes"
              )->"float|None": # Å
     "The length of a unit, however it is spelled; None for what is no unit of length."
     name = _unit_name(unit)
@@ -64,13 +67,19 @@ def length_of(unit # text or bytes
 RECIPROCAL_ENDS = ("^-1", "-1", "⁻¹")
 ANGLES = ("mrad", "rad", "µrad", "milliradian", "milliradians", "radian")
 
-def is_reciprocal(unit)->bool:
+def is_reciprocal(unit:"str|bytes")->bool:
     "Whether a unit is a reciprocal length or an angle."
     name = _unit_name(unit)
     return name.startswith("1/") or name.endswith(RECIPROCAL_ENDS) or name in ANGLES
 
 # %% ../nbs/13_pictures.ipynb #5f078a38
 MIN_PIXELS, PIXEL_SIZES = 32, (.005, 2.) # px; Å/px of pictures that resolve atoms
+
+def is_pixel_size(value:object)->bool:
+    "Whether a value is a pixel size, in Å, at which atoms are resolved."
+    return is_number(value) and PIXEL_SIZES[0] <= value <= PIXEL_SIZES[1]
+
+# %% ../nbs/13_pictures.ipynb #7087e6ea
 ROUNDING, SQUARE = 1e-3, .005 # relative differences: not worth a note; still square
 MAX_ASPECT = 1.3 # ratio above which the calibration is wrong
 
@@ -95,11 +104,11 @@ def agreed_sizes(y:float, # pixel size along y, Å
 # %% ../nbs/13_pictures.ipynb #a519dd41
 def _unknown_units(units):
     "The units, as text, that are neither lengths nor empty."
-    texts = [str(unit.decode("utf-8", "replace") if isinstance(unit, bytes) else unit).strip() for unit in units]
+    texts = [str(as_text(unit)).strip() for unit in units]
     return [text for text, unit in zip(texts, units) if not length_of(unit) and _unit_name(unit) not in NO_UNIT]
 
 # %% ../nbs/13_pictures.ipynb #a591f7c8
-def scale_of(steps, # along y and x, in units
+def scale_of(steps:list, # along y and x, in units
              units, # names, along y and x
              warnings:list # gets a text where the scale is not used
             )->tuple: # pixel sizes (Å) along y and x or None, reciprocal unit or ""
@@ -126,23 +135,45 @@ def middle_slice(n:int, # pixels
     length = min(n, length)
     return slice((n-length)//2, (n-length)//2 + length)
 
+# %% ../nbs/13_pictures.ipynb #57ab68e2
+def hann_window(shape:tuple # rows, columns
+               )->np.ndarray: # (rows, columns), from 0 to 1
+    "The product of two Hann windows."
+    return np.outer(*(np.hanning(n) for n in shape))
+
+def frequency_lengths(shape:tuple # rows, columns
+                     )->np.ndarray: # (rows, columns//2 + 1), periods per pixel
+    "Length of the frequencies of `np.fft.rfft2`."
+    return np.hypot(*np.meshgrid(np.fft.rfftfreq(shape[1]), np.fft.fftfreq(shape[0])))
+
+def binned(data:np.ndarray, # (rows, columns)
+           n:int, # pixels along an edge of a new one
+           dtype:"type|None"=None # of the means; None for that of the data
+          )->np.ndarray: # (rows//n, columns//n)
+    "Means of n x n pixels."
+    h, w = (size//n for size in data.shape)
+    return data[:h*n, :w*n].reshape(h, n, w, n).mean((1, 3), dtype=dtype)
+
 # %% ../nbs/13_pictures.ipynb #ff5d3984
 CORRELATION_SIDE = 1024 # px; of larger frames the middle gives the shift
 
 def _spectrum_of(frame):
     "Fourier transform of the middle of a frame, windowed and smoothed."
     part = np.nan_to_num(frame[tuple(middle_slice(n, CORRELATION_SIDE) for n in frame.shape)].astype(np.float32))
-    window = np.outer(*(np.hanning(n) for n in part.shape))
     blur = np.exp(-sum(np.meshgrid(*[(np.fft.fftfreq(n)/.2)**2 for n in part.shape], indexing="ij")))
-    return np.fft.fft2((part - part.mean())*window)*blur
+    return np.fft.fft2((part - part.mean())*hann_window(part.shape))*blur
 
 # %% ../nbs/13_pictures.ipynb #13b0c60a
+def _without_large_shifts(correlation):
+    "A map of shifts, minus infinity at those above a third of the frame; changed in place."
+    for axis, n in enumerate(correlation.shape): np.moveaxis(correlation, axis, 0)[n//3+1:-(n//3)] = -np.inf
+    return correlation
+
 def _sharp_correlation(cross):
     "Cross correlation whose amplitudes have the power 1/2, without shifts above a third of the frame."
     amplitude = np.abs(cross)
     sharp = np.fft.ifft2(cross/np.sqrt(amplitude + 1e-9*amplitude.max() + 1e-30)).real
-    for axis, n in enumerate(sharp.shape): np.moveaxis(sharp, axis, 0)[n//3+1:-(n//3)] = -np.inf
-    return sharp
+    return _without_large_shifts(sharp)
 
 # %% ../nbs/13_pictures.ipynb #a507d2af
 def _frame_shift(reference, other):
@@ -246,12 +277,16 @@ def _series_axis(path, shape, units, axes):
 # %% ../nbs/13_pictures.ipynb #13b0c610
 SERIES_IN_TIME = ("s", "ms", "seconds", "second", "frame", "frames", "time", *NO_UNIT)
 
-def _plane(data, axes, series, i):
-    "Picture `i` of a series along an axis, rows first."
-    index = [0]*data.ndim
+def _index_of(ndim, axes, series, i):
+    "The index of picture `i` of a series along an axis; of further axes the first point."
+    index = [0]*ndim
     for axis in axes: index[axis] = slice(None)
     if series is not None: index[series] = i
-    part = np.asarray(data[tuple(index)])
+    return tuple(index)
+
+def _plane(data, axes, series, i):
+    "Picture `i` of a series along an axis, rows first."
+    part = np.asarray(data[_index_of(data.ndim, axes, series, i)])
     return part.T if axes[0] > axes[1] else part
 
 # %% ../nbs/13_pictures.ipynb #a5f623c9
@@ -321,13 +356,15 @@ def _luminance(rgb):
         out[i:i+256] = rgb[i:i+256, :, :3].astype(np.float32) @ np.float32([.299, .587, .114])
     return out
 
-def _is_coloured(rgb): return not all((rgb[..., 0] == rgb[..., i]).all() for i in (1, 2))
+def _is_gray(data):
+    "Whether an array with colours last has no colours, or the same in all channels."
+    return data.shape[-1] < 3 or all((data[..., 0] == data[..., i]).all() for i in (1, 2))
 
 # %% ../nbs/13_pictures.ipynb #a549cf8d
 def _gray(data, warnings):
     "One channel of an array with colours last; arrays without colours stay as they are."
     if data.ndim != 3 or not 1 <= data.shape[-1]: return data
-    if data.shape[-1] < 3 or not _is_coloured(data): return data[..., 0]
+    if _is_gray(data): return data[..., 0]
     warnings.append("a colour picture: its luminance is read, which is the intensity only if the colours follow it")
     return _luminance(data)
 

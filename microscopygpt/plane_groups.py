@@ -104,11 +104,15 @@ def stacks(cell:np.ndarray, # (2, 2) Å
     return found
 
 # %% ../nbs/07_plane_groups.ipynb #4452c3b1
+def _middle_of(frac)->np.ndarray: # (2,)
+    "The mean of places (k, 2) that lie close together, across the border of the cell too."
+    return frac[0] + nearest_vectors(frac - frac[0]).mean(0)
+
 def _merged_stacks(cell, frac, numbers, tolerance)->np.ndarray: # (n, 2)
     "Places with the atoms of each stack in one."
     frac = frac.copy()
     for group in stacks(cell, frac, numbers, tolerance):
-        frac[group] = frac[group[0]] + nearest_vectors(frac[group] - frac[group[0]]).mean(0)
+        frac[group] = _middle_of(frac[group])
     return frac
 
 # %% ../nbs/07_plane_groups.ipynb #6e913cb7

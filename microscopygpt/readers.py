@@ -8,15 +8,16 @@ __all__ = ['PIXEL_SIZE_NAME', 'FORMATS', 'MAX_PIL_FRAMES', 'MAX_PAGES', 'MRC_TYP
 
 # %% ../nbs/15_readers.ipynb #847789d1
 import json, logging, re, struct, warnings as python_warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree
 from zipfile import ZipFile
 import numpy as np, tifffile
 from PIL import Image, UnidentifiedImageError
-from .pictures import (MAX_PIXELS, PIXEL_SIZES, UNITS, Instrument, MicrographError, Picture,
-                                    agreed_sizes, array_picture, finite_number, first_nested, is_reciprocal,
-                                    kilovolts, length_of, one_frame, one_picture, scale_of)
+from .pictures import (MAX_PIXELS, UNITS, Instrument, MicrographError, Picture,
+                                    agreed_sizes, array_picture, finite_number, first_nested, is_pixel_size,
+                                    is_reciprocal, kilovolts, length_of, one_frame, one_picture, scale_of)
 from .instrument_files import (ROSETTA_SUFFIXES, read_dm, read_hdf5, read_rosetta, read_ser, swift_axes,
                                             swift_instrument)
 
@@ -25,7 +26,7 @@ def _stated_size(value):
     "A pixel size in Å from a number that may be in Å or, far smaller, in metres."
     number = finite_number(np.ravel(value)[0]) if np.size(value) else None
     if number is None: return None
-    return next((n for n in (number, number*1e10) if PIXEL_SIZES[0] <= n <= PIXEL_SIZES[1]), None)
+    return next((n for n in (number, number*1e10) if is_pixel_size(n)), None)
 
 # %% ../nbs/15_readers.ipynb #15b0c602
 def _read_npy(path, warnings, frame=None):
@@ -102,12 +103,14 @@ def _ome_sizes(text, warnings):
     return scale_of(steps, [pixels.get(f"PhysicalSize{n}Unit", "µm") for n in "YX"], warnings)[0]
 
 # %% ../nbs/15_readers.ipynb #15b0c609
+def _gatan_values(tags, key):
+    "The first value of each tag of Digital Micrograph that holds scales, or units."
+    found = [tags[k].value for k in _GATAN[key]]
+    return [value if isinstance(value, str) else np.ravel(value)[0] for value in found]
+
 def _gatan_sizes(tags, warnings):
     "Pixel sizes in the tags of Digital Micrograph."
-    def values(key):
-        found = [tags[k].value for k in _GATAN[key]]
-        return [value if isinstance(value, str) else np.ravel(value)[0] for value in found]
-    return scale_of(values("scales"), values("units"), warnings)[0]
+    return scale_of(_gatan_values(tags, "scales"), _gatan_values(tags, "units"), warnings)[0]
 
 # %% ../nbs/15_readers.ipynb #a5f98e3b
 def _tagged_sizes(tif, tags, warnings):
@@ -130,11 +133,15 @@ def _resolution_sizes(tags, unit, warnings):
     return agreed_sizes(*(length*r[1]/r[0] for r in ratios), "its resolution tags say", warnings)
 
 # %% ../nbs/15_readers.ipynb #07b12dec
+def _imagej(tif, key, missing):
+    "What ImageJ noted in a TIFF."
+    return (tif.imagej_metadata or {}).get(key, missing)
+
 def _tiff_sizes(tif, page, warnings):
     "The pixel sizes that a TIFF gives, or None."
-    tags, imagej = page.tags, tif.imagej_metadata or {}
     if tif.is_ome and (sizes := _ome_sizes(tif.ome_metadata, warnings)): return sizes
-    return _tagged_sizes(tif, tags, warnings) or _resolution_sizes(tags, imagej.get("unit", ""), warnings)
+    from_tags = _tagged_sizes(tif, page.tags, warnings)
+    return from_tags or _resolution_sizes(page.tags, _imagej(tif, "unit", ""), warnings)
 
 # %% ../nbs/15_readers.ipynb #c74a790c
 MAX_PAGES = 2000
@@ -194,7 +201,7 @@ def _has_channels(tif):
 # %% ../nbs/15_readers.ipynb #a59f3853
 def _joint_frames(tif, pages):
     "The frames (n, rows, columns) that ImageJ keeps behind one page, or None."
-    if not int((tif.imagej_metadata or {}).get("images", 1)) > len(pages) == 1: return None
+    if not int(_imagej(tif, "images", 1)) > len(pages) == 1: return None
     series = tif.series[0] if tif.series else None
     if series is None or series.size > MAX_PIXELS: return None
     return series.asarray().reshape(-1, *pages[0].shape)
@@ -213,7 +220,7 @@ def _tiff_frames(tif, pages, path, frame, warnings):
 def _read_tiff(path, warnings, frame=None):
     with tifffile.TiffFile(path) as tif:
         pages, n_all = _best_pages(tif)
-        unit = str((tif.imagej_metadata or {}).get("unit", ""))
+        unit = str(_imagej(tif, "unit", ""))
         reciprocal = unit if is_reciprocal(unit) else ""
         sizes = None if reciprocal else _tiff_sizes(tif, pages[0], warnings)
         instrument = _fei_instrument(tif)
@@ -228,11 +235,14 @@ def _read_tiff(path, warnings, frame=None):
 MRC_TYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 IMOD_STAMP = 1146047817
 
+def _has_known_mode(head, order):
+    "Whether the mode of an MRC is one of the format in this byte order."
+    return struct.unpack(order + "i", head[12:16])[0] in (*MRC_TYPES, 3, 4, 101)
+
 def _mrc_order(head):
     "The byte order of an MRC header."
     if head[212:213] in (b"\x44", b"\x11"): return "<" if head[212:213] == b"\x44" else ">"
-    def plausible(order): return struct.unpack(order + "i", head[12:16])[0] in (*MRC_TYPES, 3, 4, 101)
-    return next((order for order in "<>" if plausible(order)), "<")
+    return next((order for order in "<>" if _has_known_mode(head, order)), "<")
 
 # %% ../nbs/15_readers.ipynb #a522b1a6
 def _mrc_extension(kind, extended, order):
@@ -260,32 +270,45 @@ def _mrc_head(path):
         return head, f.read(min(max(extra, 0), 4096)), order, mode
 
 # %% ../nbs/15_readers.ipynb #a570c5cf
+def _mrc_numbers(head, order, kinds, at):
+    "Numbers of an MRC header from a byte on."
+    return struct.unpack_from(order + kinds, head, at)
+
+def _has_unsigned_bytes(head, order):
+    "Whether IMOD wrote the file, and its flags say that bytes have no sign."
+    stamp, flags = _mrc_numbers(head, order, "2i", 152)
+    return IMOD_STAMP in (stamp, *_mrc_numbers(head, "<", "i", 152)) and not flags & 1
+
 def _mrc_type(head, order, mode):
     "The type of the numbers; IMOD marks bytes with a sign in a field of its own."
-    stamp, flags = struct.unpack_from(order + "2i", head, 152)
-    stamps = stamp, struct.unpack_from("<i", head, 152)[0]
-    return "u1" if mode == 0 and IMOD_STAMP in stamps and not flags & 1 else MRC_TYPES[mode]
+    return "u1" if mode == 0 and _has_unsigned_bytes(head, order) else MRC_TYPES[mode]
 
 def _mrc_steps(head, order):
     "Pixel sizes (Å) along y and x: the cell over its grid."
-    grid, cell = struct.unpack_from(order + "3i", head, 28), struct.unpack_from(order + "3f", head, 40)
+    grid, cell = _mrc_numbers(head, order, "3i", 28), _mrc_numbers(head, order, "3f", 40)
     return [float(cell[i])/max(grid[i], 1) for i in (1, 0)]
 
 # %% ../nbs/15_readers.ipynb #a5d6c988
+def _is_by_thermo(head):
+    "Whether a microscope of FEI or Thermo wrote an MRC, as its extended header or its labels say."
+    return head[104:107] == b"FEI" or bool(re.search(rb"\bFEI\b|Fei Company|Thermo ?Fisher", head[224:1024]))
+
+def _mrc_data(path, head, order, mode):
+    "The sections of an MRC (n, rows, columns), left on the disk."
+    extra, = _mrc_numbers(head, order, "i", 92)
+    shape = _mrc_numbers(head, order, "3i", 0)[::-1]
+    data = np.memmap(path, order + _mrc_type(head, order, mode), "r", 1024 + extra, shape)
+    return data.swapaxes(1, 2) if _mrc_numbers(head, order, "i", 64) == (2,) else data
+
 def _read_mrc(path, warnings, frame=None):
     head, extended, order, mode = _mrc_head(path)
-    shape, extra = struct.unpack_from(order + "3i", head, 0)[::-1], struct.unpack_from(order + "i", head, 92)[0]
-    kind, steps = _mrc_type(head, order, mode), _mrc_steps(head, order)
     sizes, voltage = _mrc_extension(head[104:108], extended, order)
-    plausible = all(PIXEL_SIZES[0] <= s <= PIXEL_SIZES[1] for s in sizes)
-    if plausible: steps = list(sizes)
-    by_thermo = re.search(rb"\bFEI\b|Fei Company|Thermo ?Fisher", head[224:1024])
-    rows_from_top = head[104:107] == b"FEI" or by_thermo or plausible
-    data = np.memmap(path, order + kind, "r", 1024 + extra, shape)
-    if struct.unpack_from(order + "i", head, 64)[0] == 2: data = data.swapaxes(1, 2)
+    has_sizes = all(map(is_pixel_size, sizes))
+    steps = list(sizes) if has_sizes else _mrc_steps(head, order)
+    data = _mrc_data(path, head, order, mode)
+    if not (_is_by_thermo(head) or has_sizes): data = data[:, ::-1] # rows from the bottom
     unit = "" if np.isin(steps, (0, 1)).all() else "A"
-    return one_picture(path, data if rows_from_top else data[:, ::-1], [0, *steps], ["", unit, unit], warnings, [1, 2],
-                       frame, Instrument(voltage))
+    return one_picture(path, data, [0, *steps], ["", unit, unit], warnings, [1, 2], frame, Instrument(voltage))
 
 # %% ../nbs/15_readers.ipynb #a43f9eb7
 _STARTS = {b"\x93NUMPY": _read_npy, b"PK\3\4": _read_npz, b"II*\0": _read_tiff, b"MM\0*": _read_tiff,
@@ -296,15 +319,17 @@ _SUFFIXES = {".dm3": read_dm, ".dm4": read_dm, ".emd": read_hdf5, ".ser": read_s
              **dict.fromkeys((".mrc", ".mrcs", ".rec", ".st", ".ali", ".map"), _read_mrc),
              **{f".{suffix}": read_rosetta for suffix in ROSETTA_SUFFIXES}}
 
+def _reader_by_start(head):
+    "The reader of files that begin like this one, None where there is none."
+    return next((reader for start, reader in _STARTS.items() if head.startswith(start)), None)
+
 def reader_of(head:bytes, # the first 212 bytes
               suffix:str # with its point
-             ): # function of path, warnings and frame
+             )->Callable: # function of path, warnings and frame
     "The reader of a file that begins with `head`, or else has this suffix."
     if head[208:212] == b"MAP ": return _read_mrc
     if suffix.lower() in (".nxs", ".prz", ".zspy"): return read_rosetta
-    for start, reader in _STARTS.items():
-        if head.startswith(start): return reader
-    return _SUFFIXES.get(suffix.lower(), _read_pil)
+    return _reader_by_start(head) or _SUFFIXES.get(suffix.lower(), _read_pil)
 
 # %% ../nbs/15_readers.ipynb #5edf03fd
 BESIDE = "the pixel size is taken from"
@@ -320,10 +345,12 @@ def _field_of_view(said, shape):
     return ([size, size] if size else None), unit
 
 # %% ../nbs/15_readers.ipynb #1c1c0f66
+def _is_small_file(path): return path.is_file() and path.stat().st_size <= 2**20
+
 def _read_beside(path):
     "The .json file of the same name: its name and contents, or None."
     beside = path.with_suffix(".json")
-    if not beside.is_file() or beside.stat().st_size > 2**20: return None
+    if not _is_small_file(beside): return None
     try: return beside.name, json.loads(beside.read_text(encoding="utf-8", errors="replace"))
     except (ValueError, RecursionError): return None
 
@@ -347,24 +374,30 @@ def sidecar(path:Path, # of the picture
 
 # %% ../nbs/15_readers.ipynb #b6648654
 @contextmanager
-def _quiet(*names):
-    "Keep loggers, and warnings, from commenting on a broken file; exceptions say enough."
+def _silent_loggers(*names):
+    "Keep loggers from saying anything but what is critical."
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers: logger.setLevel(logging.CRITICAL)
-    try:
-        with python_warnings.catch_warnings(), np.errstate(all="ignore"):
-            python_warnings.simplefilter("ignore")
-            yield
+    try: yield
     finally:
         for logger, level in zip(loggers, levels): logger.setLevel(level)
 
+@contextmanager
+def _quiet(*names):
+    "Keep loggers, and warnings, from commenting on a broken file; exceptions say enough."
+    with _silent_loggers(*names), python_warnings.catch_warnings(), np.errstate(all="ignore"):
+        python_warnings.simplefilter("ignore")
+        yield
+
 # %% ../nbs/15_readers.ipynb #4bdf5014
+def _is_web_page(head): return head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html"))
+
 def _read_head(path):
     "The first bytes of a file; raises `MicrographError` where it cannot be a picture."
     with open(path, "rb") as f: head = f.read(212)
     if not head: raise MicrographError(f"{path}: is empty; copy the file again")
-    if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
+    if _is_web_page(head):
         raise MicrographError(f"{path}: is a web page, not an image; download the file itself")
     return head
 

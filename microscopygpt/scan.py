@@ -20,6 +20,11 @@ class ScanError(MicroscopyGPTError): "A scan that cannot be simulated."
 # %% ../nbs/12_scan.ipynb #a50e689b
 LARGEST = dict(affine=.3, calibration=.5, drift=2., unscaled=1.) # the same units as in `Scan`
 
+def _check_error(name, value, most):
+    "Raise `ScanError` where a number is out of its range."
+    if not 0 <= value <= most:
+        raise ScanError(f"The scan's {name} is {value!r}: give a number from 0 to {most:g}.")
+
 @dataclass(frozen=True)
 class Scan:
     "Departure from a straight scan on a known scale; raises `ScanError` for a number out of range."
@@ -30,10 +35,7 @@ class Scan:
     unscaled: float = 0. # probability that the file gives no pixel size
 
     def __post_init__(self):
-        for name, most in LARGEST.items():
-            value = getattr(self, name)
-            if 0 <= value <= most: continue
-            raise ScanError(f"The scan's {name} is {value!r}: give a number from 0 to {most:g}.")
+        for name, most in LARGEST.items(): _check_error(name, getattr(self, name), most)
         if self.drift_length >= 1: return
         raise ScanError(f"The scan's drift_length is {self.drift_length!r}: give at least 1 Å.")
 
