@@ -18,7 +18,7 @@ from .core import MicroscopyGPTError
 from .crystal import Slab, reduce_cell
 from .heights import SAME_ENERGY, flat, height_starts
 from .fourier import LatticeError
-from .observe import Imaging, Observation, spot_radii
+from .observe import Imaging, Observation, spot_radii, without_near_equals
 from .micrograph import Micrograph
 from .planes import PERFECT, different, image_groups, planes_of
 from .energies import Potential
@@ -36,8 +36,7 @@ SAME_RADIUS = .05 # of the logarithm: spots at such radii give the same scale
 def _made_up_sizes(micrograph)->list: # Å/px
     "Pixel sizes that put strong spots at the usual distance, the strongest spots first."
     radii = spot_radii(micrograph.data)
-    distinct = [r for i, r in enumerate(radii) if all(abs(np.log(r/other)) >= SAME_RADIUS for other in radii[:i])]
-    return [float(radius/USUAL_SPOT) for radius in distinct]
+    return [float(radius/USUAL_SPOT) for radius in without_near_equals(radii, SAME_RADIUS)]
 
 # %% ../nbs/63_calibrate.ipynb #8f2f9bc8
 def observe_unscaled(micrograph:Micrograph, # its own pixel size is ignored

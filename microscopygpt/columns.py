@@ -22,11 +22,11 @@ from .core import MicroscopyGPTError
 from .crystal import parse_formula
 from .plane_groups import PlaneOperation, symmetrize_plane
 from .observe import Observation
-from .refine import Fit, Z_UNIT, fit_positions, residual_of
-from .proof import EXPLAINED_BY_NOISE, NUISANCES, explains_as_well, n_parameters
+from .refine import Fit, Z_UNIT, fit_positions, grid_shape, residual_of
+from .proof import EXPLAINED_BY_NOISE, NUISANCES, bound_in, n_parameters
 
 # %% ../nbs/42_columns.ipynb #a93f972b
-def covering(numbers, # (n,) atomic numbers
+def covering(numbers:np.ndarray, # (n,) atomic numbers
              cell:np.ndarray # (2, 2) Å
             )->float:
     "Area of the atoms' covalent discs over the area A of the cell: sum of π r² / A."
@@ -71,9 +71,8 @@ def unexplained_share(F:np.ndarray, # (..., m) coefficients of models
 GRID = .12 # Å between the places that are tried; a parabola goes between them
 
 def _grid_of_places(hk, cell)->tuple:
-    "Points of a grid along both axes: about `GRID` apart, and enough of them for every harmonic."
-    lengths = np.linalg.norm(cell, axis=1)
-    return tuple(next_fast_len(int(max(2*np.abs(h).max() + 2, l/GRID))) for h, l in zip(hk.T, lengths))
+    "Points of a grid along both axes, about `GRID` apart, as many as a Fourier transform is quick with."
+    return tuple(next_fast_len(int(n)) for n in grid_shape(cell, hk, GRID))
 
 # %% ../nbs/42_columns.ipynb #4da635f3
 class Descent:
@@ -321,8 +320,7 @@ WORSE, WORSE_AT_LEAST = 1.25, .01 # by how much symmetric columns may leave more
 def _accepted_residual(plane, observation)->float:
     "The residual up to which symmetric columns explain the image as well as the fit that they were made of."
     residual, free = plane.fit.residual, 2*len(plane.numbers) + NUISANCES
-    observed, noise = observation.n_measured(plane.cell), observation.noise_residual(plane.cell)
-    as_well = explains_as_well(residual, free, plane.parameters, observed, noise)
+    as_well = bound_in(observation, plane.cell, residual, free, plane.parameters)
     return max(WORSE*residual, residual + WORSE_AT_LEAST, as_well)
 
 # %% ../nbs/42_columns.ipynb #b4c63fa5

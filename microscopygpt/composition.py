@@ -43,12 +43,15 @@ LARGEST_RATIO, MOST_ATOMS = 4, 10 # of one element in a formula unit; atoms in o
 
 def _formula_of(elements, ratio)->str: return reduced_formula("".join(f"{e}{n}" for e, n in zip(elements, ratio)))
 
+def _small_ratios(n):
+    "Ratios of n elements without a common divisor, up to the largest numbers."
+    ratios = itertools.product(range(1, LARGEST_RATIO + 1), repeat=n)
+    return [r for r in ratios if math.gcd(*r) == 1 and sum(r) <= MOST_ATOMS]
+
 def possible_formulas(elements:list # symbols
                      )->list: # of formulas, the most usual first
     "All small ratios of some elements."
-    ratios = itertools.product(range(1, LARGEST_RATIO + 1), repeat=len(elements))
-    ratios = [r for r in ratios if math.gcd(*r) == 1 and sum(r) <= MOST_ATOMS]
-    formulas = dict.fromkeys(_formula_of(elements, r) for r in ratios) # keeps their order, so that ties are decided
+    formulas = dict.fromkeys(_formula_of(elements, r) for r in _small_ratios(len(elements))) # keeps their order, so that ties are decided
     return sorted(formulas, key=formula_cost)
 
 # %% ../nbs/64_composition.ipynb #43b00009

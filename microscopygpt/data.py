@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SOURCES', 'LARGEST_FILE', 'SPLITS', 'split_of', 'Crystal', 'to_crystal', 'data_folder', 'database_file',
            'have_database', 'DataError', 'load_entries', 'entry_id', 'find_structure', 'read_table', 'load_folder',
-           'read_entries', 'load_file', 'load_crystals', 'split_crystals', 'save_crystals', 'read_crystals']
+           'read_entries', 'load_file', 'list_of_sources', 'small_enough', 'load_crystals', 'split_crystals',
+           'save_crystals', 'read_crystals']
 
 # %% ../nbs/31_data.ipynb #347388ac
 import contextlib, csv, hashlib, io, json, lzma, os, re, warnings, zipfile, zlib
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
-from .core import MicroscopyGPTError
-from .crystal import (Atoms, CrystalError, Slab, canonical, cell_lengths, from_slab, reduced_formula,
+from .core import MicroscopyGPTError, reason_of
+from .crystal import (Atoms, CrystalError, Slab, canonical, cell_area, cell_lengths, from_slab, reduced_formula,
                                    standardize, to_slab)
 from .structure_files import CrystalWarning, file_text, read_crystal, read_structures
 
@@ -109,11 +110,14 @@ def _is_structure(name):
     return name[0] != "." and Path(name).suffix.lower() in _STRUCTURE_SUFFIXES
 
 # %% ../nbs/31_data.ipynb #1dd9d6dd
+def _searched_databases(name):
+    "The databases that may hold an identifier; JARVIS may be fetched for its own ones."
+    if name.upper().startswith("JVASP-"): return ["dft_2d_2021"]
+    return [source for source in SOURCES if have_database(source)]
+
 def _find_entry(name):
-    "The database entry of an identifier, or None; JARVIS may be fetched for its own identifiers."
-    jarvis = name.upper().startswith("JVASP-")
-    for source in ("dft_2d_2021",) if jarvis else SOURCES:
-        if not jarvis and not have_database(source): continue
+    "The database entry of an identifier, or None."
+    for source in _searched_databases(name):
         for entry in load_entries(source):
             if entry_id(entry).lower() == name.lower(): return entry
 
@@ -142,11 +146,13 @@ def read_table(path:"str|Path")->list: # of lists of str, empty rows left out
     return [row for row in rows if any(row)]
 
 # %% ../nbs/31_data.ipynb #34fb97ac
+_SUFFIXES = ".cif", ".vasp", ".poscar", ".xyz", ".extxyz"
+
 def _named_file(folder, name):
     "The structure file that a table names, with or without its suffix."
     path = folder/name
     if path.is_file() or not name: return path
-    complete = (folder/f"{name}{suffix}" for suffix in (".cif", ".vasp", ".poscar", ".xyz", ".extxyz"))
+    complete = (folder/f"{name}{suffix}" for suffix in _SUFFIXES)
     return next((p for p in complete if p.is_file()), path)
 
 # %% ../nbs/31_data.ipynb #40d7c7fb
@@ -160,10 +166,14 @@ def _listed_files(folder, rows):
     return [_named_file(folder, row[column]) for row in rows[heading:] if row[column:] and row[column]]
 
 # %% ../nbs/31_data.ipynb #d06ea12c
+def _files_by_name(folder):
+    "The files whose names say that they are structures."
+    return sorted(p for p in folder.iterdir() if p.is_file() and _is_structure(p.name))
+
 def _structure_files(folder):
     "The files that id_prop.csv names, or all whose names say that they are structures."
     table = folder/"id_prop.csv"
-    if not table.is_file(): return sorted(p for p in folder.iterdir() if p.is_file() and _is_structure(p.name))
+    if not table.is_file(): return _files_by_name(folder)
     rows = read_table(table)
     return _listed_files(folder, rows) if rows else []
 
@@ -195,10 +205,14 @@ def _read_structures(path):
 # %% ../nbs/31_data.ipynb #f393def7
 _LEAST_VACUUM = 5. # Å: the least in JARVIS-DFT 2D and C2DB is 7.7
 
+def _vacuum_of(atoms):
+    "The height (Å) that a slab leaves empty in its cell."
+    slab = to_slab(atoms)
+    return cell_area(atoms.lattice_mat)/cell_area(slab.cell) - np.ptp(slab.z)
+
 def _require_vacuum(atoms, name):
     "Refuse a structure whose widest empty gap is too small for a slab."
-    slab = to_slab(atoms)
-    gap = abs(np.linalg.det(atoms.lattice_mat))/abs(np.linalg.det(slab.cell)) - np.ptp(slab.z)
+    gap = _vacuum_of(atoms)
     if gap < _LEAST_VACUUM:
         raise CrystalError(f"{name} is no slab: its widest empty gap is {gap:.1f} Å. Give it at least "
                            f"{_LEAST_VACUUM:g} Å of vacuum.")
@@ -250,7 +264,7 @@ def _json(path):
     "What a file of entries says; raises `DataError` when it cannot be read."
     try: text = _unpacked(path)
     except OSError as e:
-        raise DataError(f"{path} cannot be read ({(e.strerror or str(e)).lower()}): check the path.") from e
+        raise DataError(f"{path} cannot be read ({reason_of(e)}): check the path.") from e
     except _BAD_ZIP as e:
         raise DataError(f"{path} is a damaged or locked zip ({e}): copy it again, or unpack it yourself.") from e
     if len(text) > LARGEST_FILE:
@@ -329,14 +343,25 @@ def _load_source(source, subset):
     return crystals
 
 # %% ../nbs/31_data.ipynb #264e3562
-def load_crystals(sources=SOURCES, # database names, or files and folders of one's own
+def list_of_sources(sources:"str|Path|Crystal|list" # one, or a list of them
+                   )->list:
+    "Sources as a list."
+    return [sources] if isinstance(sources, (str, os.PathLike, Crystal)) else list(sources)
+
+def small_enough(crystals:list, # of `Crystal`
+                 max_atoms:"int|None" # None keeps all
+                )->list:
+    "The crystals with at most so many atoms in the primitive cell."
+    return [c for c in crystals if not max_atoms or len(c.slab.z) <= max_atoms]
+
+# %% ../nbs/31_data.ipynb #4a0b0023
+def load_crystals(sources:"str|Path|list"=SOURCES, # database names, or files and folders of one's own
                   subset:"str|None"=None, # "train", "validation", "test" or all
                   max_atoms:"int|None"=None # leave out larger primitive cells
                  )->list: # of `Crystal`
     "Read databases, files and folders into canonical slabs."
-    if isinstance(sources, (str, os.PathLike)): sources = [sources]
-    crystals = [c for source in sources for c in _load_source(source, subset)]
-    return [c for c in crystals if not max_atoms or len(c.slab.z) <= max_atoms]
+    crystals = [c for source in list_of_sources(sources) for c in _load_source(source, subset)]
+    return small_enough(crystals, max_atoms)
 
 # %% ../nbs/31_data.ipynb #05122d7f
 SPLITS = ("formula", "paper")

@@ -45,6 +45,10 @@ def in_turn(rows, # (k,) the best first
 # %% ../nbs/57_height_search.ipynb #ae1e5dbc
 USUAL_ATOMS = 4 # in a multiple of the measured cell; larger ones get proportionally more starts
 
+def _ranks(projectors)->np.ndarray: # (p,)
+    "How many heights each projector (p, n, n) leaves free."
+    return np.round(np.trace(projectors, axis1=1, axis2=2)).astype(int)
+
 @dataclass
 class HeightSpace:
     "The heights over one cell: where the atoms stand, what symmetry allows, what was evaluated."
@@ -64,7 +68,7 @@ class HeightSpace:
         "What the layer groups over this plane allow; computed once."
         if self.kept is None:
             projectors, orders = height_projectors(*self.slab[:2], self.slab.numbers, self.operations, rng)
-            self.kept = projectors, orders, np.round(np.trace(projectors, axis1=1, axis2=2)).astype(int)
+            self.kept = projectors, orders, _ranks(projectors)
         return self.kept
 
 # %% ../nbs/57_height_search.ipynb #70d3a771
@@ -214,12 +218,16 @@ def _look(self:_HeightSearch, surrogate, larger:bool, rng):
 
 # %% ../nbs/57_height_search.ipynb #4c6e8a27
 @patch
+def _lowest_of_sizes(self:_HeightSearch, sizes, each)->list: # row numbers
+    "The lowest rows of each size of cell."
+    return [r for size in sizes for r in self.of_size(size)[:each]]
+
+@patch
 def _finish(self:_HeightSearch, plan):
     "Follow the lowest of each size of cell to the end."
     sizes = sorted({space.index for space in self.spaces})
     for most, steps in plan:
-        each = max(FEWEST_KEPT, most//len(sizes))
-        self.follow([r for size in sizes for r in self.of_size(size)[:each]], steps)
+        self.follow(self._lowest_of_sizes(sizes, max(FEWEST_KEPT, most//len(sizes))), steps)
 
 # %% ../nbs/57_height_search.ipynb #a7c2bf90
 ROUNDS = 5

@@ -6,9 +6,9 @@
 __all__ = ['TRIALS', 'MOST_GENERATORS', 'SAME_PROJECTOR', 'PAIR_REACH', 'STIFFNESS', 'OPTIMUM', 'REPULSION', 'FLATNESS',
            'LARGEST_EXPONENT', 'DIFFERENT', 'CHEAP_STEPS', 'FEW_STEPS', 'HOPELESS', 'NEARLY_FLAT', 'SOFTEST',
            'SMALL_FORCE', 'LONGEST_STEP', 'PLAN', 'LARGER_CELLS', 'SAME_ENERGY', 'STARTS_KEPT', 'FLAT_PLAN',
-           'TOO_CROWDED', 'tile', 'height_projectors', 'electronegativities', 'bond_strengths', 'near_pairs', 'morse',
-           'in_order', 'distinct', 'centred', 'draw_projectors', 'random_heights', 'Adam', 'cheap_heights', 'Relaxed',
-           'HeightRelaxation', 'relax_heights', 'cells_over', 'height_starts', 'flat']
+           'TOO_CROWDED', 'tile', 'height_projectors', 'electronegativities', 'bond_strengths', 'near_pairs',
+           'morse_energy', 'morse', 'in_order', 'distinct', 'centred', 'draw_projectors', 'random_heights', 'Adam',
+           'cheap_heights', 'Relaxed', 'HeightRelaxation', 'relax_heights', 'cells_over', 'height_starts', 'flat']
 
 # %% ../nbs/53_heights.ipynb #28c19e6e
 import itertools
@@ -142,18 +142,21 @@ REPULSION = .35 # of pairs on the same side of the mean electronegativity, in un
 FLATNESS = .002 # per Å², so that loose parts do not drift away
 LARGEST_EXPONENT = 4. # nearer atoms are held at this height of the wall
 
-def morse(z, # (s, n) Å
-          pairs:_Pairs, depth # (s, m) or (m,), -1 for pairs that repel
+def morse_energy(e:np.ndarray, depth:"np.ndarray|float" # exp(-stiffness (x - optimum)); -1 for pairs that repel
+                )->np.ndarray:
+    "The Morse potential of a bond, or the repulsion, in units of a bond."
+    return np.where(depth > 0, depth*(e*e - 2*e), REPULSION*(e*e + e))
+
+def morse(z:np.ndarray, # (s, n) Å
+          pairs:_Pairs, depth:np.ndarray # (s, m) or (m,), -1 for pairs that repel
          )->tuple: # energies (s,), slopes (s, n) per Å
     "Energy of heights under the cheap potential, in units of a bond, and its gradient."
     rise = z[:, pairs.first] - z[:, pairs.second]
     distance = np.sqrt(pairs.plane + rise**2 + 1e-6)
     e = np.exp(np.minimum(-STIFFNESS*(distance/pairs.radius - OPTIMUM), LARGEST_EXPONENT))
-    binds = depth > 0
-    energy = np.where(binds, depth*(e*e - 2*e), REPULSION*(e*e + e))
-    slope = np.where(binds, depth*(2*e*e - 2*e), REPULSION*(2*e*e + e))
+    slope = np.where(depth > 0, depth*(2*e*e - 2*e), REPULSION*(2*e*e + e))
     slope = slope*-STIFFNESS/pairs.radius*rise/distance
-    return energy.sum(1) + FLATNESS*(z**2).sum(1), slope@pairs.ends + 2*FLATNESS*z
+    return morse_energy(e, depth).sum(1) + FLATNESS*(z**2).sum(1), slope@pairs.ends + 2*FLATNESS*z
 
 # %% ../nbs/53_heights.ipynb #0099bd48
 DIFFERENT = .35 # Å, heights that differ less are the same start

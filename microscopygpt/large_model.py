@@ -64,16 +64,17 @@ def _with_answer(processor, question, prompt, answer):
 # %% ../nbs/36_large_model.ipynb #96e28e56
 IGNORED = -100 # label of a token that does not count
 
+def _token_ids(processor, lines): return _tokenizer(processor)(lines, add_special_tokens=False)["input_ids"]
+
+def _answer_length(whole, question):
+    "How many tokens follow a question; raises `ModelError` where the text does not begin with those of the question."
+    if whole[:len(question)] == question: return len(whole) - len(question)
+    raise ModelError("This model's tokenizer reads the prompt differently once an answer follows: it cannot be "
+                     "trained on.")
+
 def _answer_lengths(processor, texts, questions):
     "How many tokens at the end of each text are the answer."
-    def ids(lines): return _tokenizer(processor)(lines, add_special_tokens=False)["input_ids"]
-    lengths = []
-    for whole, question in zip(ids(texts), ids(questions)):
-        if whole[:len(question)] != question:
-            raise ModelError("This model's tokenizer reads the prompt differently once an answer follows: it cannot be "
-                             "trained on.")
-        lengths.append(len(whole) - len(question))
-    return lengths
+    return list(map(_answer_length, _token_ids(processor, texts), _token_ids(processor, questions)))
 
 # %% ../nbs/36_large_model.ipynb #cd69fdcc
 def _labels(batch, lengths):
@@ -123,13 +124,17 @@ def _answer_matcher(tokens, formula, dialect): # llguidance.LLMatcher
     return matcher
 
 # %% ../nbs/36_large_model.ipynb #2f87689b
+def _fill_masks(masks, matchers):
+    "The rows of `masks` that say which words matchers allow, filled in place."
+    from llguidance.torch import fill_next_token_bitmask
+    for row, matcher in enumerate(matchers): fill_next_token_bitmask(matcher, masks, row)
+    return masks[:len(matchers)]
+
 def _allow_by_grammar(scores, matchers, masks):
     "Scores (rows, words), minus infinity where the row's matcher allows no word; `masks` is filled."
-    from llguidance.torch import apply_token_bitmask_inplace, fill_next_token_bitmask
-    for row, matcher in enumerate(matchers): fill_next_token_bitmask(matcher, masks, row)
-    allowed = scores.clone()
-    with torch.compiler.set_stance("force_eager"):
-        apply_token_bitmask_inplace(allowed, masks[:len(matchers)].to(scores.device))
+    from llguidance.torch import apply_token_bitmask_inplace
+    allowed, filled = scores.clone(), _fill_masks(masks, matchers)
+    with torch.compiler.set_stance("force_eager"): apply_token_bitmask_inplace(allowed, filled.to(scores.device))
     return allowed
 
 # %% ../nbs/36_large_model.ipynb #9d77dc5b

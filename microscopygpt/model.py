@@ -148,15 +148,18 @@ def load_base(name:str, # folder, or name on the hub
 # %% ../nbs/37_model.ipynb #acd07c5b
 class AdapterError(ModelError): "An adapter that is damaged or belongs to another model."
 
+def _is_cached(name):
+    "Whether a model of the hub was loaded on this machine before."
+    from huggingface_hub import try_to_load_from_cache
+    configs = "config.json", "adapter_config.json"
+    return any(isinstance(try_to_load_from_cache(name, config), str) for config in configs)
+
 def _optional_file(name, file): # path, or None
     "A file of a folder or of a model on the hub, when it has one."
     if Path(name).is_dir(): return str(Path(name)/file) if (Path(name)/file).is_file() else None
-    from huggingface_hub import try_to_load_from_cache
     from transformers.utils import cached_file
-    configs = "config.json", "adapter_config.json"
-    is_cached = any(isinstance(try_to_load_from_cache(name, config), str) for config in configs)
     return cached_file(name, file, _raise_exceptions_for_missing_entries=False,
-                       _raise_exceptions_for_connection_errors=not is_cached)
+                       _raise_exceptions_for_connection_errors=not _is_cached(name))
 
 # %% ../nbs/37_model.ipynb #5886193a
 def model_json(name:str, # folder, or name on the hub
@@ -197,11 +200,15 @@ def open_gates(model, # with or without the adapter
     return model
 
 # %% ../nbs/37_model.ipynb #49a1e4f7
+def _require_weights(adapter):
+    "Refuse the folder of an adapter without weights."
+    if Path(adapter).is_dir() and not (Path(adapter)/"adapter_model.safetensors").is_file():
+        raise AdapterError(f"{adapter} holds no adapter_model.safetensors: copy it again, or train it again.")
+
 def _adapter_config(adapter): # PeftConfig
     "The configuration of an adapter, to be asked."
     from peft import PeftConfig
-    if Path(adapter).is_dir() and not (Path(adapter)/"adapter_model.safetensors").is_file():
-        raise AdapterError(f"{adapter} holds no adapter_model.safetensors: copy it again, or train it again.")
+    _require_weights(adapter)
     model_json(adapter, "adapter_config.json") # says so when it is damaged
     config = PeftConfig.from_pretrained(adapter)
     config.inference_mode = True
@@ -235,14 +242,17 @@ def load_adapter(model, # base, by transformers
     return open_gates(model, adapter).eval()
 
 # %% ../nbs/37_model.ipynb #0c4250d0
+def _load_by_unsloth(name, adapter, load_in_4bit): # model, processor
+    "The parts of a large model that Unsloth makes quicker."
+    from unsloth import FastVisionModel
+    model, processor = FastVisionModel.from_pretrained(adapter or name, load_in_4bit=load_in_4bit,
+                                                       use_gradient_checkpointing="unsloth")
+    if adapter: open_gates(model, adapter)
+    return model, processor
+
 def _load_parts(name, adapter, load_in_4bit, device, unsloth): # model, processor
     "The parts of a large model, by Unsloth or by transformers."
-    if unsloth:
-        from unsloth import FastVisionModel
-        model, processor = FastVisionModel.from_pretrained(adapter or name, load_in_4bit=load_in_4bit,
-                                                           use_gradient_checkpointing="unsloth")
-        if adapter: open_gates(model, adapter)
-        return model, processor
+    if unsloth: return _load_by_unsloth(name, adapter, load_in_4bit)
     model, processor = load_base(name, load_in_4bit, device)
     if adapter: model = load_adapter(model, adapter)
     return model, processor
@@ -268,10 +278,12 @@ def forget_models():
 # %% ../nbs/37_model.ipynb #9200d732
 KNOWN = {"knc6/microscopy_gpt_llama3.2_vision_11b": "author"} # dialects of published adapters
 
+def _holds_model(folder): return any((folder/f).is_file() for f in ("config.json", "adapter_config.json"))
+
 def _model_folder(name):
     "The folder that a name stands for; raises `ModelError` when it holds no model."
     folder = weights_folder()/"compact" if name == "compact" else Path(name)
-    if folder.is_dir() and not any((folder/f).is_file() for f in ("config.json", "adapter_config.json")):
+    if folder.is_dir() and not _holds_model(folder):
         raise ModelError(f"{folder} holds no model: neither config.json nor adapter_config.json is there.")
     return folder
 

@@ -13,7 +13,7 @@ from .crystal import Slab
 from .heights import Relaxed, relax_heights
 from .observe import Observation
 from .rank import Contender
-from .proof import (EXPLAINED_BY_NOISE, NUISANCES, crowding, explains_as_well, n_operations,
+from .proof import (EXPLAINED_BY_NOISE, NUISANCES, bound_in, crowding, n_operations,
                                  operations_in_place, residual_in_place, symmetric_fit, symmetrize)
 from .rest import CLEAN_KINDS, KINDS, Misfit, at_rest, infer_cell, misfit_of, strain_between, trust_in
 
@@ -28,8 +28,7 @@ def differ(one:np.ndarray, other:np.ndarray # (2, 2) Å, on the same basis
 def _as_good_as(proof, kept, observation):
     "The residual up to which a model with only `kept` parameters explains the image as well as a proof."
     placed = proof.placed
-    free, observed = 2*len(placed.z) + NUISANCES, observation.n_measured(placed.cell)
-    return explains_as_well(proof.residual, free, kept, observed, observation.noise_residual(placed.cell))
+    return bound_in(observation, placed.cell, proof.residual, 2*len(placed.z) + NUISANCES, kept)
 
 # %% ../nbs/62_place.ipynb #44a00006
 FREE_PLAN = ((1, 60),) # how many are followed for how many steps, where columns are let go too

@@ -149,6 +149,11 @@ def _alignn_network(weights:Path, config:Path):
     return net
 
 # %% ../nbs/52_potentials.ipynb #019143a8
+def _element_features(number):
+    "What the network gets for an element (92,)."
+    from jarvis.core.specie import get_node_attributes
+    return np.array(get_node_attributes(chemical_symbols[number], atom_features="cgcnn"), np.float32)
+
 class ALIGNNPotential(Potential):
     "ALIGNN-FF of 2023, with the layers of today's package, on one thread of the CPU."
     name, atoms_at_once = "alignn", 40
@@ -157,12 +162,9 @@ class ALIGNNPotential(Potential):
                 ):
         self.net, self.features = _alignn_network(*alignn_files(folder)), {}
 
-    def atom_features(self, numbers)->np.ndarray: # (n, 92)
+    def atom_features(self, numbers:np.ndarray)->np.ndarray: # (n, 92)
         "What the network gets for every atom."
-        from jarvis.core.specie import get_node_attributes
-        for number in set(map(int, numbers)) - set(self.features):
-            described = get_node_attributes(chemical_symbols[number], atom_features="cgcnn")
-            self.features[number] = np.array(described, np.float32)
+        for number in set(map(int, numbers)) - set(self.features): self.features[number] = _element_features(number)
         return np.array([self.features[int(number)] for number in numbers])
 
     def compute(self, slabs, forces):

@@ -60,26 +60,34 @@ def _shifts_over(cell, fov):
 # %% ../nbs/66_prediction.ipynb #42b6e073
 EDGE_KEPT_CLEAR = .4 # Å, no marker is drawn nearer to the edge of the view
 
+def _is_inside(spots, fov):
+    "Which spots (n, 2) Å lie in a view, and not at its edge."
+    return ((spots > EDGE_KEPT_CLEAR) & (spots < np.array(fov) - EDGE_KEPT_CLEAR)).all(1)
+
 def _spots_of(z, placed, fov):
     "Where the atoms of an element lie in a view, (n, 2) Å."
     frac = placed.frac[placed.numbers == z]
     spots = ((frac[:, None] + _shifts_over(placed.cell, fov))@placed.cell).reshape(-1, 2)
-    inside = (spots > EDGE_KEPT_CLEAR) & (spots < np.array(fov) - EDGE_KEPT_CLEAR)
-    return spots[inside.all(1)]
+    return spots[_is_inside(spots, fov)]
 
 # %% ../nbs/66_prediction.ipynb #66c00004
 MARKERS = "osD^v" # of elements, the heaviest first
 
+def _marker_style(z):
+    "Size and colour of the markers of an element, and its name."
+    return dict(ms=2.5 + 1.8*covalent_radii[z], mfc=jmol_colors[z], mec="black", mew=.6,
+                label=Element.from_Z(int(z)).symbol)
+
 def _draw_sites(ax, placed, view):
     "The atoms where they lie in the view, a marker for each element."
     for z, marker in zip(np.unique(placed.numbers)[::-1], itertools.cycle(MARKERS)):
-        spots = _spots_of(z, placed, view.fov)
-        ax.plot(*spots.T, marker, ms=2.5 + 1.8*covalent_radii[z], mfc=jmol_colors[z], mec="black", mew=.6,
-                label=Element.from_Z(int(z)).symbol)
+        ax.plot(*_spots_of(z, placed, view.fov).T, marker, **_marker_style(z))
+
+_OUTLINE = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]) # of a cell, in fractions
 
 def _draw_cell(ax, cell, fov):
     "A cell in the middle of a view."
-    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]])@cell + np.array(fov)/2
+    corners = _OUTLINE@cell + np.array(fov)/2
     ax.plot(*corners.T, color=CELL, lw=2, label="measured cell")
 
 # %% ../nbs/66_prediction.ipynb #66c00006
@@ -223,14 +231,17 @@ def heights_of(candidate)->str:
 # %% ../nbs/66_prediction.ipynb #66c00014
 def _of_cell(cell): return dict(zip(("a", "b", "gamma"), map(float, cell_lengths(cell))))
 
+_NO_STRAIN = dict(strain_scale=None, strain_shape=None, instrument=None)
+
+def _strain_from_rest(found):
+    "How far a lattice is from rest, and which kind of instrument that speaks for."
+    return dict(strain_scale=float(found.strain.scale), strain_shape=float(found.strain.shape),
+                instrument={kind: float(p) for kind, p in found.trust.items()})
+
 def _inferred(c, observation):
     "What was measured of a candidate's lattice, how far it is from rest, and which kind of instrument that speaks for."
-    found = c.inferred
     measured = _of_cell(observation.in_view(c.proof.placed.cell)*observation.told)
-    if not found: return dict(lattice_measured=measured, strain_scale=None, strain_shape=None, instrument=None)
-    return dict(lattice_measured=measured, strain_scale=float(found.strain.scale),
-                strain_shape=float(found.strain.shape),
-                instrument={kind: float(p) for kind, p in found.trust.items()})
+    return dict(lattice_measured=measured, **(_strain_from_rest(c.inferred) if c.inferred else _NO_STRAIN))
 
 # %% ../nbs/66_prediction.ipynb #66c00016
 def _plain(c, rank, observation):

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['USUAL_LEVEL', 'NUISANCES', 'CHANCE', 'EXPLAINED_BY_NOISE', 'MOST_UNEXPLAINED', 'ACCEPTED_RATIO', 'TOLERANCES',
            'ACCEPTED_RISE', 'STRAIN_COST', 'MOVED_COST', 'POOR_FIT', 'RELOCATION_PAYS', 'SAME_SIZE', 'n_operations',
-           'symmetrize', 'too_much_left', 'n_parameters', 'explains_as_well', 'best_common', 'residual_in_place',
-           'most_symmetric', 'crowding', 'operations_in_place', 'symmetric_fit', 'Proposal', 'Proof', 'prove',
-           'resimulate', 'RelaxError', 'relax']
+           'symmetrize', 'too_much_left', 'n_parameters', 'explains_as_well', 'bound_in', 'best_common',
+           'residual_in_place', 'residual_bound', 'most_symmetric', 'crowding', 'operations_in_place', 'symmetric_fit',
+           'Proposal', 'Proof', 'prove', 'resimulate', 'RelaxError', 'relax']
 
 # %% ../nbs/41_proof.ipynb #2df3c9d1
 import contextlib, io, itertools, warnings
@@ -17,6 +17,7 @@ from ase.data import covalent_radii
 from scipy.special import fdtri
 from .core import MicroscopyGPTError
 from .crystal import Atoms, Slab, cell_from_lengths, from_slab, from_spglib, standardize
+from .fourier import wave_factors
 from .observe import Z_POWER, Observation
 from .refine import (Fit, Placement, atom_waves, best_shifts, fit_positions, fitted_gain,
                                   free_directions, placements, relocate, residual_of)
@@ -128,15 +129,21 @@ def explains_as_well(residual:float, # of a fit with so many
     ratio = 1 + gone/left*fdtri(gone, left, 1 - CHANCE)
     return float(min(residual*np.sqrt(ratio), max(MOST_UNEXPLAINED, ACCEPTED_RATIO*residual)))
 
+def bound_in(observation:Observation, cell:np.ndarray, # (2, 2) Å
+             residual:float, free:int, kept:int # as above
+            )->float:
+    "The same, for the coefficients and the noise of an observation."
+    return explains_as_well(residual, free, kept, observation.n_measured(cell), observation.noise_residual(cell))
+
 # %% ../nbs/41_proof.ipynb #beeefe67
+def _weighted_mean(d, weight): return (d*weight[:, None]).sum(0)/weight.sum()
+
 def best_common(d:np.ndarray, # (n, 2) fractions of the cell
                 numbers:np.ndarray, # (n,)
                 power:float=Z_POWER # exponent of the contrast
                )->np.ndarray: # (2,)
     "The mean of displacements, weighted by the intensity of the columns."
-    d = d - np.round(d - d[0])
-    weight = numbers**(2*power)
-    return (d*weight[:, None]).sum(0)/weight.sum()
+    return _weighted_mean(d - np.round(d - d[0]), numbers**(2*power))
 
 # %% ../nbs/41_proof.ipynb #fee69580
 def residual_in_place(exact:Slab, # with the basis of `placed`
@@ -155,17 +162,20 @@ def _n_orbits(slab, symprec=.05)->int:
     return len(slab.z) if found is None else len(set(found["equivalent_atoms"].tolist()))
 
 # %% ../nbs/41_proof.ipynb #5feaed66
+def residual_bound(residual:float)->float:
+    "The residual up to which a crystal explains an image about as well as one that leaves this."
+    return max(ACCEPTED_RATIO*residual, residual + ACCEPTED_RISE)
+
+# %% ../nbs/41_proof.ipynb #c1e8a35a
 def _accepted_residual(exact, fit, cell, observation)->float:
     "The residual up to which a symmetric slab explains the image as well as the fit that it was made of."
-    always = max(ACCEPTED_RATIO*fit.residual, fit.residual + ACCEPTED_RISE)
-    observed, noise = observation.n_measured(cell), observation.noise_residual(cell)
     free, kept = 2*len(exact.z) + NUISANCES, 2*_n_orbits(exact) + NUISANCES
-    return max(always, explains_as_well(fit.residual, free, kept, observed, noise))
+    return max(residual_bound(fit.residual), bound_in(observation, cell, fit.residual, free, kept))
 
 # %% ../nbs/41_proof.ipynb #c9e9e13f
 def most_symmetric(placed:Slab, # fitted, where it lies in the image
                    fit:Fit, observation:Observation,
-                   tolerances=TOLERANCES, # Å, tried in turn
+                   tolerances:tuple=TOLERANCES, # Å, tried in turn
                    most_rise:float=np.inf # Å, how far a height may be moved: little, where heights were computed
                   )->tuple: # (slab, residual)
     "The slab with the most symmetry that the image accepts."
@@ -217,11 +227,16 @@ def _best_placements(slab, observation, keep):
 # %% ../nbs/41_proof.ipynb #856ec391
 MOVED_COST = .05 # residual given up for a displacement of 1 Å: of fits alike, the one nearer to the proposal
 
+def _fit_cost(fit_and_placement):
+    "The residual, and a little for each Å that the atoms were moved."
+    fit, _ = fit_and_placement
+    return fit.residual + MOVED_COST*fit.moved
+
 def _best_fit(slab, observation, keep):
     "The best fit of the best placements, with its placement; None where the cell does not fit."
     laid = _best_placements(slab, observation, keep)
     fits = [(fit_positions(frac, slab.numbers, p.cell, observation), p) for p, frac in laid]
-    return min(fits, key=lambda one: one[0].residual + MOVED_COST*one[0].moved, default=None)
+    return min(fits, key=_fit_cost, default=None)
 
 # %% ../nbs/41_proof.ipynb #b44f215f
 POOR_FIT = .12 # residual: twice the most that a true crystal of 103 leaves, so something is in the wrong place
@@ -235,13 +250,16 @@ def _with_relocation(fit, slab, cell, observation):
     return (again, relocated) if again.residual < RELOCATION_PAYS*fit.residual else (fit, 0)
 
 # %% ../nbs/41_proof.ipynb #08a00002
+def _on_basis(R, t, turn):
+    "Rotation (2, 2) and shift (2,) of an operation in the plane, on a basis that is `turn` times the new one."
+    return np.linalg.inv(turn)@R[:2, :2].T@turn, t[:2]@turn
+
 def operations_in_place(slab:Slab,
                         turn:np.ndarray, # (2, 2), of its placement
                         symprec:float=.05 # Å
                        )->list: # of (turn, shift, image), on the basis on which it is placed
     "What a slab's symmetry is for its columns, in fractions of the cell it is laid on."
-    back = np.linalg.inv(turn)
-    return [(back@R[:2, :2].T@turn, t[:2]@turn, image) for R, t, image, _ in _operations(slab, symprec)]
+    return [(*_on_basis(R, t, turn), image) for R, t, image, _ in _operations(slab, symprec)]
 
 # %% ../nbs/41_proof.ipynb #08a00005
 def symmetric_fit(frac:np.ndarray, # (n, 2), symmetric, on the basis of the cell
@@ -260,15 +278,14 @@ def symmetric_fit(frac:np.ndarray, # (n, 2), symmetric, on the basis of the cell
 # %% ../nbs/41_proof.ipynb #1d025bf7
 def _with_symmetry_held(fit, slab, placement, observation):
     "The fit in which the proposal keeps its symmetry, if that explains the image as well; else the fit as it was."
-    cell, noise = placement.cell, observation.noise_residual(placement.cell)
-    if fit.residual < EXPLAINED_BY_NOISE*noise: return fit
+    cell = placement.cell
+    if fit.residual < EXPLAINED_BY_NOISE*observation.noise_residual(cell): return fit
     slab = symmetrize(slab) # what is written in text is rounded
     operations = operations_in_place(slab, placement.change_of_basis)
     if len(operations) < 2: return fit
     turned, power = slab.frac@placement.change_of_basis, observation.imaging.contrast_exponent
     held, kept = symmetric_fit(turned, fit.frac, slab.numbers, cell, operations, observation, power)
-    free = 2*len(slab.z) + NUISANCES
-    as_well = explains_as_well(fit.residual, free, kept, observation.n_measured(cell), noise)
+    as_well = bound_in(observation, cell, fit.residual, 2*len(slab.z) + NUISANCES, kept)
     return held if held.residual <= as_well else fit
 
 # %% ../nbs/41_proof.ipynb #1c5caff0
@@ -323,9 +340,7 @@ def prove(proposal:Proposal, observation:Observation,
 def _fourier_sum(coefficients, g, view)->np.ndarray: # (h, w) complex
     "The sum of plane waves with frequencies g (m, 2) at the pixels of a view."
     y, x = (np.arange(n)*view.pixel_size for n in view.shape)
-    along_y = np.exp(2j*np.pi*np.outer(y, g[:, 1]))
-    along_x = np.exp(2j*np.pi*np.outer(g[:, 0], x))
-    return (along_y*coefficients)@along_x
+    return (wave_factors(y, g[:, 1])*coefficients)@wave_factors(g[:, 0], x)
 
 # %% ../nbs/41_proof.ipynb #00fda30f
 def resimulate(proof:Proof, observation:Observation)->np.ndarray: # (h, w), on the scale of the view

@@ -10,6 +10,7 @@ __all__ = ['SAME_ANSWER', 'SAME_AREA', 'mendeleev_numbers', 'counts_of', 'CELL_G
 
 # %% ../nbs/60_propose.ipynb #01560241
 import hashlib, itertools, warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,8 +19,8 @@ from ase.data import covalent_radii
 from pymatgen.core import Element
 from .chat import ChatError, parse_answer
 from .columns import Columns, plane_cost
-from .crystal import CrystalError, Slab, canonical, parse_formula, to_slab
-from .data import SOURCES, database_file, have_database, load_crystals, read_crystals, save_crystals
+from .crystal import Atoms, CrystalError, Slab, canonical, parse_formula, to_slab
+from .data import SOURCES, Crystal, database_file, have_database, load_crystals, read_crystals, save_crystals
 from .heights import Relaxed
 from .observe import Observation
 from .refine import Placement, strains
@@ -38,7 +39,7 @@ def same_description(a:Slab, b:Slab)->bool:
     return bool(max(np.linalg.norm(d@a.cell, axis=1).max(), np.abs(a.z - b.z).max()) < SAME_ANSWER)
 
 # %% ../nbs/60_propose.ipynb #e4661e5f
-def as_written(atoms)->Slab:
+def as_written(atoms:Atoms)->Slab:
     "The slab in the basis in which it was written; another basis where its c is tilted."
     lattice, frac = np.array(atoms.lattice_mat), np.array(atoms.frac_coords)
     if np.abs(lattice[2, :2]).max() > 1e-3: return canonical(to_slab(atoms))
@@ -81,15 +82,17 @@ mendeleev_numbers = np.array([0.] + [float(Element.from_Z(z).mendeleev_no) for z
 
 counts_of = lru_cache(maxsize=None)(parse_formula)
 
-def exchanges(template:str, formula:str):
+def _by_number(symbols): return {Element(a).Z: Element(b).Z for a, b in symbols.items()}
+
+def exchanges(template:str, formula:str)->Iterator: # of dict, atomic number -> atomic number
     "All maps of a template's elements to a formula's that keep the stoichiometry."
     have, want = counts_of(template), counts_of(formula)
     for order in itertools.permutations(want):
-        if all(have[a] == want[b] for a, b in zip(have, order)):
-            yield {Element(a).Z: Element(b).Z for a, b in zip(have, order)}
+        exchange = dict(zip(have, order))
+        if all(have[a] == want[b] for a, b in exchange.items()): yield _by_number(exchange)
 
 # %% ../nbs/60_propose.ipynb #11230e26
-def substitutions(crystal, # `Crystal`
+def substitutions(crystal:Crystal,
                   formula:str # of the same stoichiometry
                  )->list: # atomic numbers (n,), mean distance in Mendeleev numbers, log ratio of the covalent radii
     "Every way of giving a crystal the elements of a formula."
@@ -139,14 +142,25 @@ def propose_templates(crystals:list, # of `Crystal`
             for cost, c, numbers, growth in ranked[:n]]
 
 # %% ../nbs/60_propose.ipynb #a5a582bb
+def _state_of(name):
+    "A database's name, and the size and time of its file."
+    stat = database_file(name).stat()
+    return name, stat.st_size, stat.st_mtime_ns
+
 def _kept_file(names):
     "Where the prepared crystals of these databases are kept; another file when a database changes."
-    stats = [(s, p.stat().st_size, p.stat().st_mtime_ns) for s in names for p in [database_file(s)]]
+    stats = list(map(_state_of, names))
     key = hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
     return Path.home()/".cache"/"microscopygpt"/f"crystals-{key}.npz"
 
 # %% ../nbs/60_propose.ipynb #e7575e08
 @lru_cache(maxsize=1)
+def _keep(crystals, path):
+    "Write prepared crystals, with a warning where that is impossible."
+    try: save_crystals(crystals, path)
+    except OSError:
+        warnings.warn(f"{path} cannot be written: the databases will be prepared again next time.", stacklevel=3)
+
 def local_crystals()->list: # of `Crystal`
     "The crystals of the databases on this machine, prepared once and kept in the user's cache."
     names = [s for s in SOURCES if have_database(s)]
@@ -154,9 +168,7 @@ def local_crystals()->list: # of `Crystal`
     kept = _kept_file(names)
     if kept.is_file(): return read_crystals(kept)
     crystals = load_crystals(names, max_atoms=24)
-    try: save_crystals(crystals, kept)
-    except OSError:
-        warnings.warn(f"{kept} cannot be written: the databases will be prepared again next time.", stacklevel=2)
+    _keep(crystals, kept)
     return crystals
 
 # %% ../nbs/60_propose.ipynb #4dfdb5cc

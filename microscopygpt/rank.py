@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from .columns import CLOSE, COVERING, COVERING_SPREAD, NOISE_RESIDUAL, covering
 from .core import MicroscopyGPTError
-from .crystal import Atoms, canonical, from_slab, reduced_formula, space_group, standardize, to_slab
+from .crystal import Atoms, Slab, canonical, from_slab, reduced_formula, space_group, standardize, to_slab
 from .heights import Relaxed
-from .proof import ACCEPTED_RATIO, ACCEPTED_RISE, Proof, too_much_left
+from .proof import Proof, residual_bound, too_much_left
 from .rest import Inferred
 
 # %% ../nbs/61_rank.ipynb #30368c8e
@@ -56,14 +56,18 @@ def _pair_distances(slab):
     return np.sqrt((xy**2).sum(-1) + ((slab.z[:, None] - slab.z)**2)[:, :, None])
 
 # %% ../nbs/61_rank.ipynb #0756c5f4
+def _in_reach(distances):
+    "The distances (Å) that a fingerprint is made of."
+    return distances[(distances > NEAREST_PAIR) & (distances < PRINT_REACH + .5)]
+
 def _histogram(distances):
     "How many distances there are along the reach of a fingerprint, smoothed."
-    near = distances[(distances > NEAREST_PAIR) & (distances < PRINT_REACH + .5)]
+    near = _in_reach(distances)
     grid = np.arange(1, PRINT_REACH, PRINT_STEP)
     return np.exp(-.5*((grid[:, None] - near)/PRINT_WIDTH)**2).sum(1)
 
 # %% ../nbs/61_rank.ipynb #9c8779ca
-def fingerprint(slab)->np.ndarray:
+def fingerprint(slab:Slab)->np.ndarray:
     "Distances between each pair of elements, smoothed."
     d, elements = _pair_distances(slab), np.unique(slab.numbers)
     histograms = []
@@ -74,7 +78,7 @@ def fingerprint(slab)->np.ndarray:
 # %% ../nbs/61_rank.ipynb #61c00005
 ALIKE = .985 # cosine between the fingerprints of two descriptions of one crystal
 
-def alike(a, b)->bool:
+def alike(a:np.ndarray, b:np.ndarray)->bool:
     "Whether two fingerprints are of one crystal."
     return len(a) == len(b) and a@b/(np.linalg.norm(a)*np.linalg.norm(b) + 1e-9) > ALIKE
 
@@ -84,16 +88,21 @@ def primitive(proof:Proof)->Atoms:
     return from_slab(canonical(to_slab(standardize(proof.atoms, symprec=.1))))
 
 # %% ../nbs/61_rank.ipynb #b03a4c97
+def _fit_quality(one):
+    "Symmetry first, then the residual to a tenth of a per cent, then the energy: the larger the better."
+    return one.proof.operations, -round(one.proof.residual, 3), -(one.relaxed.energy if one.relaxed else 0.)
+
 def representative(members:list # of `Contender`, descriptions of one crystal
                   )->Contender:
     "The most symmetric of those that fit about as well as the best."
-    least = min(c.proof.residual for c in members)
-    accepted = max(ACCEPTED_RATIO*least, least + ACCEPTED_RISE)
-    return max((c for c in members if c.proof.residual <= accepted),
-               key=lambda c: (c.proof.operations, -round(c.proof.residual, 3),
-                              -(c.relaxed.energy if c.relaxed else 0.)))
+    accepted = residual_bound(min(c.proof.residual for c in members))
+    return max((c for c in members if c.proof.residual <= accepted), key=_fit_quality)
 
 # %% ../nbs/61_rank.ipynb #61c00008
+def _origins_of(members):
+    "All origins of some contenders, each once."
+    return tuple(dict.fromkeys(o for c in members for o in c.origins))
+
 @dataclass
 class _Group:
     "Descriptions of one crystal."
@@ -104,9 +113,8 @@ class _Group:
     def merged(self):
         "The representative with all votes and origins, and its atoms."
         first = representative(self.members)
-        origins = dict.fromkeys(o for c in self.members for o in c.origins)
         atoms = next(a for c, a in zip(self.members, self.structures) if c is first)
-        return replace(first, votes=sum(c.votes for c in self.members), origins=tuple(origins)), atoms
+        return replace(first, votes=sum(c.votes for c in self.members), origins=_origins_of(self.members)), atoms
 
 # %% ../nbs/61_rank.ipynb #b7f83394
 def _grouped(contenders):
@@ -129,7 +137,8 @@ def merge_contenders(contenders:list # of `Contender`
     return [group.merged() for group in _grouped(contenders)]
 
 # %% ../nbs/61_rank.ipynb #59c53811
-FEATURES = ("log residual", "log residual over the least", "atoms moved", "log area ratio", "log strain ratio", "crowded",
+FEATURES = ("log residual", "log residual over the least", "atoms moved", "log area ratio", "log strain ratio",
+            "crowded",
             "atoms relocated", "log symmetry", "log vote share", "solved from the columns", "in a database",
             "energy", "forces in the plane", "heights moved", "unusual covering", "log atoms over the fewest",
             "log cells in the crystal's cell", "log odds of the strain", "too much left")
@@ -157,23 +166,36 @@ MOVED_STEP, AREA_STEP, STRAIN_STEP = .1, .1, .05 # Å, log of the area, log of t
 CROWDED_STEP = .1 # of the sum of covalent radii
 SPACIOUS = .8 # shortest distance over the sum of covalent radii below which atoms are crowded
 
+def _residual_features(residual, least):
+    "A residual, alone and beside the least of all; none counts as less than noise leaves."
+    fitted = max(residual, NOISE_RESIDUAL)
+    return np.log(fitted), np.log(fitted/max(least, NOISE_RESIDUAL))
+
+def _change_features(proof):
+    "How far atoms were moved, and how much the cell was changed in area and in shape."
+    placement = proof.placement
+    return (proof.fit.moved/MOVED_STEP, abs(placement.log_area_ratio)/AREA_STEP,
+            placement.log_strain_ratio/STRAIN_STEP)
+
 def _fit_features(proof, context):
     "Residuals, and how much the proposal had to be changed to fit."
-    fitted = max(proof.residual, NOISE_RESIDUAL)
-    return [np.log(fitted), np.log(fitted/max(context.least, NOISE_RESIDUAL)), proof.fit.moved/MOVED_STEP,
-            abs(proof.placement.log_area_ratio)/AREA_STEP, proof.placement.log_strain_ratio/STRAIN_STEP,
-            max(0., SPACIOUS - proof.crowding)/CROWDED_STEP, proof.relocated, np.log(proof.operations)]
+    crowded = max(0., SPACIOUS - proof.crowding)/CROWDED_STEP
+    return [*_residual_features(proof.residual, context.least), *_change_features(proof), crowded, proof.relocated,
+            np.log(proof.operations)]
 
 # %% ../nbs/61_rank.ipynb #61c00013
 NO_VOTE = .5 # counts as half a vote: that the model never said a thing is no proof against it
 HIGHEST_ENERGY, ENERGY_STEP = .5, .1 # eV/atom: beyond it is simply wrong; what counts as one
 LARGEST_FORCE = 2. # eV/Å
 
+def _databases(origins):
+    "The origins that are crystals of a database."
+    return [o for o in origins if o not in ("columns", "model")]
+
 def _origin_features(one, context):
     "Votes, columns, databases."
-    known = [o for o in one.origins if o not in ("columns", "model")]
     votes = np.log((one.votes + NO_VOTE)/max(context.asked, 1))
-    return [votes, float("columns" in one.origins), float(bool(known))]
+    return [votes, float("columns" in one.origins), float(bool(_databases(one.origins)))]
 
 # %% ../nbs/61_rank.ipynb #2a1a93e3
 def _energy_features(one, context):
@@ -187,11 +209,14 @@ def _energy_features(one, context):
 # %% ../nbs/61_rank.ipynb #0db629a3
 LEAST_ODDS = -10. # log odds of a strain, beyond which it is simply wrong
 
+def _room_misfit(placed):
+    "How far the room that the atoms have is from the usual one, squared, over its spread."
+    return (np.log(covering(placed.numbers, placed.cell)/COVERING)/COVERING_SPREAD)**2
+
 def _room_features(one, context):
     "How the atoms fill the cell, how many there are, and how large the cell is."
-    placed = one.proof.placed
-    room = (np.log(covering(placed.numbers, placed.cell)/COVERING)/COVERING_SPREAD)**2
-    return [room, max(0., np.log(one.density/context.fewest)), np.log(len(placed.z)/one.density)]
+    placed, fewest = one.proof.placed, context.fewest
+    return [_room_misfit(placed), max(0., np.log(one.density/fewest)), np.log(len(placed.z)/one.density)]
 
 # %% ../nbs/61_rank.ipynb #88c99f4f
 def _strain_odds(one):
@@ -256,11 +281,14 @@ def confidences(score:np.ndarray, judge:Judge,
 # %% ../nbs/61_rank.ipynb #f17a0002
 CERTAIN = 1e-6 # no confidence is counted as nearer to 0 or 1
 
+def _first_confidences(judge, score, members, doubts):
+    "The confidence of the first candidate of each micrograph."
+    sure = np.array([confidences(score[rows], judge, d).max() for rows, d in zip(members, doubts)])
+    return sure.clip(CERTAIN, 1 - CERTAIN)
+
 def _surprise(numbers, score, members, doubts, right):
     "Minus the mean log-likelihood of what became of the first candidates."
-    judge = Judge(None, 0., (*numbers, 0.)[:4])
-    sure = np.array([confidences(score[rows], judge, d).max() for rows, d in zip(members, doubts)])
-    sure = sure.clip(CERTAIN, 1 - CERTAIN)
+    sure = _first_confidences(Judge(None, 0., (*numbers, 0.)[:4]), score, members, doubts)
     return -np.log(np.where(right, sure, 1 - sure)).mean()
 
 # %% ../nbs/61_rank.ipynb #61d00003
@@ -335,12 +363,14 @@ def _heights(one, context, potential):
     return f"computed: heights relaxed with {potential}, {one.relaxed.energy:.3f} eV/atom, {place}"
 
 # %% ../nbs/61_rank.ipynb #61d00001
+def _measured(proof):
+    "How well the proposal fits the image."
+    return (f"measured: {fit_in_words(proof.residual)} (residual {100*proof.residual:.1f} %, "
+            f"atoms moved {proof.fit.moved:.2f} Å)")
+
 def describe(one:Contender, asked:int, context:Context, potential:str="")->str:
     "Why a candidate stands where it stands: what was measured, what was computed, what was guessed."
-    proof = one.proof
-    measured = (f"measured: {fit_in_words(proof.residual)} (residual {100*proof.residual:.1f} %, "
-                f"atoms moved {proof.fit.moved:.2f} Å)")
-    return "; ".join([_proposed(one, asked), measured, _heights(one, context, potential)])
+    return "; ".join([_proposed(one, asked), _measured(one.proof), _heights(one, context, potential)])
 
 # %% ../nbs/61_rank.ipynb #3c72060d
 @dataclass

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SHIFT_GRID', 'Z_UNIT', 'PROBE_VARIANCE_SIGMA', 'PROBE_VARIANCE_LIMITS', 'CONTRAST_SIGMA', 'CONTRAST_LIMITS', 'REACH',
            'DAMPING', 'STEP_LENGTHS', 'FIRST_SIGMA', 'LAST_SIGMA', 'SETTLING_STEPS', 'SETTLED', 'SITE_GRID',
-           'supercells', 'Placement', 'strains', 'placements', 'structure_factors', 'correlation_map', 'best_shifts',
-           'atom_waves', 'fitted_gain', 'residual_of', 'PlaneModel', 'jacobian', 'without_gain', 'free_directions',
-           'Fit', 'fit_positions', 'relocate']
+           'supercells', 'Placement', 'strains', 'placements', 'structure_factors', 'correlation_map', 'grid_shape',
+           'best_shifts', 'atom_waves', 'fitted_gain', 'residual_of', 'PlaneModel', 'jacobian', 'without_gain',
+           'free_directions', 'Fit', 'fit_positions', 'relocate']
 
 # %% ../nbs/40_refine.ipynb #25828c7d
 from dataclasses import dataclass
@@ -18,12 +18,13 @@ from .crystal import UNIMODULAR, reduce_cell
 from .observe import PROBE2, Observation
 
 # %% ../nbs/40_refine.ipynb #4852df12
+def _divisors(n): return [a for a in range(1, n+1) if n % a == 0]
+
 @lru_cache
 def supercells(index:int # how many measured cells
               )->np.ndarray: # (k, 2, 2) integers
     "Hermite normal forms: the distinct two-dimensional supercells of an index."
-    divisors = [a for a in range(1, index+1) if index % a == 0]
-    return np.array([[[a, shift], [0, index//a]] for a in divisors for shift in range(index//a)])
+    return np.array([[[a, shift], [0, index//a]] for a in _divisors(index) for shift in range(index//a)])
 
 # %% ../nbs/40_refine.ipynb #a51bfdc7
 @dataclass
@@ -35,12 +36,15 @@ class Placement:
     log_strain_ratio: float # log of the ratio of principal strains
 
 # %% ../nbs/40_refine.ipynb #a696efec
+def _reduced_supercells(measured, max_index):
+    "The reduced supercells (k, 2, 2) of a cell up to an index."
+    forms = [H for index in range(1, max_index+1) for H in supercells(index)]
+    return np.array([reduce_cell(H@measured)[0] for H in forms])
+
 @lru_cache(maxsize=16)
 def _bases_of_supercells(measured, max_index):
     "Every reduced supercell of a cell (k, 2, 2) with every choice of its basis (k, 2, 2)."
-    measured = np.array(measured).reshape(2, 2)
-    forms = [H for index in range(1, max_index+1) for H in supercells(index)]
-    cells = np.array([reduce_cell(H@measured)[0] for H in forms])
+    cells = _reduced_supercells(np.array(measured).reshape(2, 2), max_index)
     return np.repeat(cells, len(UNIMODULAR), 0), np.tile(UNIMODULAR, (len(cells), 1, 1))
 
 # %% ../nbs/40_refine.ipynb #75ea63a4
@@ -77,28 +81,36 @@ def _transfer(g2, variance):
     return np.exp(-2*np.pi**2*variance*g2)
 
 # %% ../nbs/40_refine.ipynb #36ab7b42
-def structure_factors(frac, # (..., n, 2) positions in the cell
-                      weights, # (n,)
-                      hk, # (m, 2)
-                      g2, # (m,) squared frequencies, 1/Å²
-                      variance=PROBE2 # Å²
+def structure_factors(frac:np.ndarray, # (..., n, 2) positions in the cell
+                      weights:np.ndarray, # (n,)
+                      hk:np.ndarray, # (m, 2)
+                      g2:np.ndarray, # (m,) squared frequencies, 1/Å²
+                      variance:float=PROBE2 # Å²
                      )->np.ndarray: # (..., m)
     "Fourier coefficients of the projected crystal times the probe (eq. 1 and 2)."
     return _scattered(frac, weights, hk).sum(-2)*_transfer(g2, variance)
 
 # %% ../nbs/40_refine.ipynb #4b8d5838
+def _on_grid(coefficients, hk, shape):
+    "Coefficients (..., m) at their places in the array that a Fourier transform takes (..., *shape)."
+    grid = np.zeros((*coefficients.shape[:-1], *shape), complex)
+    h, k = hk.T
+    grid[..., h % shape[0], k % shape[1]] = coefficients
+    return grid
+
 def correlation_map(product:np.ndarray, # (..., m) coefficients of one image, conjugate, times those of another
                     hk:np.ndarray, # (m, 2)
                     shape:tuple # grid points along a and along b
                    )->np.ndarray: # (..., *shape), point [i, j] for a shift by (i/na) a + (j/nb) b
     "The correlation of two periodic images for all shifts of the other."
-    grid = np.zeros((*product.shape[:-1], *shape), complex)
-    grid[..., hk[:, 0] % shape[0], hk[:, 1] % shape[1]] = product
-    return np.fft.fft2(grid).real
+    return np.fft.fft2(_on_grid(product, hk, shape)).real
 
 # %% ../nbs/40_refine.ipynb #06731d38
-def _grid_shape(cell, hk, spacing):
-    "Grid points along a and b: about `spacing` (Å) apart, and enough of them for every harmonic."
+def grid_shape(cell:np.ndarray, # (2, 2) Å
+               hk:np.ndarray, # (m, 2)
+               spacing:float # Å
+              )->tuple: # points along a and along b
+    "A grid with points about `spacing` apart, and enough of them for every harmonic."
     lengths = np.linalg.norm(cell, axis=1)
     return tuple(max(2*np.abs(h).max() + 2, int(length/spacing)) for h, length in zip(hk.T, lengths))
 
@@ -114,7 +126,7 @@ def best_shifts(frac:np.ndarray, # (p, n, 2) one set of positions per placement 
     hk, g, seen, _ = observation.coefficients(cell)
     imaging = observation.imaging
     F = structure_factors(frac, numbers**imaging.contrast_exponent, hk, (g**2).sum(1), imaging.probe_variance)
-    shape = _grid_shape(cell, hk, SHIFT_GRID)
+    shape = grid_shape(cell, hk, SHIFT_GRID)
     correlation = correlation_map(seen.conj()*F, hk, shape).reshape(len(frac), -1)
     norm = np.linalg.norm(F, axis=1)*np.linalg.norm(seen) + 1e-12
     spot = np.unravel_index(correlation.argmax(1), shape)
@@ -247,10 +259,13 @@ def free_directions(operations:list, # (turn, shift, image), as on the page of c
     return block_diag(directions[:, share > .5], np.eye(2))
 
 # %% ../nbs/40_refine.ipynb #c365bdf5
+def _chi_squared(F, seen, sigma):
+    "What structure factors leave of the image's coefficients, squared, over the variance of the noise."
+    return (np.abs(seen - fitted_gain(F, seen)*F)**2).sum()/sigma**2
+
 def _cost(model, prior, p, seen, sigma):
     "Chi-squared of the image plus that of the prior."
-    F = model.waves(p).sum(0)
-    misfit = (np.abs(seen - fitted_gain(F, seen)*F)**2).sum()/sigma**2
+    misfit = _chi_squared(model.waves(p).sum(0), seen, sigma)
     return misfit + (p - prior.mean)@prior.precision@(p - prior.mean)
 
 # %% ../nbs/40_refine.ipynb #a08f33d9
@@ -340,7 +355,7 @@ def _set_down(atom, frac, waves, hk, cell, seen):
     "Positions with one atom lifted out and set down where the difference image is most like it."
     F = waves.sum(0)
     missing = seen/fitted_gain(F, seen) - (F - waves[atom])
-    shape = _grid_shape(cell, hk, SITE_GRID)
+    shape = grid_shape(cell, hk, SITE_GRID)
     likeness = correlation_map(missing.conj()*np.abs(waves[atom]), hk, shape)
     frac = frac.copy()
     frac[atom] = np.array(np.unravel_index(likeness.argmax(), shape))/shape

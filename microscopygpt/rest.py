@@ -208,10 +208,13 @@ class Inferred(NamedTuple):
     log_odds: float # of this strain, against that of a perfect agreement
 
 # %% ../nbs/56_rest.ipynb #a635c7f1
+def _over_kinds(values, kinds)->float:
+    "The mean of a value over the kinds of instruments, by how probable each is."
+    return sum(share*values[kind] for kind, share in kinds.items())
+
 def _log_odds(misfit:Misfit, kinds:dict)->float:
     "Log odds of the strain against a perfect agreement, over all kinds of instruments."
-    both = misfit.likely, misfit.agreed
-    likely, agreed = (sum(share*values[kind] for kind, share in kinds.items()) for values in both)
+    likely, agreed = (_over_kinds(values, kinds) for values in (misfit.likely, misfit.agreed))
     return float(np.log(max(likely/agreed, IMPOSSIBLE)))
 
 # %% ../nbs/56_rest.ipynb #9648c468

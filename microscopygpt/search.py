@@ -6,9 +6,10 @@
 __all__ = ['PROPOSERS', 'ON_TOP', 'RESTLESS_BUDGET', 'KNOWN_PLAN', 'WORTH_HEIGHTS', 'ANSWERS_TRIED', 'SHOWN_PER_PLANE',
            'SETTLED_PER_PLANE', 'WATCHED', 'OFF_SCALE', 'PLANES', 'PLANE_GAP', 'RESTLESS_PLANES', 'GUESSED_PER_PLANE',
            'ROUNDS', 'FINISH', 'TEMPLATES_TRIED', 'BOLDER', 'PredictError', 'asked_formula', 'active_proposers',
-           'remembered', 'rising', 'scale_of', 'Search', 'lowest_of_each_size']
+           'remembered', 'in_share', 'rising', 'scale_of', 'Search', 'lowest_of_each_size']
 
 # %% ../nbs/65_search.ipynb #2404c6f3
+from collections.abc import Callable
 import numpy as np
 from fastcore.basics import patch
 from .core import MicroscopyGPTError
@@ -61,7 +62,11 @@ def remembered(what):
     return what if isinstance(what, (str, type(None))) else str(getattr(what, "name", what))
 
 # %% ../nbs/65_search.ipynb #923d2e9b
-def rising(progress):
+def in_share(tell:Callable, start:float, share:float)->Callable:
+    "A progress function for a part of the work, which begins at `start` and takes `share`, both of 0 to 1."
+    return lambda done, what: tell(start + share*done, what)
+
+def rising(progress:"Callable|None")->Callable:
     "A progress function that never falls back; None repeats the last share."
     last = [0.]
     def tell(done, what):
@@ -200,13 +205,17 @@ SHOWN_PER_PLANE = 4, 2 # arrangements of heights that the first plane brings, an
 SETTLED_PER_PLANE = 6 # arrangements over a restless plane that are let go, of each size of cell
 
 @patch
+def _add_relaxed(self:Search, relaxed):
+    "Fit a relaxed slab to the image, and take it among the contenders where it fits."
+    proof = prove(Proposal(relaxed.slab, "columns"), self.observation)
+    if proof: self.contenders.append(contender(proof, self.area, relaxed))
+
+@patch
 def add_settled(self:Search, found:list # of `Relaxed`
-               ):
+               )->None:
     "Let the atoms of a restless plane go, fit them to the image again, and take them among the contenders."
     slabs = [r.slab for r in restless(lowest_of_each_size(found, SETTLED_PER_PLANE))]
-    for r in lowest_of_each_size(self.compute(settle, slabs), SHOWN_PER_PLANE[1]):
-        proof = prove(Proposal(r.slab, "columns"), self.observation)
-        if proof: self.contenders.append(contender(proof, self.area, r))
+    for r in lowest_of_each_size(self.compute(settle, slabs), SHOWN_PER_PLANE[1]): self._add_relaxed(r)
 
 # %% ../nbs/65_search.ipynb #6501f0c2
 WATCHED = 3 # arrangements of heights over the first plane, whose size at rest is looked at
@@ -232,7 +241,7 @@ RESTLESS_PLANES = 4 # planes that get heights when the forces say that the best 
 @patch
 def _solve(self:Search, start, end):
     "The planes that cost little more than the best; none, and a note, where no columns can be solved."
-    def solving(done, what): return self.tell(start + (end - start)*done, what)
+    solving = in_share(self.tell, start, end - start)
     try: planes = solve_columns(self.observation, self.formula, seed=self.seed, progress=solving)[:RESTLESS_PLANES]
     except ColumnError as e:
         self.notes.append(str(e))

@@ -89,9 +89,11 @@ def _loss_in_words(loss):
     return f"{loss:.3f}" if loss is not None else "not measured"
 
 # %% ../nbs/39_share.ipynb #caa75acf
+def _figure(value): return f"{value:.3g}" if isinstance(value, float) else str(value)
+
 def _table(values):
     "Scores as Markdown."
-    rows = [f"| {name} | {v:.3g} |" if isinstance(v, float) else f"| {name} | {v} |" for name, v in values.items()]
+    rows = [f"| {name} | {_figure(v)} |" for name, v in values.items()]
     return "\n".join(["| score | value |", "|---|---|", *rows])
 
 _FEW = "(share of a few validation micrographs, greedy, not proven)"
@@ -136,12 +138,15 @@ def model_card(folder:"str|Path", # of a finished run
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", GATES, "training.json", "loss.png",
                   "samples.json")
 
+def _copy(files, folder, stage):
+    "Copy files of a folder to another."
+    for file in files: shutil.copy(folder/file, stage/file)
+
 def _stage_adapter(folder, name, scores, stage):
     "Copy the files of an adapter that go to the hub."
     if not (folder/"adapter_model.safetensors").is_file():
         raise ShareError(f"{folder} holds no adapter: share the folder of a finished run.")
-    for file in _ADAPTER_FILES:
-        if (folder/file).is_file(): shutil.copy(folder/file, stage/file)
+    _copy([file for file in _ADAPTER_FILES if (folder/file).is_file()], folder, stage)
     (stage/"README.md").write_text(model_card(folder, name, scores), encoding="utf-8")
 
 # %% ../nbs/39_share.ipynb #00851307
@@ -151,7 +156,7 @@ def _stage_dataset(folder, stage):
     (stage/"data").mkdir()
     for side, rows in data.items():
         if len(rows): rows.to_parquet(str(stage/"data"/f"{side}-00000-of-00001.parquet"))
-    for file in ("README.md", "recipe.json", "crystals.npz"): shutil.copy(folder/file, stage/file)
+    _copy(("README.md", "recipe.json", "crystals.npz"), folder, stage)
 
 # %% ../nbs/39_share.ipynb #6d024c7c
 @contextmanager

@@ -30,7 +30,7 @@ from .propose import local_crystals, merge_answers
 from .rank import EXPLAINED, Candidate
 from .calibrate import observe_unscaled, pixel_size_at_rest, pixel_sizes_by_area, unscaled_planes
 from .composition import compose, read_elements
-from .search import (PROPOSERS, PredictError, Search, active_proposers, asked_formula, remembered,
+from .search import (PROPOSERS, PredictError, Search, active_proposers, asked_formula, in_share, remembered,
                                   rising, scale_of)
 from .prediction import Prediction
 
@@ -412,7 +412,7 @@ def _compositions(micrograph, elements, imaging, seed, tell):
     tell(start, "measuring the lattice")
     if micrograph.pixel_size is None: observation = observe_unscaled(micrograph, imaging)
     else: observation = observe_scan(micrograph, imaging)
-    return compose(observation, elements, seed, lambda done, what: tell(start + share*done, what))
+    return compose(observation, elements, seed, in_share(tell, start, share))
 
 # %% ../nbs/67_solve.ipynb #67c00073
 def _confidence_of(prediction): return prediction.best.confidence if prediction.candidates else 0.

@@ -33,7 +33,8 @@ LARGEST_RATIO = 2. # of the logarithm: beyond it one of the two is noise
 
 def _by_elongation(g)->np.ndarray: # (m, 2) from (m, 2) in 1/Å
     "Derivative of the logarithm of an amplitude with respect to stretch and skew."
-    return -2*np.pi**2*np.c_[g[:, 0]**2 - g[:, 1]**2, 2*g[:, 0]*g[:, 1]]
+    along_x, along_y = g.T
+    return -2*np.pi**2*np.c_[along_x**2 - along_y**2, 2*along_x*along_y]
 
 # %% ../nbs/44_straighten.ipynb #c72e68fe
 def _log_ratios(amplitude, noise, one, other)->tuple: # (k,) and (k,)
