@@ -14,6 +14,7 @@ from .crystal import (Slab, cell_from_lengths, cell_lengths, from_slab, parse_fo
                                    space_group, standardize)
 from .compare import SOLVED, matched_rmsd
 from .observe import Z_POWER, Observation
+from .data import Crystal
 from .propose import resized, substitutions
 from .refine import best_shifts, strains, structure_factors
 
@@ -37,7 +38,7 @@ class Library:
         asked = reduced_formula(formula)
         return [c for c in self.kinds.get(kind(formula), []) if c.formula != asked]
 
-    def group(self, crystal)->tuple: # atoms in the cell, space group number
+    def group(self, crystal:Crystal)->tuple: # atoms in the cell, space group number
         "The prototype of a crystal."
         key = crystal.source, crystal.id
         if key not in self._groups: self._groups[key] = len(crystal.slab.z), space_group(crystal.atoms)

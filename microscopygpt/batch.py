@@ -8,15 +8,17 @@ __all__ = ['FIELDS', 'Question', 'pixel_size_of', 'BatchError', 'read_questions'
 
 # %% ../nbs/68_batch.ipynb #ef7443ef
 import csv, hashlib, html, io, json
+from collections.abc import Callable
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from tqdm.auto import tqdm
 from .core import MicroscopyGPTError
 from .crystal import cell_lengths, to_slab
 from .data import read_table
 from .micrograph import read_micrograph
 from .prediction import digest
+if TYPE_CHECKING: from microscopygpt.prediction import Prediction
 
 # %% ../nbs/68_batch.ipynb #efac390b
 class Question(NamedTuple):
@@ -73,7 +75,7 @@ def _question_of(row, columns, where, table, formula, pixel_size):
 # %% ../nbs/68_batch.ipynb #48856f9a
 def read_questions(table:"str|Path", # CSV: image, formula and perhaps pixel_size; images relative to it
                    formula:"str|None"=None, # for rows without one
-                   pixel_size=None # Å/px, for rows without one
+                   pixel_size:"float|tuple|None"=None # Å/px, for rows without one
                   )->list: # of `Question`
     "The questions in a table; raises `BatchError` where a row cannot be read."
     table = Path(table).expanduser()
@@ -127,7 +129,7 @@ def earlier_answer(folder:Path, asked:dict # what `fingerprint` gives
     return said["line"] if (folder/said["line"]["folder"]/"prediction.json").is_file() else None
 
 # %% ../nbs/68_batch.ipynb #178ca920
-def answer_line(prediction, # of `predict`
+def answer_line(prediction:"Prediction", # of `predict`
                )->dict:
     "What a table says of a prediction."
     size = prediction.micrograph.pixel_size or prediction.pixel_size_inferred
@@ -251,9 +253,9 @@ def _folder_of(name, line):
 # %% ../nbs/68_batch.ipynb #220c7d92
 def predict_many(questions:list, # of `Question`
                  out:"str|Path", # folder; the same call goes on where it stopped
-                 ask=None, # what answers, default `predict`
+                 ask:"Callable|None"=None, # what answers, default `predict`
                  frame:"int|None"=None, invert:bool=False, # of `read_micrograph`
-                 **options # of `predict`; a model by its name is loaded once
+                 **options:object # of `predict`; a model by its name is loaded once
                 )->list: # of dict, a line for each question
     "Predict every micrograph of a list, whatever happens to one of them."
     out = Path(out).expanduser()

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from . import __version__
 from .core import MicroscopyGPTError, parallel_map, writable_folder, write_atomically
 from .crystal import Slab
-from .data import SOURCES, DataError, database_file, entry_id, load_entries, to_crystal
+from .data import SOURCES, Crystal, DataError, database_file, entry_id, load_entries, to_crystal
 from .evaluation import draw_micrograph, write_truth
 from .pictures import MicrographError
 from .micrograph import read_micrograph, write_micrograph
@@ -69,7 +69,7 @@ def _translations(cell, reach): # (n, 2) integers
 
 # %% ../nbs/76_benchmark.ipynb #3f59aa5b
 def pair_sums(slab:Slab,
-              widths=(.8, 1.2, 1.8, 2.7) # sigma in Å
+              widths:tuple=(.8, 1.2, 1.8, 2.7) # sigma in Å
              )->list: # of float, six digits
     "Smooth sums over all pairs of atoms, the same for every description of a crystal."
     apart = slab.frac[:, None] - slab.frac
@@ -84,7 +84,7 @@ def same_structure(one:list, other:list)->bool:
     return bool(np.allclose(one, other, rtol=STRUCTURE_TOLERANCE, atol=0))
 
 # %% ../nbs/76_benchmark.ipynb #b1672939
-def describe(crystal # `Crystal`
+def describe(crystal:Crystal # `Crystal`
             )->dict: # id, source, formula, structure, and a fingerprint for each level
     "A manifest's entry: a crystal and its pictures."
     pictures = {level: fingerprint(draw_micrograph(crystal, level).data) for level in LEVELS}
@@ -104,7 +104,7 @@ def _recognise(entry, atoms):
 # %% ../nbs/76_benchmark.ipynb #c9aa42b9
 def find_crystals(wanted:list, # entries of a manifest
                   structures:dict, # id -> `Atoms`
-                  where="the structures given" # what to call these in an error
+                  where:str="the structures given" # what to call these in an error
                  )->list: # of `Crystal`, one for each entry
     "The crystals of a manifest, checked."
     found = {e["id"]: _recognise(e, structures[e["id"]]) for e in wanted if e["id"] in structures}
@@ -133,7 +133,7 @@ def _structures(source, ids):
     entries = {entry_id(e): e["atoms"] for e in load_entries(source)}
     return {i: Atoms.from_dict(entries[i]) for i in ids if i in entries}
 
-def benchmark_crystals(sources=SOURCES, # database names
+def benchmark_crystals(sources:tuple=SOURCES, # database names
                        n:"int|None"=None # the first n of each, for a quick look; None for all
                       )->list: # of `Crystal`, in the manifest's order
     "The benchmark's crystals, read from the databases and checked."
@@ -194,7 +194,7 @@ def _refuse_strangers(out, crystals):
 def write_benchmark(out:"str|Path",
                     wanted:list, # entries of a manifest
                     crystals:list, # the `Crystal` of each
-                    levels=LEVELS,
+                    levels:tuple=LEVELS,
                     workers:int=1 # processes
                    )->Path: # the folder
     "Write questions, pictures and truth, or what of them is not there yet."
@@ -215,10 +215,10 @@ def write_benchmark(out:"str|Path",
 
 # %% ../nbs/76_benchmark.ipynb #39dc5dc0
 def make_benchmark(out:"str|Path", # folder; an interrupted run goes on there
-                   levels=LEVELS, # which of "low", "mid", "high"
+                   levels:tuple=LEVELS, # which of "low", "mid", "high"
                    workers:int=1, # processes
                    n:"int|None"=None, # the first n crystals of each database, for a quick look; None for all
-                   sources=SOURCES # database names
+                   sources:tuple=SOURCES # database names
                   )->Path: # the folder
     "Draw the benchmark from the databases, every crystal and every picture checked."
     wanted = [e for entries in _entries(sources, n).values() for e in entries]

@@ -9,10 +9,12 @@ __all__ = ['ATOM_CUTOFF', 'BOND_CUTOFF', 'SAME_LENGTH', 'WIDTH', 'UNTRAINED', 'A
 
 # %% ../nbs/51_chgnet.ipynb #58319c31
 import contextlib, io, warnings
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from .crystal import Slab
 from .energies import Bonds, Potential, bonds_of, pulled, share_out, virials_of
+if TYPE_CHECKING: import torch
 
 # %% ../nbs/51_chgnet.ipynb #39a00023
 ATOM_CUTOFF = 6. # Å, bonds that carry messages between atoms
@@ -31,7 +33,7 @@ class _BondGraph(NamedTuple):
     angles: tuple # (a,), (a,) directed short bonds that leave one atom: i is short bond i, i + n_short its reverse
 
 # %% ../nbs/51_chgnet.ipynb #39a00024
-def joined(left, right # (m,), (n,) integers
+def joined(left:np.ndarray, right:np.ndarray # (m,), (n,) integers
           )->tuple: # (p,), (p,) indices
     "All pairs of a place on the left and a place on the right that hold the same number."
     order, counts = np.argsort(right, kind="stable"), np.bincount(right, minlength=left.max(initial=-1) + 1)
@@ -117,8 +119,8 @@ def _legs(graph:_BondGraph, vectors, lengths)->list: # of (a, 3), (a, 3), torch
 
 # %% ../nbs/51_chgnet.ipynb #71eaeb00
 def features(model:FastCHGNet, graph:_BondGraph,
-             vectors, # (s, 3) Å, short bonds, torch
-             lengths # (k,) Å, kinds of long bonds, torch
+             vectors:"torch.Tensor", # (s, 3) Å, short bonds, torch
+             lengths:"torch.Tensor" # (k,) Å, kinds of long bonds, torch
             )->_Features:
     "Atoms, bonds and angles as CHGNet's package describes them."
     import torch
@@ -157,9 +159,9 @@ def corners_of(graph:_BondGraph)->tuple: # of every angle: one bond (a,), the ot
 
 # %% ../nbs/51_chgnet.ipynb #39a00037
 def atom_round(layer:tuple, # one of `FastCHGNet.atom_layers`
-               atoms, bonds, weight, # (n, 64), (u, 64), (u, 64)
+               atoms:"torch.Tensor", bonds:"torch.Tensor", weight:"torch.Tensor", # (n, 64), (u, 64), (u, 64)
                ends:tuple # from (e,), to (e,), which bond (e,)
-              ): # (n, 64)
+              )->"torch.Tensor": # (n, 64)
     "Messages from neighbours to atoms, along bonds."
     import torch
     (gated, out), (center, other, bond) = layer, ends
@@ -172,9 +174,9 @@ def atom_round(layer:tuple, # one of `FastCHGNet.atom_layers`
 
 # %% ../nbs/51_chgnet.ipynb #707e2f91
 def angle_messages(gated:_GatedLayer,
-                   atoms, bonds, angles, # (n, 64), (s, 64) the short ones, (a, 64)
+                   atoms:"torch.Tensor", bonds:"torch.Tensor", angles:"torch.Tensor", # (n, 64), (s, 64) short, (a, 64)
                    corners:tuple # of every angle: one bond (a,), the other (a,), the atom (a,)
-                  ): # (a, 64)
+                  )->"torch.Tensor": # (a, 64)
     "The message of an angle, from its two bonds and its atom."
     import torch
     bond, other, center = corners
@@ -187,8 +189,9 @@ def angle_messages(gated:_GatedLayer,
 
 # %% ../nbs/51_chgnet.ipynb #ece855ab
 def bond_round(layer:tuple, # one of `FastCHGNet.bond_layers`
-               atoms, bonds, angles, weight, # (n, 64), (s, 64), (a, 64), (s, 64)
-               corners:tuple): # (s, 64)
+               atoms:"torch.Tensor", bonds:"torch.Tensor", angles:"torch.Tensor", # (n, 64), (s, 64) short, (a, 64)
+               weight:"torch.Tensor", # (s, 64)
+               corners:tuple)->"torch.Tensor": # (s, 64)
     "Messages to short bonds from bonds that leave the same atom."
     import torch
     gated, out = layer
@@ -212,8 +215,8 @@ def _messages_passed(model:FastCHGNet, graph:_BondGraph, given:_Features): # (n,
 
 # %% ../nbs/51_chgnet.ipynb #2a1443e4
 def energies_of(model:FastCHGNet, graph:_BondGraph,
-                vectors, lengths # what `leaves` gives
-               ): # (b,) eV, torch
+                vectors:"torch.Tensor", lengths:"torch.Tensor" # what `leaves` gives
+               )->"torch.Tensor": # (b,) eV, torch
     "The energies of the slabs of a batch."
     import torch
     atoms = _messages_passed(model, graph, features(model, graph, vectors, lengths))
@@ -232,7 +235,7 @@ def spread(graph:_BondGraph, short_gradient:np.ndarray, # (s, 3) eV/Å
 
 # %% ../nbs/51_chgnet.ipynb #b9010d77
 @contextlib.contextmanager
-def small_graphs():
+def small_graphs()->Iterator:
     "One thread of torch, since the graphs are small; numbers below 1e-38 become zero, since they are slow."
     import torch
     threads = torch.get_num_threads()
@@ -254,7 +257,7 @@ class CHGNetPotential(Potential):
         self.model = FastCHGNet()
         self.elements = set(range(1, len(self.model.reference) + 1)) - UNTRAINED
 
-    def gradients(self, slabs, wanted:bool=True)->tuple: # bonds, energies (b,) eV, gradient (m, 3) eV/Å or None
+    def gradients(self, slabs:list, wanted:bool=True)->tuple: # bonds, energies (b,) eV, gradient (m, 3) eV/Å or None
         "Energies, and their gradient with respect to every bond."
         import torch
         graph = bond_graph(slabs)
@@ -266,10 +269,10 @@ class CHGNetPotential(Potential):
             gradient = torch.autograd.grad(energies.sum(), given)
         return graph.bonds, energies.detach().numpy(), spread(graph, *(g.numpy() for g in gradient))
 
-    def compute(self, slabs, forces):
+    def compute(self, slabs:list, forces:bool)->tuple:
         bonds, energies, pulls = self.gradients(slabs, forces)
         return share_out(bonds, energies, pulled(bonds, pulls) if forces else None)
 
-    def compute_virials(self, slabs):
+    def compute_virials(self, slabs:list)->tuple:
         bonds, energies, pulls = self.gradients(slabs)
         return *share_out(bonds, energies, pulled(bonds, pulls)), virials_of(bonds, pulls)

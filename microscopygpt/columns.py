@@ -103,19 +103,19 @@ def _transform(self:Descent, coefficients)->np.ndarray: # (..., *shape) from (..
 
 # %% ../nbs/42_columns.ipynb #e0f9f421
 @patch
-def waves(self:Descent, frac # (..., 2)
+def waves(self:Descent, frac:np.ndarray # (..., 2)
          )->np.ndarray: # (..., m)
     "What an atom of unit weight adds to the coefficients, under the probe."
     return np.exp(-2j*np.pi*(frac@self.hk.T))*self.probe
 
 @patch
-def residual(self:Descent, F # (..., m)
+def residual(self:Descent, F:np.ndarray # (..., m)
             )->np.ndarray: # (...)
     "Share of the amplitude left unexplained, the gain fitted."
     return unexplained_share(F, self.observed)
 
 # %% ../nbs/42_columns.ipynb #5e53ea19
-def parabola_top(low, middle, high)->np.ndarray: # in steps, -.5 to .5
+def parabola_top(low:np.ndarray, middle:np.ndarray, high:np.ndarray)->np.ndarray: # in steps, -.5 to .5
     "Where the top of the parabola through three equidistant values lies, seen from the middle one."
     return np.clip(.5*(low - high)/np.minimum(low - 2*middle + high, -1e-12), -.5, .5)
 
@@ -131,9 +131,9 @@ def _highest_places(maps)->np.ndarray: # (r, 2) fractions of the cell
 
 # %% ../nbs/42_columns.ipynb #b3128112
 @patch
-def best_places(self:Descent, rest, # (r, m) what the other atoms give
-                weight, # (r,) of the lifted atoms
-                alone # (r,) bool: nothing else is there yet
+def best_places(self:Descent, rest:np.ndarray, # (r, m) what the other atoms give
+                weight:np.ndarray, # (r,) of the lifted atoms
+                alone:np.ndarray # (r,) bool: nothing else is there yet
                )->np.ndarray: # (r, 2) fractions of the cell
     "The place of least residual for one atom of each start."
     weight = weight[:, None]
@@ -166,10 +166,10 @@ def _sweep(self:Descent, frac, parts, total, order, empty)->np.ndarray: # (r, m)
 SETTLED = 2e-3 # fraction of the cell; smaller moves end a search
 
 @patch
-def settle(self:Descent, frac, # (r, n, 2) starts
-           order, # (r, n) in which order the atoms are lifted first
-           rng, sweeps:int=8,
-           empty=None # (r,) bool: starts that begin with an empty cell
+def settle(self:Descent, frac:np.ndarray, # (r, n, 2) starts
+           order:np.ndarray, # (r, n) in which order the atoms are lifted first
+           rng:np.random.Generator, sweeps:int=8,
+           empty:"np.ndarray|None"=None # (r,) bool: starts that begin with an empty cell
           )->tuple: # (r, n, 2) places, (r,) residuals
     "Lift and set down every atom of every start, sweep after sweep, until nothing moves."
     empty = np.zeros(len(frac), bool) if empty is None else empty
@@ -197,7 +197,7 @@ def _exchange_residuals(self:Descent, frac, first, second)->tuple:
 EXCHANGE_PAYS = .999 # of the residual: an exchange must lower it below this share
 
 @patch
-def exchange(self:Descent, frac # (n, 2)
+def exchange(self:Descent, frac:np.ndarray # (n, 2)
             )->np.ndarray: # (n, 2)
     "Exchange pairs of different elements as long as the residual falls."
     first, second = np.triu_indices(len(frac), 1)
@@ -239,7 +239,7 @@ def _with_fits(self:Descent, found, places, residuals, most)->list: # of `Fit`, 
 
 # %% ../nbs/42_columns.ipynb #829610c4
 def shaken(fits:list, # of `Fit`
-           rng)->np.ndarray: # (STARTS, n, 2)
+           rng:np.random.Generator)->np.ndarray: # (STARTS, n, 2)
     "Copies of arrangements with up to a third of the atoms at random places."
     places = np.array([fits[i % len(fits)].frac % 1 for i in range(STARTS)])
     n = places.shape[1]
@@ -309,7 +309,7 @@ class Columns:
     floor: float = NOISE_RESIDUAL # below which all planes of the image explain it equally well
 
     @property
-    def covering(self): return covering(self.numbers, self.cell)
+    def covering(self)->float: return covering(self.numbers, self.cell)
     @cached_property
     def parameters(self)->int: # fitted to the image
         return n_parameters(self.operations, len(self.numbers), self.cell)
@@ -319,8 +319,8 @@ WORSE, WORSE_AT_LEAST = 1.25, .01 # by how much symmetric columns may leave more
 
 def _accepted_residual(plane, observation)->float:
     "The residual up to which symmetric columns explain the image as well as the fit that they were made of."
-    residual, free = plane.fit.residual, 2*len(plane.numbers) + NUISANCES
-    as_well = bound_in(observation, plane.cell, residual, free, plane.parameters)
+    residual = plane.fit.residual
+    as_well = bound_in(observation, plane.cell, residual, 2*len(plane.numbers) + NUISANCES, plane.parameters)
     return max(WORSE*residual, residual + WORSE_AT_LEAST, as_well)
 
 # %% ../nbs/42_columns.ipynb #b4c63fa5

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from .plotting import styled
 from .core import MicroscopyGPTError
 from .crystal import Slab, element_order, equivalent_bases, reduce_cell
@@ -318,7 +319,7 @@ def answer_loss(logits:torch.Tensor, # (batch, n, vocabulary)
 # %% ../nbs/34_compact_train.ipynb #4c07320c
 class CompactTrainer(Trainer):
     "transformers' Trainer with ready-made batches in a fixed order and soft labels."
-    def __init__(self, *args, **kw):
+    def __init__(self, *args:object, **kw:object):
         super().__init__(*args, data_collator=lambda batches: batches[0], **kw)
         self.soft = soft_targets().to(self.args.device)
     def _get_train_sampler(self, *args, **kw): return SequentialSampler(self.train_dataset)
@@ -350,7 +351,7 @@ def plot_losses(log:list, # Trainer's log history
 # %% ../nbs/34_compact_train.ipynb #99f0851a
 class LossCurve(TrainerCallback):
     "Draws the losses while training: in a notebook in place, and always into loss.png and log.json."
-    def __init__(self, out:"str|Path", **how): # `how` goes to `plot_losses`
+    def __init__(self, out:"str|Path", **how:object): # `how` goes to `plot_losses`
         self.out, self.how, self.handle = Path(out), how, None
     def on_log(self, args:object, state:object, control:object, **kw:object)->None: # as the trainer calls it
         "Draw at each evaluation and at the end."
@@ -361,7 +362,7 @@ class LossCurve(TrainerCallback):
         (self.out/"log.json").write_text(json.dumps(state.log_history, indent=1))
         if get_ipython(): self.show(fig)
         plt.close(fig)
-    def show(self, fig):
+    def show(self, fig:Figure)->None:
         "Show the figure where the one before stood."
         if self.handle: self.handle.update(fig)
         else: self.handle = display(fig, display_id=True)

@@ -8,6 +8,7 @@ __all__ = ['CHARGES_BALANCE', 'EACH_ATOM', 'LARGEST_RATIO', 'MOST_ATOMS', 'FORMU
 
 # %% ../nbs/64_composition.ipynb #43b00003
 import itertools, math, re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 from pymatgen.core import Composition, Element
@@ -19,7 +20,7 @@ from .planes import solve_columns
 from .refine import CONTRAST_SIGMA
 
 # %% ../nbs/64_composition.ipynb #43b00006
-def read_elements(elements # "Mo,S", "Mo S", or a list of symbols
+def read_elements(elements:"str|list" # "Mo,S", "Mo S", or a list of symbols
                  )->list: # of symbols
     "The elements of a spectrum; raises `FormulaError` for what is none."
     names = re.split(r"[\s,;+/-]+", elements.strip()) if isinstance(elements, str) else list(elements)
@@ -51,7 +52,8 @@ def _small_ratios(n):
 def possible_formulas(elements:list # symbols
                      )->list: # of formulas, the most usual first
     "All small ratios of some elements."
-    formulas = dict.fromkeys(_formula_of(elements, r) for r in _small_ratios(len(elements))) # keeps their order, so that ties are decided
+    ratios = _small_ratios(len(elements))
+    formulas = dict.fromkeys(_formula_of(elements, r) for r in ratios) # keeps their order, so that ties are decided
     return sorted(formulas, key=formula_cost)
 
 # %% ../nbs/64_composition.ipynb #43b00009
@@ -78,7 +80,7 @@ def _best_plane(observation:Observation, formula:str, seed:int=0)->_Composed:
 FORMULAS_TRIED = 8 # the most usual ones
 
 def compose(observation:Observation, elements:list, seed:int=0,
-            progress=None # called with the share done and what is tried
+            progress:"Callable|None"=None # called with the share done and what is tried
            )->list: # of (formula, cost, plane), most plausible first
     "The stoichiometries that explain an image, from its columns; raises `ColumnError` where none does."
     found, formulas = [], possible_formulas(elements)[:FORMULAS_TRIED]

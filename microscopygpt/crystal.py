@@ -11,6 +11,7 @@ __all__ = ['MONOLAYERS', 'OCTAHEDRAL', 'ISOTOPES', 'NAMED_CRYSTALS', 'HEAVIEST',
 
 # %% ../nbs/01_crystal.ipynb #94bf8fe8
 import itertools, re, sys, warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import reduce
@@ -345,7 +346,7 @@ def from_slab(slab:Slab,
                  elements=_symbols(slab.numbers), cartesian=False)
 
 # %% ../nbs/01_crystal.ipynb #29c9cbff
-def from_spglib(call, *args, **options):
+def from_spglib(call:Callable, *args:object, **options:object)->object:
     "What spglib finds, None where it finds nothing; ASE may have switched it from returning None to raising."
     try: return call(*args, **options)
     except spglib.SpglibError: return None

@@ -36,9 +36,9 @@ class Crystal:
     formula: str # reduced
     slab: Slab # canonical
     @property
-    def split(self): return split_of(self.formula)
+    def split(self)->str: return split_of(self.formula)
     @property
-    def atoms(self): return from_slab(self.slab)
+    def atoms(self)->Atoms: return from_slab(self.slab)
     def __repr__(self):
         a, b, gamma = cell_lengths(self.slab.cell)
         return (f"Crystal({self.formula}, {self.id!r} of {self.source!r}: {len(self.slab.z)} atoms, "

@@ -10,16 +10,18 @@ import hashlib, json, os, shutil
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 import numpy as np
 from fastcore.basics import patch
 from PIL import Image
 from tqdm.auto import tqdm
 from .core import reason_of, writable_folder, write_atomically
 from .crystal import BRAVAIS, bravais_2d, space_group
-from .noise import random_view, render
+from .noise import Noise, random_view, render
 from .chat import dialect_of, make_prompt, to_answer, to_messages
 from .data import (Crystal, DataError, list_of_sources, load_crystals, read_crystals, save_crystals,
                                 small_enough, split_crystals)
+if TYPE_CHECKING: from datasets import DatasetDict
 
 # %% ../nbs/32_dataset.ipynb #6362913c
 def _view_seed(crystal, seed, epoch):
@@ -29,7 +31,7 @@ def _view_seed(crystal, seed, epoch):
 
 # %% ../nbs/32_dataset.ipynb #3c86d03c
 def example(crystal:Crystal,
-            noise="paper", # "paper", "hard", "none", or a `Noise`
+            noise:"str|Noise"="paper", # "paper", "hard", "none", or a `Noise`
             seed:int=0, # another seed, another view and another noise
             bravais:bool=False, # name the Bravais lattice in the prompt
             epoch:int=0, # like the seed, for fresh micrographs while training
@@ -51,8 +53,8 @@ def _messages_of(item): return to_messages(item["image"], item["prompt"], item["
 class ChatDataset:
     "Micrograph, prompt, answer and chat messages of each crystal, rendered on demand."
     def __init__(self,
-                 crystals, # list of `Crystal`
-                 noise="paper", # "paper", "hard", "none", or a `Noise`
+                 crystals:list, # list of `Crystal`
+                 noise:"str|Noise"="paper", # "paper", "hard", "none", or a `Noise`
                  seed:int=0,
                  bravais:bool=False, # name the Bravais lattice in the prompt
                  fresh:bool=False, # new micrographs every epoch
@@ -60,7 +62,7 @@ class ChatDataset:
                 ):
         self.crystals, self.noise, self.seed, self.bravais = list(crystals), noise, seed, bravais
         self.fresh, self.dialect, self.epoch = fresh, dialect, 0
-    def set_epoch(self, epoch:int): self.epoch = int(epoch)
+    def set_epoch(self, epoch:int)->None: self.epoch = int(epoch)
     def __len__(self): return len(self.crystals)
     def __repr__(self):
         return f"ChatDataset of {len(self)} crystals, noise {self.noise}{', fresh every epoch' if self.fresh else ''}"
@@ -276,7 +278,7 @@ class DatasetFolder:
 
 # %% ../nbs/32_dataset.ipynb #aae00f6d
 @patch
-def load(self:DatasetFolder): # datasets.DatasetDict
+def load(self:DatasetFolder)->"DatasetDict": # datasets.DatasetDict
     "The examples."
     from datasets import load_from_disk
     return load_from_disk(str(self.path))
@@ -304,10 +306,10 @@ def _make(out, crystals, sides, recipe, how):
     _assemble(out, shards, recipe)
 
 # %% ../nbs/32_dataset.ipynb #40f8e4b6
-def build_dataset(sources, # database names, files and folders of one's own, `Crystal`s, or a list of these
+def build_dataset(sources:"str|Path|Crystal|list", # database names, files and folders of one's own, `Crystal`s
                   out:"str|Path", # folder to write to; an interrupted run goes on there
                   split:str="formula", # "formula" or "paper"
-                  noise="paper", # "paper", "hard", "none", or a `Noise`
+                  noise:"str|Noise"="paper", # "paper", "hard", "none", or a `Noise`
                   seed:int=0,
                   n:"int|None"=None, # that many crystals, drawn at random, instead of all
                   bravais:bool=False, # name the Bravais lattice in the prompts

@@ -145,7 +145,7 @@ class CalculatorPotential(Potential):
     def __init__(self, calculator:Calculator, name:str=""):
         self.calculator, self.name = calculator, name or type(calculator).__name__
 
-    def compute(self, slabs, forces):
+    def compute(self, slabs:list, forces:bool)->tuple:
         energies, found = [], []
         for slab in slabs:
             cell, positions = embed(slab)

@@ -17,8 +17,10 @@ import numpy as np
 from fastcore.basics import patch
 from scipy.linalg import cho_factor, cho_solve
 from scipy.ndimage import maximum_filter
+from matplotlib.axes import Axes
 from .core import MicroscopyGPTError
 from .pictures import binned, hann_window
+from .micrograph import Micrograph
 
 # %% ../nbs/20_fourier.ipynb #268b2c53
 def harmonics(cell:np.ndarray, # (2, 2) in Å, rows a and b
@@ -82,20 +84,20 @@ class Waves:
         normal = _overlaps(self.ex, self.ey) - slow@slow.T
         self.factor = cho_factor(normal + RIDGE*(len(x)*len(y))*np.eye(2*self.m))
 
-    def image(self, c):
+    def image(self, c:np.ndarray)->np.ndarray:
         "The image (h, w) with the complex coefficients `c` (m,)."
         rows = self.ey*c
         return 2*(rows.real@self.ex.real.T - rows.imag@self.ex.imag.T)
 
 # %% ../nbs/20_fourier.ipynb #4e9243e8
 @patch
-def project(self:Waves, image):
+def project(self:Waves, image:np.ndarray)->np.ndarray:
     "Sums of the image (h, w) with the waves: (m,) complex."
     rows = (image@self.ex.view(float)).view(complex)
     return np.einsum("ym,ym->m", self.ey, rows)
 
 @patch
-def solve(self:Waves, image):
+def solve(self:Waves, image:np.ndarray)->np.ndarray:
     "Complex coefficients c (m,) with image = sum of 2 Re(c exp(2 pi i g.r)); the image (h, w) has no background."
     b = self.project(image)
     c = cho_solve(self.factor, _cosines_and_sines(b))
@@ -154,7 +156,7 @@ def _on_coarse_grid(image, pixel, n):
 # %% ../nbs/20_fourier.ipynb #d66f065f
 FLAT = 1e-6 # of the largest value: an image that varies less than this is constant
 
-def levelled_grid(view, # a Micrograph: data (h, w), pixel_size in Å per pixel
+def levelled_grid(view:Micrograph, # a Micrograph: data (h, w), pixel_size in Å per pixel
                   coarse:"float|None"=None # Å per pixel, to which the image is binned; None keeps its pixels
                  )->tuple: # (image (h, w) of unit variance, x (w,) in Å, y (h,) in Å, standard deviation before)
     "The image without background and its pixels' coordinates; raises `LatticeError` when it can show no lattice."
@@ -202,7 +204,7 @@ def noise_of_coefficients(residual:np.ndarray, # (h, w), the image without the w
     return _RingNoise(np.sqrt((total + PRIOR_POINTS*total.sum()/free.sum())/(free + PRIOR_POINTS)))
 
 # %% ../nbs/20_fourier.ipynb #53b897ad
-def fourier_coefficients(view, # a Micrograph: data (h, w), pixel_size in Å per pixel
+def fourier_coefficients(view:Micrograph, # a Micrograph: data (h, w), pixel_size in Å per pixel
                          cell:np.ndarray, # (2, 2) in Å, rows a and b
                          gmax:float=1.1 # largest spatial frequency, 1/Å
                         )->tuple: # (hk (m, 2), g (m, 2) in 1/Å, c (m,) complex, sigma: noise of one coefficient)
@@ -226,7 +228,7 @@ def fold(hk:np.ndarray, # (m, 2) integers
 # %% ../nbs/20_fourier.ipynb #5400bb6e
 def plot_folded(folded:np.ndarray, # (na, nb), of `fold`
                 cell:np.ndarray, # (2, 2) in Å
-                ax, # matplotlib's
+                ax:Axes, # matplotlib's
                 repeats:int=2 # cells along a and along b
                )->None:
     "A folded cell and its neighbours, drawn to scale, y downward."

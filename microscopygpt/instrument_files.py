@@ -9,6 +9,7 @@ __all__ = ['MAX_DATA_SETS', 'MAX_TAGS', 'DM_TYPES', 'MAX_BYTES', 'ROSETTA_SUFFIX
 # %% ../nbs/14_instrument_files.ipynb #4b8bb040
 import json, re
 from importlib import import_module
+from pathlib import Path
 import numpy as np
 from PIL import UnidentifiedImageError
 from .pictures import (MIN_PIXELS, Instrument, MicrographError, Picture, as_text, finite_number, first_nested,
@@ -173,7 +174,7 @@ def _velox(file):
         yield wanted, name, data, steps, units, _velox_instrument(said)
 
 # %% ../nbs/14_instrument_files.ipynb #a5c01ec3
-def read_hdf5(path, # of the file
+def read_hdf5(path:"str|Path", # of the file
               warnings:list, # gets texts about what is doubtful
               frame:"int|None"=None # number of the frame to read; None for the mean of all
              )->Picture:
@@ -279,7 +280,7 @@ def _dm_array(path, image):
     raise ValueError(f"{data.nbytes} bytes expected, {stored['size_bytes']} there")
 
 # %% ../nbs/14_instrument_files.ipynb #a594fa97
-def read_dm(path, # of a DM3 or DM4 file
+def read_dm(path:"str|Path", # of a DM3 or DM4 file
             warnings:list, # gets texts about what is doubtful
             frame:"int|None"=None # number of the frame to read; None for the mean of all
            )->Picture:
@@ -328,7 +329,7 @@ def _rosetta_picture(path, found, warnings, frame, instrument):
     return one_picture(path, data, steps, units, warnings, None, frame, instrument)
 
 # %% ../nbs/14_instrument_files.ipynb #a57dea8f
-def read_ser(path, # of a .ser file
+def read_ser(path:"str|Path", # of a .ser file
              warnings:list, # gets texts about what is doubtful
              frame:"int|None"=None # number of the frame to read; None for the mean of all
             )->Picture:
@@ -367,7 +368,7 @@ def _largest_picture(found):
     return max(flat, key=lambda one: one["data"].size, default=None), len(pictures)
 
 # %% ../nbs/14_instrument_files.ipynb #14b0c61a
-def read_rosetta(path, # of a file with a suffix in `ROSETTA_SUFFIXES`
+def read_rosetta(path:"str|Path", # of a file with a suffix in `ROSETTA_SUFFIXES`
                  warnings:list, # gets texts about what is doubtful
                  frame:"int|None"=None # number of the frame to read; None for the mean of all
                 )->Picture:

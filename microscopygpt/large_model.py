@@ -8,6 +8,7 @@ __all__ = ['IGNORED', 'GPU_FULL', 'shown', 'encode', 'stop_tokens', 'Steering', 
 # %% ../nbs/36_large_model.ipynb #17165183
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 import numpy as np, torch
 from fastcore.basics import patch
 from PIL import Image
@@ -16,6 +17,9 @@ from .crystal import parse_formula
 from .compact import ModelError
 from .observe import Observation
 from .micrograph import Micrograph
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+    from transformers import ProcessorMixin
 
 # %% ../nbs/36_large_model.ipynb #bb7cace2
 # transformers' own Mllama layers cause this warning, once at every call
@@ -85,7 +89,7 @@ def _labels(batch, lengths):
     return torch.where((at < ends) & (at >= starts), batch["input_ids"], IGNORED)
 
 # %% ../nbs/36_large_model.ipynb #853bdcbf
-def encode(processor, # of a vision-language model
+def encode(processor:"ProcessorMixin", # of a vision-language model
            images:list, # of RGB images
            prompts:list, # one for each image
            answers:"list|None"=None # one for each prompt, to train on
@@ -101,7 +105,7 @@ def encode(processor, # of a vision-language model
     return batch
 
 # %% ../nbs/36_large_model.ipynb #be19e498
-def stop_tokens(model, processor)->list: # of int, sorted
+def stop_tokens(model:torch.nn.Module, processor:"ProcessorMixin")->list: # of int, sorted
     "The tokens that end an answer."
     ends = model.generation_config.eos_token_id
     ends = ends if isinstance(ends, (list, tuple)) else [ends]
@@ -159,7 +163,7 @@ class Steering:
 
 # %% ../nbs/36_large_model.ipynb #c6d335f7
 @patch
-def account(self:Steering, chosen:torch.Tensor): # (rows,)
+def account(self:Steering, chosen:torch.Tensor)->None: # (rows,)
     "Take note of the tokens that were chosen."
     gained = self.last.gather(1, chosen[:, None])[:, 0].cpu()
     self.log_p += torch.where(self.done, 0., gained)
@@ -188,8 +192,8 @@ def _keep_gradients(module):
 # %% ../nbs/36_large_model.ipynb #2a34d8b9
 class LargeVLM:
     "A vision-language model of the transformers library: micrographs and prompts in, structure texts out."
-    def __init__(self, model, # of transformers or peft
-                 processor, # of the model
+    def __init__(self, model:torch.nn.Module, # of transformers or peft
+                 processor:"ProcessorMixin", # of the model
                  name:str="", dialect:"str|Dialect"="paper",
                  unsloth:bool=False, # whether Unsloth loaded the model
                  constrained:bool=True, # whether the formula steers the answers
@@ -207,18 +211,18 @@ class LargeVLM:
         unsloth = ", Unsloth" if self.unsloth else ""
         return f"{name} ({size}, {self.model.device}, {self.dialect.name} dialect{unsloth})"
 
-    def shown(self, micrograph):
+    def shown(self, micrograph:"Micrograph|Observation|None")->Image.Image:
         "A micrograph as this model sees it."
         return shown(micrograph, self.dialect.pixel_size)
 
     @property
-    def n_words(self):
+    def n_words(self)->int:
         "How many tokens the model knows."
         return len(_tokenizer(self.processor))
 
 # %% ../nbs/36_large_model.ipynb #533dea06
 @patch
-def matcher(self:LargeVLM, formula:str): # llguidance.LLMatcher
+def matcher(self:LargeVLM, formula:str)->"LLMatcher": # llguidance.LLMatcher
     "A fresh matcher of the answers for a formula."
     key = formula, self.dialect
     if self._tokens is None: self._tokens = _grammar_tokens(self.model, self.processor)
@@ -227,7 +231,7 @@ def matcher(self:LargeVLM, formula:str): # llguidance.LLMatcher
 
 # %% ../nbs/36_large_model.ipynb #6ea52ec4
 @patch
-def set_training(self:LargeVLM, training:bool):
+def set_training(self:LargeVLM, training:bool)->None:
     "Switch between writing and learning."
     if not self.unsloth: return self.model.train(training)
     from unsloth import FastVisionModel

@@ -8,12 +8,15 @@ __all__ = ['no_lattice', 'COARSE', 'G_MAX', 'STRONGEST', 'SMALLEST_AREA', 'TRANS
            'ABOVE', 'CONVINCING', 'Alternative', 'Lattice2D', 'measure_lattice', 'plot_cell', 'plot_lattice']
 
 # %% ../nbs/21_lattice.ipynb #2b4709b9
+import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
+from matplotlib.axes import Axes
 from .crystal import CrystalError, cell_lengths, reduce_cell
 from .plotting import styled
+from .micrograph import Micrograph
 from .fourier import (LatticeError, Spectrum, Waves, find_peaks, fold, fourier_coefficients, harmonics,
                                    levelled_grid, noise_of_coefficients, padded_spectrum, refine_cell,
                                    weight_of_frequency, without_background)
@@ -123,7 +126,7 @@ def _extinctions(fit):
 def _offsets(n):
     "The offsets (p a* + q b*)/n, one of each pair ±, that belong to no smaller n."
     return [(p, q, n) for p in range(n) for q in range(n)
-            if np.gcd.reduce([p, q, n]) == 1 and (p, q) <= ((-p) % n, (-q) % n)]
+            if math.gcd(p, q, n) == 1 and (p, q) <= ((-p) % n, (-q) % n)]
 
 def _supercell(cell, p, q, n):
     "The cell, n times larger, whose reciprocal lattice also has the point (p a* + q b*)/n."
@@ -244,11 +247,11 @@ class Lattice2D:
     warnings: list = field(default_factory=list) # what to keep in mind, one line each
 
     @property
-    def a(self): return cell_lengths(self.cell)[0] # Å
+    def a(self)->float: return cell_lengths(self.cell)[0] # Å
     @property
-    def b(self): return cell_lengths(self.cell)[1] # Å
+    def b(self)->float: return cell_lengths(self.cell)[1] # Å
     @property
-    def gamma(self): return cell_lengths(self.cell)[2] # degrees
+    def gamma(self)->float: return cell_lengths(self.cell)[2] # degrees
 
 # %% ../nbs/21_lattice.ipynb #a9aebd95
 def _in_words(alternative):
@@ -363,7 +366,7 @@ def _search(grid, above):
 ABOVE = 0, 3.5 # the background, in the first and in the second search
 CONVINCING = .7 # quality that needs no second search
 
-def measure_lattice(view # a Micrograph: data (h, w), pixel_size in Å per pixel
+def measure_lattice(view:Micrograph # a Micrograph: data (h, w), pixel_size in Å per pixel
                    )->Lattice2D:
     "Measure the reduced cell of the projected crystal; raises `LatticeError` when the image shows none."
     grid, found, errors = _grid_of(view), [], []
@@ -403,9 +406,9 @@ def _draw_vectors(ax, cell, origin):
                 ha="center", va="center")
 
 # %% ../nbs/21_lattice.ipynb #eb91d6b1
-def plot_cell(view, # a Micrograph
+def plot_cell(view:Micrograph, # a Micrograph
               lattice:Lattice2D,
-              ax # matplotlib's
+              ax:Axes # matplotlib's
              )->None:
     "The image, faint lattice lines and the two vectors."
     (h, w), p = view.data.shape, view.pixel_size
@@ -431,7 +434,7 @@ def _plot_nodes(view, lattice, ax, gmax=G_MAX):
 
 # %% ../nbs/21_lattice.ipynb #44155618
 @styled()
-def plot_lattice(view, # a Micrograph
+def plot_lattice(view:Micrograph, # a Micrograph
                  lattice:Lattice2D=None # measured if not given
                 )->np.ndarray: # the two matplotlib axes
     "The cell over the image, and the lattice over its Fourier transform."

@@ -11,6 +11,7 @@ __all__ = ['LIMIT', 'PROPERTIES', 'FAILURES', 'TOP', 'NOTHING', 'BINS', 'RATES',
 
 # %% ../nbs/70_metrics.ipynb #6f6f5c51
 import json, signal, threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ class TimeLimit(MetricsError): "A comparison that took too long."
 LIMIT = 10. # seconds for one comparison; a usual one takes 0.03
 
 @contextmanager
-def time_limit(seconds:float):
+def time_limit(seconds:float)->Iterator:
     "Raise `TimeLimit` in the block when it runs longer; without effect outside a main thread, and on Windows."
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
@@ -148,20 +149,20 @@ def percentile(values:list, # numbers, None where nothing could be measured
     return _bootstrapped(lambda x, axis=-1: np.percentile(x, q, axis=axis), (x,), n_resamples=2000)
 
 # %% ../nbs/70_metrics.ipynb #316fa98d
-def kld_as_published(truth, guess, # (..., n) one value for each structure, in the same order
+def kld_as_published(truth:np.ndarray, guess:np.ndarray, # (..., n) one value for each structure, in the same order
                      axis:int=-1)->np.ndarray: # (...) nats
     "Table 1's KLD: two lists of values, each divided by its sum, compared row by row (scipy's `entropy`)."
     return entropy(truth, guess, axis=axis)
 
 # %% ../nbs/70_metrics.ipynb #de51cbf6
-def emd_as_published(truth, guess, # (..., n) one value for each structure, in the same order
+def emd_as_published(truth:np.ndarray, guess:np.ndarray, # (..., n) one value for each structure, in the same order
                      axis:int=-1)->np.ndarray: # (...) rows
     "Table 1's EMD: how far shares must move along the row numbers (scipy's `wasserstein_distance`, vectorized)."
     p, q = (x/np.sum(x, axis=axis, keepdims=True) for x in (truth, guess))
     return np.abs(np.cumsum(p - q, axis=axis)).sum(axis)
 
 # %% ../nbs/70_metrics.ipynb #f85c0787
-def w1(truth, guess, # (..., n) values, as many of each
+def w1(truth:np.ndarray, guess:np.ndarray, # (..., n) values, as many of each
        axis:int=-1)->np.ndarray: # (...) the values' unit
     "Wasserstein-1 distance of two sets of one size (scipy's `wasserstein_distance`, vectorized)."
     return np.abs(np.sort(truth, axis=axis) - np.sort(guess, axis=axis)).mean(axis)
@@ -178,7 +179,7 @@ def histograms(truth:list, guess:list, # values
     return float(first*width), *(np.bincount(x - first, minlength=last - first + 1) for x in bins)
 
 # %% ../nbs/70_metrics.ipynb #cfed1b5b
-def kld(truth, guess, # (..., n) values
+def kld(truth:np.ndarray, guess:np.ndarray, # (..., n) values
         width:float # of a bin
        )->np.ndarray: # (...) nats
     "Kullback-Leibler divergence of the guess's histogram from the truth's, with add-one smoothing."
@@ -284,11 +285,11 @@ class Report:
     records: list = field(default_factory=list, repr=False) # one for each structure
 
     @property
-    def name(self): return self.settings["model"]
-    def as_dict(self):
+    def name(self)->str: return self.settings["model"]
+    def as_dict(self)->dict:
         parts = {k: v for k, v in self.total.items() if k != "scores"}
         return {**self.total["scores"], **parts, "sources": self.sources, "settings": self.settings}
-    def write(self, path):
+    def write(self, path:"str|Path")->Path:
         text = json.dumps(self.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
         Path(path).write_text(text + "\n", encoding="utf-8")
 

@@ -18,6 +18,7 @@ import tifffile
 from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import affine_transform, gaussian_filter
+from matplotlib.axes import Axes
 from .core import is_number
 from .frame import DARK_SPOTS, drawn_bar, gray_skewness, picture_box, without_bar
 from .pictures import (MIN_PIXELS, PIXEL_SIZES, Instrument, MicrographError, Picture, agreed_sizes,
@@ -35,10 +36,11 @@ class Micrograph:
     instrument: Instrument = Instrument() # voltage, convergence and detector, where the file tells
 
     @property
-    def shape(self): return self.data.shape
+    def shape(self)->tuple: return self.data.shape
 
     @property
-    def fov(self): return None if self.pixel_size is None else tuple(n*self.pixel_size for n in self.shape[::-1])
+    def fov(self)->"tuple|None":
+        return None if self.pixel_size is None else tuple(n*self.pixel_size for n in self.shape[::-1])
 
     def __repr__(self):
         size, scale = f"{self.shape[1]} x {self.shape[0]} px", "pixel size unknown"
@@ -111,9 +113,9 @@ def _plot_bar(ax, w, h, p):
 # %% ../nbs/16_micrograph.ipynb #8f796a2e
 @patch
 def plot(self:Micrograph,
-         ax=None, # matplotlib's; None makes some
+         ax:"Axes|None"=None, # matplotlib's; None makes some
          bar:bool=True # draw a scale bar
-        ): # the axes, in Å (in pixels when the pixel size is unknown), origin in the centre of the first pixel
+        )->Axes: # the axes, in Å (in pixels when the pixel size is unknown), origin in the centre of the first pixel
     "Draw the image."
     import matplotlib.pyplot as plt
     if ax is None: ax = plt.subplots(figsize=(4, 4), layout="constrained")[1]
@@ -268,8 +270,8 @@ def _given_over_stated(given, stated, warnings):
     return given, warnings
 
 # %% ../nbs/16_micrograph.ipynb #4f4ad47a
-def read_micrograph(image, # path of a PNG, TIFF, DM4, EMD, MRC or other file; an array; a PIL image; a Micrograph
-                    pixel_size=None, # Å/px, or (y, x) for pixels that are not square; None takes what the file says
+def read_micrograph(image:"str|Path|np.ndarray|Image.Image|Micrograph", # a PNG, TIFF, DM4, EMD, MRC or other file
+                    pixel_size:"float|tuple|None"=None, # Å/px, or (y, x) if not square; None takes what the file says
                     frame:"int|None"=None, # number of the frame that is read; None averages all
                     invert:bool=False # atoms are dark, as in bright field
                    )->Micrograph:
@@ -323,8 +325,8 @@ def _point(point, name):
     return found
 
 # %% ../nbs/16_micrograph.ipynb #85da08c5
-def pixel_size_from_ruler(start, # one end (x, y) in pixels
-                          end, # the other end (x, y) in pixels
+def pixel_size_from_ruler(start:tuple, # one end (x, y) in pixels
+                          end:tuple, # the other end (x, y) in pixels
                           length:float # known distance between them, in Å
                          )->float: # Å/px
     "The pixel size from a known length in the image, such as its scale bar; raises `MicrographError`."

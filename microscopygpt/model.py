@@ -10,12 +10,14 @@ __all__ = ['LARGE', 'GATES', 'KNOWN', 'AccessError', 'explain', 'compute_dtype',
 import importlib.util, json, os, re
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from .chat import dialect_of
 from .compact import CompactConfig, CompactVLM, ModelError, load_compact, weights_folder
 from .large_model import GPU_FULL, LargeVLM, MemoryFullError
+if TYPE_CHECKING: from transformers import BitsAndBytesConfig
 
 # %% ../nbs/37_model.ipynb #cb0075ce
 def _causes(error):
@@ -79,7 +81,7 @@ def compute_dtype()->torch.dtype:
 # %% ../nbs/37_model.ipynb #9ac394b8
 _PRECISE = ["lm_head", "vision_model", "vision_tower", "visual", "multi_modal_projector", "connector"]
 
-def nf4(): # BitsAndBytesConfig
+def nf4()->"BitsAndBytesConfig": # BitsAndBytesConfig
     "QLoRA's quantisation (Dettmers et al. 2023)."
     from transformers import BitsAndBytesConfig
     if not importlib.util.find_spec("bitsandbytes"):
@@ -192,9 +194,9 @@ def modern_names(weights:dict # name -> tensor
 # %% ../nbs/37_model.ipynb #4c97b9eb
 GATES = "gates.safetensors" # cross-attention gates that were trained with an adapter
 
-def open_gates(model, # with or without the adapter
+def open_gates(model:torch.nn.Module, # with or without the adapter
                adapter:str # folder, or name on the hub
-              ): # the model
+              )->torch.nn.Module: # the model
     "Set the gates that were trained with an adapter, if any were."
     if gates := _optional_file(adapter, GATES): model.load_state_dict(load_file(gates), strict=False)
     return model
@@ -226,9 +228,9 @@ def _adapter_weights(adapter): # name -> tensor
 # %% ../nbs/37_model.ipynb #d62f37dc
 def _shapes(weights): return {name: weight.shape for name, weight in weights.items()}
 
-def load_adapter(model, # base, by transformers
+def load_adapter(model:torch.nn.Module, # base, by transformers
                  adapter:str # folder, or name on the hub
-                ): # PeftModel
+                )->torch.nn.Module: # PeftModel
     "Put an adapter on its base; raises `AdapterError` when it is damaged or belongs to another one."
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
     config = _adapter_config(adapter)
@@ -271,7 +273,7 @@ def _load_large(name, adapter, load_in_4bit, device, dialect, _when):
     finally: logging.enable_progress_bar()
 
 # %% ../nbs/37_model.ipynb #5905ff67
-def forget_models():
+def forget_models()->None:
     "Let go of the large model that is kept, because it was changed or its memory is wanted."
     _load_large.cache_clear()
 

@@ -11,6 +11,7 @@ __all__ = ['PROPOSER_NAMES', 'POTENTIAL_NAMES', 'UsageError', 'Parser', 'formula
 
 # %% ../nbs/82_options.ipynb #90e5586d
 import argparse, re, warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from .core import writable_folder
@@ -20,9 +21,9 @@ class UsageError(ValueError): "A command that cannot be understood."
 
 class Parser(argparse.ArgumentParser):
     "An argument parser that raises its complaint as `UsageError` instead of printing the usage."
-    def __init__(self, *args, **kwargs): super().__init__(*args, allow_abbrev=False, **kwargs)
+    def __init__(self, *args:object, **kwargs:object): super().__init__(*args, allow_abbrev=False, **kwargs)
 
-    def error(self, message): raise UsageError(f"{message}. See `{self.prog} --help`.")
+    def error(self, message:str)->None: raise UsageError(f"{message}. See `{self.prog} --help`.")
 
 # %% ../nbs/82_options.ipynb #8319671e
 def _given(text, what, example):
@@ -134,7 +135,7 @@ def output_folder(path:"str|Path" # folder to write to, made when missing
 
 # %% ../nbs/82_options.ipynb #58aad0a1
 def output_file(path:"str|Path", # file to write
-                suffixes=(".tif", ".tiff", ".png", ".npy") # what can be written
+                suffixes:tuple=(".tif", ".tiff", ".png", ".npy") # what can be written
                )->Path:
     "The file's path, its folder proven writable; raises `OSError` when it cannot be written."
     path = Path(path).expanduser()
@@ -180,7 +181,7 @@ def complaint(error:Exception)->str: # one line, or "" when the error is not one
 
 # %% ../nbs/82_options.ipynb #62fe29b1
 @contextmanager
-def telling_doubts():
+def telling_doubts()->Iterator:
     "Print what structure files left in doubt, as notes."
     from microscopygpt.structure_files import CrystalWarning
     with warnings.catch_warnings(record=True) as caught:
@@ -224,7 +225,7 @@ def _out(p, what="folder for the results", metavar="DIR"):
     p.add_argument("--out", required=True, metavar=metavar, help=what)
 
 # %% ../nbs/82_options.ipynb #0d6e0ad5
-def read_options(declare, # a function that declares options, such as `predict_options`
+def read_options(declare:Callable, # a function that declares options, such as `predict_options`
                  line:str, # words of the command line, without program and verb
                  prog:str="microscopygpt")->argparse.Namespace:
     "What a verb's options make of a command line; raises `UsageError`."
@@ -256,7 +257,7 @@ def _reading_options(p):
     p.add_argument("--invert", action="store_true", help="atoms are dark, as in bright field")
 
 # %% ../nbs/82_options.ipynb #f445d04b
-def predict_options(p:Parser):
+def predict_options(p:Parser)->None:
     "Declare the options of `predict`."
     _question_options(p)
     _reading_options(p)
@@ -319,7 +320,7 @@ def _defect_options(p):
     p.add_argument("--twist", type=float, metavar="DEG", help="a bilayer, the upper sheet turned by so many degrees")
 
 # %% ../nbs/82_options.ipynb #7e75176d
-def simulate_options(p:Parser):
+def simulate_options(p:Parser)->None:
     "Declare the options of `simulate`."
     _film_options(p)
     _view_options(p)
@@ -332,7 +333,7 @@ def simulate_options(p:Parser):
     _out(p, "the image: .tif with the pixel size in its tags, .png or .npy", "IMAGE")
 
 # %% ../nbs/82_options.ipynb #4a99b052
-def dataset_options(p:Parser):
+def dataset_options(p:Parser)->None:
     "Declare the options of `dataset`."
     p.add_argument("--source", nargs="+", required=True, metavar="NAME|FILE|DIR",
                    help="dft_2d_2021, c2db, or a .json of entries (in a .zip too) or folder of your own")
@@ -358,7 +359,7 @@ def _large_model_options(p):
     p.add_argument("--workers", type=int, help="processes that render micrographs (default: 0)")
 
 # %% ../nbs/82_options.ipynb #a68ee003
-def train_options(p:Parser):
+def train_options(p:Parser)->None:
     "Declare the options of `train`."
     p.add_argument("--dataset", required=True, metavar="DIR", help="made by the verb dataset")
     p.add_argument("--base", default="compact", metavar="compact|PATH|HUB-ID",
@@ -372,7 +373,7 @@ def train_options(p:Parser):
     _large_model_options(p.add_argument_group("large models (QLoRA)"))
 
 # %% ../nbs/82_options.ipynb #ffa44117
-def evaluate_options(p:Parser):
+def evaluate_options(p:Parser)->None:
     "Declare the options of `evaluate`."
     p.add_argument("--source", nargs="+", metavar="NAME|FILE|DIR",
                    help="databases (dft_2d_2021, c2db), or .json files of entries (in a .zip too) or folders of your "
@@ -393,7 +394,7 @@ def evaluate_options(p:Parser):
     _out(p, "folder for answers and report; the same command goes on where it stopped")
 
 # %% ../nbs/82_options.ipynb #bc3b9d3d
-def score_options(p:Parser):
+def score_options(p:Parser)->None:
     "Declare the options of `score`."
     p.add_argument("predictions", metavar="PREDICTIONS", help="folder of ID_0/rank_1.cif to rank_5.cif, best first")
     p.add_argument("truth", metavar="TRUTH", help="folder of ID.cif")
@@ -403,7 +404,7 @@ def score_options(p:Parser):
     _out(p, "folder for the report")
 
 # %% ../nbs/82_options.ipynb #25c156aa
-def benchmark_options(p:Parser):
+def benchmark_options(p:Parser)->None:
     "Declare the options of `benchmark`."
     p.add_argument("--source", nargs="+", choices=("dft_2d_2021", "c2db"), default=("dft_2d_2021", "c2db"),
                    help="only this database's crystals (default: both)")
@@ -413,7 +414,7 @@ def benchmark_options(p:Parser):
     _out(p, "folder for the benchmark, about 150 MB; the same command goes on where it stopped")
 
 # %% ../nbs/82_options.ipynb #6824e41c
-def lab_options(p:Parser):
+def lab_options(p:Parser)->None:
     "Declare the options of `lab`."
     p.add_argument("folder", nargs="?", default=".", metavar="DIR",
                    help="where the app's notebook is kept (default: here)")

@@ -10,7 +10,9 @@ __all__ = ['UNITS', 'NO_UNIT', 'SPELLINGS', 'RECIPROCAL_ENDS', 'ANGLES', 'MIN_PI
            'one_frame', 'one_picture', 'finite_number', 'kilovolts', 'first_nested', 'library_for', 'array_picture']
 
 # %% ../nbs/13_pictures.ipynb #9e6bd5c3
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from .core import MicroscopyGPTError, is_number
@@ -109,7 +111,7 @@ def _unknown_units(units):
 
 # %% ../nbs/13_pictures.ipynb #a591f7c8
 def scale_of(steps:list, # along y and x, in units
-             units, # names, along y and x
+             units:list, # names, along y and x
              warnings:list # gets a text where the scale is not used
             )->tuple: # pixel sizes (Å) along y and x or None, reciprocal unit or ""
     "The pixel sizes that steps and units mean."
@@ -221,11 +223,11 @@ class MicrographError(MicroscopyGPTError): "A picture that cannot be used as a m
 MAX_PIXELS = 2**28 # 1 GB as float32
 MAX_FRAMES = 64 # more add little, and take long
 
-def one_frame(frame, # function: number -> (rows, columns)
+def one_frame(frame:Callable, # function: number -> (rows, columns)
               n:int, # number of frames
               shape:tuple, # (rows, columns)
               wanted:"int|None", # number of the frame to read; None for the mean of all
-              path, # of the file, for messages
+              path:"str|Path", # of the file, for messages
               warnings:list # gets a text where frames are averaged or left out
              )->np.ndarray: # (rows, columns)
     "The frame that is wanted, or the mean of all after alignment; raises `MicrographError`."
@@ -290,12 +292,12 @@ def _plane(data, axes, series, i):
     return part.T if axes[0] > axes[1] else part
 
 # %% ../nbs/13_pictures.ipynb #a5f623c9
-def one_picture(path, # of the file, for messages
-                data, # an array, or what can be sliced like one
-                steps, # one for each axis of the array
-                units, # names, one for each axis
+def one_picture(path:"str|Path", # of the file, for messages
+                data:np.ndarray, # an array, or what can be sliced like one
+                steps:list, # one for each axis of the array
+                units:list, # names, one for each axis
                 warnings:list, # gets texts about scale and frames
-                axes=None, # of the rows and columns; None finds them by their units
+                axes:"list|None"=None, # of the rows and columns; None finds them by their units
                 frame:"int|None"=None, # number of the frame to read; None for the mean of all
                 instrument:Instrument=Instrument()
                )->Picture:
@@ -313,14 +315,14 @@ def one_picture(path, # of the file, for messages
     return Picture(picture, sizes, instrument, reciprocal)
 
 # %% ../nbs/13_pictures.ipynb #eb8a6f7f
-def finite_number(value)->"float|None":
+def finite_number(value:object)->"float|None":
     "A finite number; None where the value is not one."
     try: number = float(value)
     except (TypeError, ValueError): return None
     return number if np.isfinite(number) else None
 
 # %% ../nbs/13_pictures.ipynb #a5c47859
-def kilovolts(value # in V or kV
+def kilovolts(value:object # in V or kV
              )->"float|None": # kV
     "An acceleration voltage; a number above 2000 is in V."
     number = finite_number(value)
@@ -330,7 +332,7 @@ def kilovolts(value # in V or kV
 # %% ../nbs/13_pictures.ipynb #a5cff99b
 def first_nested(tree:dict,
                  *names:str # in lower case
-                ):
+                )->object:
     "The first value under one of these names, at any depth of dictionaries; None where there is none."
     for key, value in tree.items() if isinstance(tree, dict) else ():
         if str(key).lower() in names and not isinstance(value, dict): return value
@@ -339,9 +341,9 @@ def first_nested(tree:dict,
 
 # %% ../nbs/13_pictures.ipynb #13b0c614
 def library_for(name:str, # of a module
-                path, # of the file, for the message
+                path:"str|Path", # of the file, for the message
                 extra:str="io" # of this package, that installs it
-               ):
+               )->object:
     "A module that reads a file; raises `MicrographError` where it is not installed."
     try: return import_module(name)
     except ImportError:
@@ -370,7 +372,7 @@ def _gray(data, warnings):
 
 # %% ../nbs/13_pictures.ipynb #13b0c617
 def array_picture(data:np.ndarray, # numbers, with colours last or frames first
-                  source, # for messages
+                  source:"str|Path", # for messages
                   warnings:list, # gets texts about colours and frames
                   frame:"int|None"=None # number of the frame to read; None for the mean of all
                  )->np.ndarray: # (rows, columns) float32

@@ -7,9 +7,11 @@ __all__ = ['FREE_PLAN', 'ALLOWED', 'SNAP', 'RIVAL', 'UNCHANGED', 'RESIZED', 'REH
            'misfit_with', 'place']
 
 # %% ../nbs/62_place.ipynb #44a00003
+from collections.abc import Callable
 from dataclasses import replace
 import numpy as np
 from .crystal import Slab
+from .energies import Potential
 from .heights import Relaxed, relax_heights
 from .observe import Observation
 from .rank import Contender
@@ -45,7 +47,7 @@ def _fit_with_symmetry(proof, exact, observation):
 
 # %% ../nbs/62_place.ipynb #62d00001
 def freed(one:Contender, # its proof is replaced where it is freed
-          rest:Relaxed, observation:Observation, potential, tick=None
+          rest:Relaxed, observation:Observation, potential:Potential, tick:"Callable|None"=None
          )->Relaxed: # its index is -1 if freed
     "What a contender becomes when its columns or its symmetry are let go too, if that explains a rough image as well."
     proof, noise = one.proof, observation.noise_residual(one.proof.placed.cell)
@@ -111,9 +113,9 @@ def _at_rest_by_index(contenders, potential, tick):
 
 # %% ../nbs/62_place.ipynb #62c00015
 def place(contenders:list, # of `Contender`; they are given `inferred` and, where that asks for it, a new lattice
-          observation:Observation, potential, tick=None,
+          observation:Observation, potential:Potential, tick:"Callable|None"=None,
           scores:"np.ndarray|None"=None # (n,) log odds of each by all else
-         ):
+         )->None:
     "Give contenders the lattice that measurement and physics agree on."
     ends = _at_rest_by_index(contenders, potential, tick)
     if not ends: return

@@ -48,8 +48,8 @@ def turns_of(cell:np.ndarray # (2, 2) Å, reduced
 # %% ../nbs/07_plane_groups.ipynb #5a786198
 SAME_PLACE = .35 # Å, how far an operation may miss an atom that noise has displaced
 
-def is_same_operation(turn, shift, # (2, 2) integers and (2,) fractions, of one
-                      other, # with `turn` and `shift`
+def is_same_operation(turn:np.ndarray, shift:np.ndarray, # (2, 2) integers and (2,) fractions, of one
+                      other:PlaneOperation, # with `turn` and `shift`
                       cell:np.ndarray, # (2, 2) Å
                       tolerance:float=SAME_PLACE # Å
                      )->bool:

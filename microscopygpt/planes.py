@@ -11,6 +11,7 @@ __all__ = ['SHIFTS', 'SYMMETRIC', 'MOST_OPERATIONS', 'JOINED', 'MERGED', 'ORBIT_
 
 # %% ../nbs/43_planes.ipynb #0b14cbf6
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 import numpy as np
 from scipy.fft import fft2
@@ -36,9 +37,7 @@ def _turned(hk, F, turn)->np.ndarray: # (m,)
     known |= zip(map(tuple, hk.tolist()), F)
     return np.array([known.get(tuple(h), 0) for h in (hk@turn.T).tolist()], F.dtype)
 
-def moved(hk, F, # (m, 2) and (m,)
-          operation # with `turn` and `shift`
-         )->np.ndarray: # (m,)
+def moved(hk:np.ndarray, F:np.ndarray, operation:ImageOperation)->np.ndarray: # (m,) from (m, 2) and (m,)
     "Coefficients of an image to which an operation was applied."
     return np.exp(-2j*np.pi*(hk@operation.shift))*_turned(hk, F, operation.turn)
 
@@ -219,7 +218,7 @@ def _ways(left, sizes):
             for rest in _ways(left - n*sizes[0], sizes[1:]): yield (sizes[0],)*n + rest
 
 def partitions(count:int, # atoms
-               sizes)->list: # of tuples of orbit sizes, largest first
+               sizes:list)->list: # of tuples of orbit sizes, largest first
     "Ways of making a number of atoms of orbits."
     sizes = sorted(set(map(int, sizes)), reverse=True)
     return list(itertools.islice(_ways(count, sizes), MOST_PARTITIONS))
@@ -433,7 +432,7 @@ def _whole_residual(residual, left_out)->float:
 def solve_columns(observation:Observation, formula:str,
                   max_atoms:int=MAX_ATOMS, # in the cell
                   seed:int=0,
-                  progress=None # called with the share done and what is being done
+                  progress:"Callable|None"=None # called with the share done and what is being done
                  )->list: # of `Columns`, most plausible first
     "The planes that explain an image, over every plausible number of formula units."
     planes, groups, trials = [], {}, _trials(observation, formula, max_atoms)

@@ -9,12 +9,13 @@ __all__ = ['NEAREST', 'ALIGNN_CUTOFF', 'ALIGNN_FOLDER', 'POTENTIALS', 'PACKAGES'
 # %% ../nbs/52_potentials.ipynb #556849e7
 import contextlib, importlib.util, io, json, os, warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from ase.calculators.calculator import Calculator
 from ase.data import chemical_symbols
 from .energies import Bonds, CalculatorPotential, Potential, PotentialError, bonds_of, pulled, share_out
 from .chgnet import SAME_LENGTH, UNTRAINED, CHGNetPotential, joined, small_graphs
+if TYPE_CHECKING: import torch
 
 # %% ../nbs/52_potentials.ipynb #39a00061
 class _SevenNetPotential(Potential):
@@ -97,10 +98,10 @@ def alignn_files(folder:"str|Path|None"=None # None: the environment variable's,
     return files
 
 # %% ../nbs/52_potentials.ipynb #39a00067
-def gated_convolution(layer, # of ALIGNN
-                      start, end, times, # (e,), torch
-                      nodes, # (n, 256)
-                      edges # (e, 256)
+def gated_convolution(layer:"torch.Tensor", # of ALIGNN
+                      start:"torch.Tensor", end:"torch.Tensor", times:"torch.Tensor", # (e,), torch
+                      nodes:"torch.Tensor", # (n, 256)
+                      edges:"torch.Tensor" # (e, 256)
                      )->tuple: # nodes, edges
     "Messages between nodes through gated edges; for atoms and bonds, and for bonds and angles."
     import torch
@@ -167,7 +168,7 @@ class ALIGNNPotential(Potential):
         for number in set(map(int, numbers)) - set(self.features): self.features[number] = _element_features(number)
         return np.array([self.features[int(number)] for number in numbers])
 
-    def compute(self, slabs, forces):
+    def compute(self, slabs:list, forces:bool)->tuple:
         import torch
         cutoff = ALIGNN_CUTOFF
         while not has_nearest(bonds := bonds_of(slabs, cutoff)): cutoff *= 1.5

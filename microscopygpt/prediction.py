@@ -15,16 +15,19 @@ from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
 from fastcore.basics import patch
 from pymatgen.core import Element
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from .core import package_versions
 from .crystal import cell_lengths, to_slab
 from .structure_files import write_crystal
 from .plotting import CELL, DIFFERENCE, INK, SEQUENCE, draw_atoms, png_bytes, styled
 from .micrograph import Micrograph
+from .lattice import Lattice2D
 from .observe import Imaging, Observation
 from .chat import make_prompt
 from .proof import resimulate
 from .potentials import PACKAGES, POTENTIALS
-from .rank import EXPLAINED, PLAUSIBLE, WELL_EXPLAINED
+from .rank import EXPLAINED, PLAUSIBLE, WELL_EXPLAINED, Candidate
 from .search import PROPOSERS, active_proposers, scale_of
 
 # %% ../nbs/66_prediction.ipynb #9476f9c3
@@ -42,11 +45,11 @@ class Prediction:
     options: dict = field(default_factory=dict, repr=False) # keywords of `predict` that were not left at their defaults
 
     @property
-    def best(self): return self.candidates[0]
+    def best(self)->Candidate: return self.candidates[0]
     @property
-    def lattice(self): return self.observation.lattice
+    def lattice(self)->Lattice2D: return self.observation.lattice
     @property
-    def explained(self):
+    def explained(self)->bool:
         return bool(self.candidates and self.best.residual < EXPLAINED and self.best.confidence > PLAUSIBLE)
 
 # %% ../nbs/66_prediction.ipynb #bfa930ea
@@ -96,8 +99,8 @@ LARGEST_DIFFERENCE = .6 # where the colors of the difference end
 @patch
 @styled()
 def plot_fit(self:Prediction, rank:int=1, # which candidate
-             axes=None # three of matplotlib's; None makes some
-            ):
+             axes:"np.ndarray|None"=None # three of matplotlib's; None makes some
+            )->np.ndarray:
     "Micrograph with the atoms over it, the candidate simulated where it lies, and the difference."
     if axes is None: axes = plt.subplots(1, 3, figsize=(10.5, 3.9), layout="constrained")[1]
     proof, view, in_view = self.candidates[rank-1].proof, self.observation.view, self.observation.in_view
@@ -120,7 +123,7 @@ def plot_fit(self:Prediction, rank:int=1, # which candidate
 @patch
 @styled()
 def plot(self:Prediction, rank:int=1 # which candidate
-        ):
+        )->Figure:
     "The fit, and the structure from above and from the side."
     chosen = self.candidates[rank-1]
     fig, axes = plt.subplots(1, 5, figsize=(15, 3.7), layout="constrained")
@@ -148,8 +151,8 @@ def _label_bars(ax, bars, residuals, confidences):
 # %% ../nbs/66_prediction.ipynb #66c00033
 @patch
 @styled()
-def plot_residuals(self:Prediction, ax=None # matplotlib's
-                  ):
+def plot_residuals(self:Prediction, ax:"Axes|None"=None # matplotlib's
+                  )->Axes:
     "What each candidate leaves unexplained; darker bars are less probable to be right."
     n = len(self.candidates)
     if not ax: ax = plt.subplots(figsize=(5.5, .6 + .32*n), layout="constrained")[1]
@@ -190,7 +193,7 @@ def _repr_markdown_(self:Prediction):
 # %% ../nbs/66_prediction.ipynb #3c60fa87
 UNNAMED = dict(templates="crystals", heights="calculator") # how code calls what was given as an object
 
-def written(name:str, value)->str: # Python
+def written(name:str, value:object)->str: # Python
     "An option of `predict` as code."
     known = dict(templates=(None, "auto"), heights=(None, *POTENTIALS))
     return UNNAMED[name] if name in known and value not in known[name] else repr(value)
@@ -216,14 +219,14 @@ def code(self:Prediction, image:"str|None"=None # Python for the image; None for
     return "\n".join([*lines, f"prediction = predict({', '.join([*question, *options])})"])
 
 # %% ../nbs/66_prediction.ipynb #0808d951
-def proposers_of(candidate)->tuple: # names of `PROPOSERS`
+def proposers_of(candidate:Candidate)->tuple: # names of `PROPOSERS`
     "The proposers of a candidate; a template by that word."
     found = {o if o in PROPOSERS else "templates" for o in candidate.origins}
     return tuple(name for name in PROPOSERS if name in found)
 
 LOWEST = 1e-3 # eV/atom; a candidate that is less above the lowest counts as the lowest
 
-def heights_of(candidate)->str:
+def heights_of(candidate:Candidate)->str:
     "What is known of a candidate's heights, in few words."
     if candidate.margin is None: return "heights guessed"
     return "lowest of its size" if candidate.margin < LOWEST else f"+{1e3*candidate.margin:.0f} meV/atom"
@@ -327,7 +330,7 @@ def own_files(folder:Path)->dict: # name -> digest, None where an early version 
     return own | {"prediction.json": None}
 
 # %% ../nbs/66_prediction.ipynb #66c00021
-def free_folder(out:Path, names # of the files that will be written
+def free_folder(out:Path, names:list # of the files that will be written
                )->Path: # `out`, or a folder in it
     "A folder in which no other file has one of these names."
     for i in itertools.count():

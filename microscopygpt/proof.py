@@ -312,7 +312,7 @@ class Proof:
     relocated: int = 0 # atoms set down elsewhere
     operations: int = 1 # symmetry operations
     @property
-    def atoms(self): return from_slab(self.slab)
+    def atoms(self)->Atoms: return from_slab(self.slab)
 
 # %% ../nbs/41_proof.ipynb #7bbdb24a
 SAME_SIZE = .03 # log of the area ratio: a proposal farther off has the wrong bond lengths, so its heights scale with it

@@ -177,10 +177,9 @@ NO_STRAIN = dict(change_of_basis=np.eye(2, dtype=int), log_area_ratio=0., log_st
 
 def with_heights(proof:Proof, relaxed:Relaxed, observation:Observation)->Proof:
     "A proof with relaxed heights in place of its own."
-    placed = relaxed.slab
-    exact, residual = most_symmetric(placed, proof.fit, observation, most_rise=MOST_RISE)
-    return Proof(proof.proposal, exact, residual, proof.fit, proof.placement, placed, crowding(exact), proof.relocated,
-                 n_operations(exact))
+    exact, residual = most_symmetric(relaxed.slab, proof.fit, observation, most_rise=MOST_RISE)
+    return replace(proof, slab=exact, residual=residual, placed=relaxed.slab, crowding=crowding(exact),
+                   operations=n_operations(exact))
 
 # %% ../nbs/60_propose.ipynb #2e0bf809
 def prove_columns(plane:Columns, slab:Slab, observation:Observation, most_rise:float=MOST_RISE)->Proof:

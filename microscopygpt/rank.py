@@ -13,6 +13,7 @@ __all__ = ['PRINT_REACH', 'PRINT_STEP', 'PRINT_WIDTH', 'NEAREST_PAIR', 'ALIKE', 
 
 # %% ../nbs/61_rank.ipynb #28c19e6e
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 import numpy as np
@@ -390,9 +391,9 @@ class Candidate:
     inferred: "Inferred|None" = field(repr=False, default=None) # its lattice by measurement and physics
 
     @property
-    def formula(self): return reduced_formula(self.atoms)
+    def formula(self)->str: return reduced_formula(self.atoms)
     @property
-    def space_group(self): return space_group(self.atoms)
+    def space_group(self)->int: return space_group(self.atoms)
 
 # %% ../nbs/61_rank.ipynb #06316c09
 PLACED = 8 # contenders that get their lattice at rest, the best by all other evidence
@@ -422,7 +423,7 @@ def rank_merged(merged:list, # what `merge_contenders` gives
                 asked:int, # how many answers the model gave
                 k:int=5,
                 potential:str="", # which computed the energies
-                place=None # called with the most promising contenders: gives them their lattice at rest
+                place:"Callable|None"=None # called with the most promising contenders: gives them their lattice at rest
                )->list: # of `Candidate`, best first
     "Score merged contenders by their evidence, and keep the k best."
     if not merged: return []
@@ -439,7 +440,7 @@ def rank(contenders:list, # of `Contender`
          asked:int, # how many answers the model gave
          k:int=5,
          potential:str="", # which computed the energies
-         place=None # called with the most promising contenders: gives them their lattice at rest
+         place:"Callable|None"=None # called with the most promising contenders: gives them their lattice at rest
         )->list: # of `Candidate`, best first
     "Merge contenders, score them by their evidence, and keep the k best."
     return rank_merged(merge_contenders(contenders), asked, k, potential, place)

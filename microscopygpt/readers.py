@@ -75,8 +75,8 @@ def _pil_frame(image):
 MAX_PIL_FRAMES = 1000
 
 # %% ../nbs/15_readers.ipynb #a5f951b1
-def pil_picture(image, # a Pillow image
-                source, # for messages
+def pil_picture(image:Image.Image, # a Pillow image
+                source:"str|Path", # for messages
                 warnings:list, # gets texts about colours and frames
                 frame:"int|None"=None # number of the frame to read; None for the mean of all
                )->np.ndarray: # (rows, columns) float32

@@ -94,8 +94,8 @@ def structure_factors(frac:np.ndarray, # (..., n, 2) positions in the cell
 def _on_grid(coefficients, hk, shape):
     "Coefficients (..., m) at their places in the array that a Fourier transform takes (..., *shape)."
     grid = np.zeros((*coefficients.shape[:-1], *shape), complex)
-    h, k = hk.T
-    grid[..., h % shape[0], k % shape[1]] = coefficients
+    rows, columns = (hk % shape).T
+    grid[..., rows, columns] = coefficients
     return grid
 
 def correlation_map(product:np.ndarray, # (..., m) coefficients of one image, conjugate, times those of another
@@ -181,11 +181,11 @@ class PlaneModel:
 
     def __post_init__(self): self.g2, self.to_frac = (self.g**2).sum(1), np.linalg.inv(self.cell)
 
-    def positions(self, p):
+    def positions(self, p:np.ndarray)->np.ndarray:
         "Fractional positions (n, 2)."
         return self.frac + p[:-2].reshape(-1, 2)@self.to_frac
 
-    def waves(self, p):
+    def waves(self, p:np.ndarray)->np.ndarray:
         "What each atom adds to each coefficient (n, m)."
         return atom_waves(self.positions(p), self.numbers, self.hk, self.g2, p[-2], p[-1])
 

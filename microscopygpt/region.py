@@ -11,6 +11,8 @@ from dataclasses import replace
 from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import maximum_filter, uniform_filter
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from .plotting import CELL, SEQUENCE, styled
 from .pictures import binned, frequency_lengths, hann_window
 from .micrograph import Micrograph
@@ -105,8 +107,8 @@ def lattice_map(micrograph:Micrograph,
 @styled()
 def plot_map(micrograph:Micrograph,
              found:LatticeMap,
-             ax=None # matplotlib's
-            ): # the figure
+             ax:"Axes|None"=None # matplotlib's
+            )->Figure: # the figure
     "The chosen window over the micrograph; points show how well each place shows a lattice."
     import matplotlib.pyplot as plt
     from matplotlib.patches import Rectangle

@@ -10,6 +10,7 @@ import base64, io, json, re
 from hashlib import sha256
 from pathlib import Path
 import matplotlib.pyplot as plt
+from collections.abc import Callable
 from fastcore.xml import (A, B, H1, H2, H3, P, Body, Code, Dd, Details, Div, Dl, Dt, Figcaption, Figure, Footer, Head,
                           Header, Html, Link, Main, Meta, Nav, Pre, Safe, Script, Section, Small, Span, Style, Summary,
                           Table, Tbody, Td, Th, Thead, Title, Tr, to_xml)
@@ -240,8 +241,8 @@ def _head(title, style, script):
 
 # %% ../nbs/74_report_page.ipynb #da76f63d
 def html(report:Report,
-         structures=None, # of `drawings_of`, in microscopygpt.report_rows; None: no drawings
-         reports=() # other `Report`s to stand beside it
+         structures:"Callable|dict|None"=None, # of `drawings_of`, in microscopygpt.report_rows; None: no drawings
+         reports:tuple=() # other `Report`s to stand beside it
         )->str: # one file, nothing from elsewhere
     "A page to read, to search and to send."
     style, script = packaged_text("report.css"), packaged_text("report.js")
@@ -273,8 +274,8 @@ def _tables(report, reports): # Markdown, LaTeX
 # %% ../nbs/74_report_page.ipynb #9ed75583
 def write_report(report:Report,
                  out:"str|Path", # folder
-                 structures=None, # as for `html`
-                 reports=() # other `Report`s to stand beside it
+                 structures:"Callable|dict|None"=None, # as for `html`
+                 reports:tuple=() # other `Report`s to stand beside it
                 )->Path:
     "Write scores.json, records.jsonl, table.md, table.tex and report.html."
     out = Path(out)

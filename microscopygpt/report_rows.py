@@ -8,6 +8,7 @@ __all__ = ['WHY', 'PROPERTY_ROWS', 'DIFFERENT', 'ROWS', 'UNSIGNED', 'SOLVED_LAST
 
 # %% ../nbs/73_report_rows.ipynb #7adb5275
 import base64, io, re
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.resources import files
 import numpy as np
@@ -20,6 +21,7 @@ from fastcore.xml import (B, Button, Div, Details, Fieldset, Figcaption, Figure,
 from jarvis.core.atoms import Atoms
 from matplotlib.colors import to_hex
 from pymatgen.symmetry.groups import sg_symbol_from_int_number
+from IPython.display import HTML
 from .crystal import BRAVAIS, CrystalError, standardize, to_slab
 from .plotting import align_to, draw_slab, reach_of
 from .metrics import FAILURES
@@ -33,14 +35,14 @@ def packaged_text(name:str # of a file in the package's folder `app`, e.g. "repo
 
 # %% ../nbs/73_report_rows.ipynb #5288d445
 def framed(page:str, # HTML
-           height:str="15em"):
+           height:str="15em")->HTML:
     "A page in a frame of a notebook."
     from IPython.display import HTML
     page = page.replace("&", "&amp;").replace("'", "&#39;")
     style = f"width:100%;height:{height};border:0"
     return HTML(f"<div><iframe srcdoc='{page}' style='{style}' title='page'></iframe></div>")
 
-def show_part(*parts): # elements of fastcore.xml
+def show_part(*parts:object)->HTML: # elements of fastcore.xml
     "Parts of the report in a frame of a notebook."
     return framed(to_xml(Div(Style(Safe(packaged_text("report.css"))), *parts), indent=False))
 
@@ -138,7 +140,7 @@ def _structures(found):
 
 # %% ../nbs/73_report_rows.ipynb #fb23404b
 def drawings_of(record:dict,
-                structures # callable or mapping: id -> dict(truth=`Atoms`, answers=[`Atoms` or None], micrograph=array)
+                structures:"Callable|dict|None" # id -> dict(truth=`Atoms`, answers=[`Atoms` or None], micrograph=array)
                )->"dict|None":
     "The structures of an answer that failed; None for solved ones, which are not drawn."
     if structures is None or record["failure"] == "": return None
@@ -236,7 +238,7 @@ def _failures_first(record):
 
 # %% ../nbs/73_report_rows.ipynb #698d7b66
 def structure_list(records:list, # of dicts, as a report has them
-                   structures # as for `drawings_of`
+                   structures:"Callable|dict|None" # as for `drawings_of`
                   )->list: # of elements
     "Controls, headings that sort, and all rows."
     if not records: return [P("The records of the single structures are not at hand.", cls="quiet")]

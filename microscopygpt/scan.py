@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 from .core import MicroscopyGPTError
+from .crystal import Atoms
 from .stem import simulate
 from .noise import Noise, add_noise, random_view
 
@@ -98,9 +99,9 @@ def _named_scan(scan):
     return SCANS[scan]
 
 # %% ../nbs/12_scan.ipynb #a525f0c2
-def scan_image(atoms, # a jarvis `Atoms` slab
-               scan="raw", # a name in `SCANS`, or a `Scan`
-               noise="paper", # a name in `microscopygpt.noise.NOISE`, or a `Noise`
+def scan_image(atoms:Atoms, # a jarvis `Atoms` slab
+               scan:"str|Scan"="raw", # a name in `SCANS`, or a `Scan`
+               noise:"str|Noise"="paper", # a name in `microscopygpt.noise.NOISE`, or a `Noise`
                seed:int=0, # of orientation, errors and noise
                size:int=256, # px
                pixel_size:float=.1 # Å/px, the true one

@@ -12,15 +12,17 @@ __all__ = ['PROPOSERS', 'ON_TOP', 'RESTLESS_BUDGET', 'KNOWN_PLAN', 'WORTH_HEIGHT
 from collections.abc import Callable
 import numpy as np
 from fastcore.basics import patch
+from ase.calculators.calculator import Calculator
 from .core import MicroscopyGPTError
 from .crystal import typed_formula
 from .observe import Observation
 from .chat import prompt_formula
-from .compact import ModelError
+from .compact import CompactVLM, ModelError
+from .large_model import LargeVLM
 from .proof import Proposal, prove
 from .columns import ColumnError, composition, plane_cost
 from .planes import solve_columns
-from .energies import PotentialError
+from .energies import Potential, PotentialError
 from .potentials import load_potential
 from .heights import FLAT_PLAN, flat, height_starts, relax_heights
 from .height_search import find_heights
@@ -33,7 +35,7 @@ from .place import place
 # %% ../nbs/65_search.ipynb #e9240959
 class PredictError(MicroscopyGPTError): "A question that cannot be answered: no formula, or an unknown option."
 
-def asked_formula(formula, prompt)->str:
+def asked_formula(formula:"str|None", prompt:"str|None")->str:
     "The formula, from the prompt where it is not given; raises `PredictError` where the two differ."
     if prompt is not None and formula is None: return prompt_formula(prompt)
     formula = typed_formula(formula or "")
@@ -44,7 +46,7 @@ def asked_formula(formula, prompt)->str:
 # %% ../nbs/65_search.ipynb #388f19f9
 PROPOSERS = ("columns", "model", "templates")
 
-def active_proposers(propose, model, templates)->tuple:
+def active_proposers(propose:"str|tuple", model:object, templates:"str|list|None")->tuple:
     "The names of the proposers, checked; those that have nothing to work with are left out."
     names = (propose,) if isinstance(propose, str) else tuple(propose or ())
     if not names or any(n not in PROPOSERS for n in names):
@@ -57,7 +59,7 @@ def active_proposers(propose, model, templates)->tuple:
     return active
 
 # %% ../nbs/65_search.ipynb #a1c44539
-def remembered(what):
+def remembered(what:object)->"str|None":
     "A model or a potential by its name."
     return what if isinstance(what, (str, type(None))) else str(getattr(what, "name", what))
 
@@ -86,7 +88,7 @@ RESTLESS_BUDGET = 25_000 # effort of the potential, in atoms, after which no mor
 
 class Search:
     "One question on its way to an answer: what is known, what was proposed, what went wrong."
-    def __init__(self, observation:Observation, formula:str, prompt:str, answers:int, seed:int, tell):
+    def __init__(self, observation:Observation, formula:str, prompt:str, answers:int, seed:int, tell:Callable):
         self.observation, self.formula, self.prompt = observation, formula, prompt
         self.answers, self.seed, self.tell = answers, seed, tell
         self.potential, self.contenders, self.notes, self.asked = None, [], [], 0
@@ -96,7 +98,7 @@ class Search:
         self.unscaled = None # observation on a made-up scale and its planes, where no pixel size was given or believed
 
     @property
-    def area(self): return abs(np.linalg.det(self.observation.lattice.cell)) # Å², of the measured cell
+    def area(self)->float: return abs(np.linalg.det(self.observation.lattice.cell)) # Å², of the measured cell
 
     def patient(self)->bool:
         "Whether the potential may still be asked about what looks wrong."
@@ -117,7 +119,7 @@ def on(self:Search, observation:Observation)->"Search":
 
 # %% ../nbs/65_search.ipynb #65c00013
 @patch
-def use(self:Search, heights):
+def use(self:Search, heights:"str|Calculator|Potential|None")->None:
     "Load the potential that computes heights; where that fails the answer comes without it and says so."
     if heights is None: return
     self.tell(.12, "loading the potential")
@@ -129,7 +131,7 @@ def use(self:Search, heights):
 
 # %% ../nbs/65_search.ipynb #65c00014
 @patch
-def prove(self:Search, proposals, start, end)->list: # noqa: F811 (a method)
+def prove(self:Search, proposals:list, start:float, end:float)->list: # noqa: F811 (a method)
     "Proofs of those proposals that fit the lattice."
     proofs = []
     for i, proposal in enumerate(proposals):
@@ -139,7 +141,7 @@ def prove(self:Search, proposals, start, end)->list: # noqa: F811 (a method)
 
 # %% ../nbs/65_search.ipynb #65c00015
 @patch
-def compute(self:Search, how, what, **options)->list: # of `Relaxed`
+def compute(self:Search, how:Callable, what:object, **options:object)->list: # of `Relaxed`
     "Heights computed by a function of the potential; none where there is no potential or it fails."
     if self.potential is None: return []
     def tick(): return self.tell(None, f"relaxing heights with {self.potential.name}")
@@ -162,7 +164,7 @@ def _by_size(proofs):
 
 # %% ../nbs/65_search.ipynb #1b37c5f2
 @patch
-def add_known(self:Search, proofs:list):
+def add_known(self:Search, proofs:list)->None:
     "Take proofs of model and templates among the contenders, with computed heights where that is possible."
     least = min([p.residual for p in proofs] + [c.proof.residual for c in self.contenders], default=0.)
     worth = WORTH_HEIGHTS[0]*least + WORTH_HEIGHTS[1]
@@ -177,7 +179,7 @@ def add_known(self:Search, proofs:list):
 ANSWERS_TRIED = 14 # merged answers that are proven
 
 @patch
-def ask(self:Search, vlm, temperature, start, end)->list:
+def ask(self:Search, vlm:"CompactVLM|LargeVLM", temperature:float, start:float, end:float)->list:
     "Proofs of what the model says."
     bold = temperature != 1
     self.tell(start, f"asking the model at temperature {temperature:g}" if bold else "asking the model")
@@ -265,7 +267,7 @@ ROUNDS = 5, 3 # of the search for heights over the first plane, and over each ot
 FINISH = ((8, 8), (4, 10)), ((6, 6), (2, 10)) # how many of each are followed to the end, for how many steps
 
 @patch
-def add_columns(self:Search, start, end):
+def add_columns(self:Search, start:float, end:float)->None:
     "Solve the planes, give them heights, and take them among the contenders."
     middle = start + .2*(end - start)
     planes, wanted, calm = self._solve(start, middle), PLANES, False
@@ -286,8 +288,8 @@ def add_columns(self:Search, start, end):
 @patch
 def place(self:Search, # noqa: F811 (a method)
           contenders:list,
-          scores # (n,) log odds of each by all else
-         ):
+          scores:np.ndarray # (n,) log odds of each by all else
+         )->None:
     "Give contenders the lattice that measurement and physics agree on, where there is a potential."
     if self.observation.imaging.distortion is None:
         self.compute(lambda some, potential, tick: place(some, self.observation, potential, tick, scores) or [],
@@ -305,7 +307,7 @@ def _add_templates(self:Search, crystals):
 
 # %% ../nbs/65_search.ipynb #5fedd65c
 @patch
-def run(self:Search, propose, vlm, crystals, k)->list: # of `Candidate`
+def run(self:Search, propose:tuple, vlm:"CompactVLM|LargeVLM|None", crystals:list, k:int)->list: # of `Candidate`
     "Proposals in the order of their cost, each with its proof; the ranked candidates."
     if crystals: self._add_templates(crystals)
     if "columns" in propose: self.add_columns(.2, .6)

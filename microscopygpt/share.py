@@ -222,7 +222,7 @@ def merge(adapter:"str|Path", # folder or name on the hub
 def export_gguf(adapter:"str|Path", # folder or name on the hub
                 out:"str|Path", # folder for the file
                 quantization:str="q4_k_m" # as llama.cpp names it
-               ):
+               )->Path:
     "Convert a model with its adapter for llama.cpp, by Unsloth; raises `NoGPUError` where Unsloth cannot be used."
     if not has_unsloth():
         raise NoGPUError("Unsloth converts to GGUF, and needs a GPU: pip install 'microscopygpt[gpu]' on a machine "

@@ -72,10 +72,10 @@ def _own_density(cell, numbers)->np.ndarray: # (n,)
 # %% ../nbs/54_surrogate.ipynb #5a81c7a1
 class HeightFeatures:
     "What the weights of the surrogate are multiplied with, for the heights of one cell."
-    def __init__(self, cell, # (2, 2) Å
-                 frac, # (n, 2)
-                 numbers, # (n,) atomic numbers
-                 elements # (e,) sorted atomic numbers
+    def __init__(self, cell:np.ndarray, # (2, 2) Å
+                 frac:np.ndarray, # (n, 2)
+                 numbers:np.ndarray, # (n,) atomic numbers
+                 elements:np.ndarray # (e,) sorted atomic numbers
                 ):
         self.n, self.pairs = len(numbers), near_pairs(cell, frac, numbers)
         self.elements = np.asarray(elements)
@@ -85,7 +85,7 @@ class HeightFeatures:
         self.both = np.eye(self.n)[self.pairs.first] + np.eye(self.n)[self.pairs.second]
         self.depth = bond_strengths(numbers)[0][self.pairs.first, self.pairs.second]
 
-    def morse(self, z # (s, n) Å
+    def morse(self, z:np.ndarray # (s, n) Å
              )->tuple: # energies (s,) eV, slopes (s, n) eV/Å
         "The Morse potential, which is there before any data."
         energy, slope = morse(z, self.pairs, self.depth)
@@ -128,7 +128,7 @@ def _embedding_rows(self:HeightFeatures, x, climb)->list: # of (s, f), (s, n, f)
 
 # %% ../nbs/54_surrogate.ipynb #98228c07
 @patch
-def rows(self:HeightFeatures, z # (s, n) Å
+def rows(self:HeightFeatures, z:np.ndarray # (s, n) Å
         )->tuple: # (s, f), (s, n, f)
     "What each weight adds to the energies of heights, and to their slopes."
     x, values, slopes, climb = self._pair_functions(z)
@@ -165,7 +165,7 @@ def _pair_tables(self:HeightFeatures, x, weights # (kinds, b)
 
 # %% ../nbs/54_surrogate.ipynb #52bacdfc
 @patch
-def tabulate(self:HeightFeatures, weights # (f,)
+def tabulate(self:HeightFeatures, weights:np.ndarray # (f,)
             )->_Tables:
     "The surrogate with these weights at every distance, the Morse potential included."
     x = np.arange(0, TABLE_END, TABLE_STEP)
@@ -188,7 +188,7 @@ def _embedding_slope(density, weights): # (s, n) eV
 
 # %% ../nbs/54_surrogate.ipynb #d383d6d6
 @patch
-def evaluate(self:HeightFeatures, z, # (s, n) Å
+def evaluate(self:HeightFeatures, z:np.ndarray, # (s, n) Å
              tables:_Tables, energies:bool=True # whether they are wanted
             )->tuple: # energies (s,) eV or None, slopes (s, n) eV/Å
     "Energies and slopes of heights, read from tables."
@@ -256,7 +256,7 @@ class Surrogate:
     def __init__(self): self.weights, self.tables = None, None
 
     def fit(self, data:list # of (features, heights (s, n) Å, energies (s,) eV/cell, slopes (s, n) eV/Å)
-           ):
+           )->"Surrogate":
         "Weighted ridge regression on what was evaluated so far."
         equations = []
         for features, z, energies, slopes in data:

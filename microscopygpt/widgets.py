@@ -7,6 +7,7 @@ __all__ = ['Picker', 'Pad', 'Ranking', 'cells_across', 'patch_of_cells', 'Crysta
 
 # %% ../nbs/80_widgets.ipynb #16bfc2ae
 import itertools
+from collections.abc import Callable
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path, PurePath
@@ -30,8 +31,8 @@ class Picker(anywidget.AnyWidget):
     status = t.Unicode("").tag(sync=True) # what became of the last file
     limit = t.Int(1_000_000_000).tag(sync=True) # bytes
 
-    def __init__(self, take, # called with a file's name and its bytes
-                 **kwargs):
+    def __init__(self, take:Callable, # called with a file's name and its bytes
+                 **kwargs:object):
         super().__init__(**kwargs)
         self.take = take
         self._parts = {} # id of a file -> what has arrived of it
@@ -76,7 +77,7 @@ class Pad(anywidget.AnyWidget):
 
     def show(self, micrograph:Micrograph,
              most:int=900 # pixels along the longer side of what is sent to the browser
-            ):
+            )->None:
         "Show a micrograph; ruler and frame are put away."
         image = _png(micrograph.data, most)
         with self.hold_sync():
@@ -121,7 +122,7 @@ def _outline(slab):
 class CrystalView(nglview.NGLWidget):
     "Crystals in three dimensions, the first in the colours of its elements, a second over it in one colour."
     def __init__(self, height:int=320, # pixels
-                 **kwargs):
+                 **kwargs:object):
         super().__init__(**kwargs)
         self.layout.height, self.layout.width = f"{height}px", "100%"
         self.add_class("mgpt-view")
@@ -136,7 +137,7 @@ class CrystalView(nglview.NGLWidget):
 
     def show_slabs(self, slab:Slab, over:"Slab|None"=None, # with the atoms in the same order
                    colour:str=OTHER # of the second
-                  ):
+                  )->None:
         "Replace what is shown, seen from where it was seen before."
         is_first, cells = not self._ngl_component_ids, cells_across(slab)
         for component in self._ngl_component_ids[::-1]: self.remove_component(component)
