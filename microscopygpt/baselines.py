@@ -102,6 +102,7 @@ def _larger_strain(log_area, log_strain):
     "The larger principal strain, logarithmic."
     return (np.abs(log_area) + log_strain)/2
 
+# %% ../nbs/71_baselines.ipynb #c025fc3d
 def _placements(cell, lattice):
     "Supercells of the lattice on which the cell lies with nearly the least strain, each with its turns (p, 2, 2)."
     log_area, log_strain, base, change = strains(cell, lattice, LARGEST_SUPERCELL)

@@ -121,6 +121,7 @@ def _is_answer_to(said, asked):
     "Whether a file keeps an answer, and to this question."
     return isinstance(said, dict) and said.get("asked") == asked and isinstance(said.get("line"), dict)
 
+# %% ../nbs/68_batch.ipynb #b77c8d52
 def earlier_answer(folder:Path, asked:dict # what `fingerprint` gives
                   )->"dict|None": # the line for the table
     "The answer that an earlier run left to the same question."
@@ -182,6 +183,7 @@ def _summary(lines):
     counts = Counter(line["outcome"] for line in lines)
     return html.escape(", ".join(f"{n} {what}" for what, n in counts.items()))
 
+# %% ../nbs/68_batch.ipynb #c5e086e9
 def index_page(lines:list # of dict
               )->str: # HTML
     "A page with a picture and a line for each image."
@@ -238,6 +240,7 @@ def _names_model(options):
     proposes = "model" in ((propose,) if isinstance(propose, str) else propose)
     return proposes and isinstance(options.get("model", "compact"), str)
 
+# %% ../nbs/68_batch.ipynb #b9f968cb
 def _loaded(options):
     "`predict`, and the options with the model loaded."
     from microscopygpt.model import load_model

@@ -54,6 +54,7 @@ def fingerprint(image:np.ndarray # (256, 256), from 0 to 1
     means = image[:4*h, :4*w].reshape(4, h, 4, w).mean((1, 3), dtype=float)
     return np.round(65535*means).astype(">u2").tobytes().hex()
 
+# %% ../nbs/76_benchmark.ipynb #55d167c7
 def same_image(one:str, other:str)->bool:
     "Whether two fingerprints differ by no more than rounding can do."
     one, other = (np.frombuffer(bytes.fromhex(f), ">u2")/65535 for f in (one, other))
@@ -133,6 +134,7 @@ def _structures(source, ids):
     entries = {entry_id(e): e["atoms"] for e in load_entries(source)}
     return {i: Atoms.from_dict(entries[i]) for i in ids if i in entries}
 
+# %% ../nbs/76_benchmark.ipynb #b52cbda8
 def benchmark_crystals(sources:tuple=SOURCES, # database names
                        n:"int|None"=None # the first n of each, for a quick look; None for all
                       )->list: # of `Crystal`, in the manifest's order
@@ -146,6 +148,7 @@ def _is_there(path, expected):
     try: return same_image(fingerprint(read_micrograph(path).data/65535), expected)
     except MicrographError: return False
 
+# %% ../nbs/76_benchmark.ipynb #88d60ba7
 def _draw(out, item):
     "Write one picture; returns its name when it came out wrong."
     crystal, level, expected = item

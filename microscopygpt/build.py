@@ -36,6 +36,7 @@ def _checked(atoms):
     if not len(atoms.elements): raise BuildError("the crystal has no atoms")
     return atoms
 
+# %% ../nbs/06_build.ipynb #0215d350
 MAX_ATOMS = 200_000 # more would fill the memory of a laptop when an image is simulated
 
 def _check_size(n):
@@ -60,6 +61,7 @@ def _is_slab(atoms):
     gaps = np.diff(np.vstack([f, f[:1]+1]), axis=0).max(0)
     return (gaps/np.linalg.norm(np.linalg.inv(_lattice(atoms)), axis=0)).max() > SLAB_GAP
 
+# %% ../nbs/06_build.ipynb #9085dc59
 def _primitive(atoms):
     "The smallest cell, the crystal where it was."
     cell = _lattice(atoms), atoms.frac_coords, atoms.atomic_numbers

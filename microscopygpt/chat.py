@@ -48,6 +48,7 @@ def _bravais_sentence(bravais):
     "What a prompt says of a named lattice, beginning with a space; an empty text for None."
     return "" if bravais is None else f" The Bravais lattice is {BRAVAIS[bravais]}."
 
+# %% ../nbs/30_chat.ipynb #27c810d8
 def make_prompt(formula:str, # chemical formula, e.g. "MoS2"
                 bravais:"int|None"=None, # index into `BRAVAIS`, when known
                 dialect:"str|Dialect"="paper"
@@ -71,6 +72,7 @@ def _named_lattice(prompt):
     found = re.search(r"\bBravais lattice(?: is)?(?: ?:)? (\w+)", " ".join((prompt or "").split()))
     return found and found.group(1)
 
+# %% ../nbs/30_chat.ipynb #e118017d
 def prompt_bravais(prompt:str # a prompt that may name the Bravais lattice
                   )->"int|None": # index into `BRAVAIS`
     "The Bravais lattice that a prompt names; raises `ChatError` when there is none of that name."
@@ -175,6 +177,7 @@ def to_compact(slab:Slab # in canonical form
 def _turn(role, *parts): return {"role": role, "content": list(parts)}
 def _text_part(text): return {"type": "text", "text": text}
 
+# %% ../nbs/30_chat.ipynb #ba87fe5c
 def to_messages(image:object, # what the model's processor takes as an image
                 prompt:str,
                 answer:"str|None"=None # the assistant's turn, for training

@@ -168,6 +168,7 @@ def _size_ratio(new, old):
     "How much larger a cell becomes with other elements, by their covalent radii."
     return (covalent_radii[new].sum()/covalent_radii[old].sum())**_SIZE_POWER
 
+# %% ../nbs/34_compact_train.ipynb #acea9e7d
 @patch
 def _exchanged(self:SimulatedBatches, numbers, rng):
     "Atomic numbers after an exchange of elements, and the ratio of the sizes; unchanged where there is no good one."

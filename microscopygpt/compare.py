@@ -114,6 +114,7 @@ def _is_other_lattice(da, db, dgamma):
     "Whether lengths (relative) or the angle (degrees) are off by more than the tolerance."
     return max(abs(da), abs(db)) > LENGTH_TOLERANCE or abs(dgamma) > ANGLE_TOLERANCE
 
+# %% ../nbs/02_compare.ipynb #dfa3ae6b
 def _why_not(truth, guess, solved, da, db, dgamma):
     "The failure class of a pair with the same formula (section 3 of the score definitions)."
     if solved: return ""
@@ -181,6 +182,7 @@ def _supercell_matcher(r, o, tol):
     "A matcher that lays `o` over `r`, repeated where it has fewer atoms, each atom off by at most `tol` (Å)."
     return _matcher(tol/(r.volume/len(r))**(1/3), ltol=.3, angle_tol=5, attempt_supercell=len(o) < len(r))
 
+# %% ../nbs/02_compare.ipynb #e9ee99da
 def _common_description(r, o, tol):
     "The atoms of `o` in the cell, axes and order of `r`, both pymatgen's; None where there is no such description."
     if len(o) > len(r): return None

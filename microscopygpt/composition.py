@@ -49,6 +49,7 @@ def _small_ratios(n):
     ratios = itertools.product(range(1, LARGEST_RATIO + 1), repeat=n)
     return [r for r in ratios if math.gcd(*r) == 1 and sum(r) <= MOST_ATOMS]
 
+# %% ../nbs/64_composition.ipynb #cdfeddfc
 def possible_formulas(elements:list # symbols
                      )->list: # of formulas, the most usual first
     "All small ratios of some elements."

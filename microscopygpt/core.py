@@ -29,6 +29,7 @@ def _out_of_range(name, value, low, high, unit):
     "What a number must be."
     return f"{name} must be a number between {low:g} and {high:g}{unit}, not {value!r}"
 
+# %% ../nbs/00_core.ipynb #d35ff307
 def checked_number(name:str, # of what the number is
                    value:object, # what was given
                    low:float, high:float, # the range, both ends included
@@ -60,6 +61,7 @@ def _try_to_write(folder):
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder): return folder
 
+# %% ../nbs/00_core.ipynb #cd55bcfd
 def writable_folder(path:"str|Path", # made when missing
                     error:type=MicroscopyGPTError, # raised when nothing can be written there
                     advice:str="choose another folder")->Path:

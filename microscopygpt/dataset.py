@@ -86,6 +86,7 @@ def _gathered(sources, max_atoms):
     crystals = [c for s in list_of_sources(sources) for c in ([s] if isinstance(s, Crystal) else load_crystals(s))]
     return small_enough(crystals, max_atoms)
 
+# %% ../nbs/32_dataset.ipynb #83b264aa
 def _lot(crystal, seed):
     "What a crystal draws: bytes that depend on nothing but itself and the seed."
     return hashlib.sha256(f"{seed}/{crystal.source}/{crystal.id}".encode()).digest()
@@ -102,6 +103,7 @@ def _refuse_namesakes(crystals):
         raise DataError("Two crystals have the same source and identifier: name every source once, and give folders "
                         "different names.")
 
+# %% ../nbs/32_dataset.ipynb #ee8219ba
 def _choose(sources, n, seed, max_atoms):
     "The crystals of a dataset: all of the sources, or `n` at random."
     crystals = _gathered(sources, max_atoms)
@@ -120,6 +122,7 @@ def _digest(crystals):
     rows = [(c.source, c.id, c.formula, _rounded(c.slab)) for c in crystals]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
+# %% ../nbs/32_dataset.ipynb #88da562a
 def _recipe(crystals, sides, split, noise, seed, bravais):
     "How a dataset is made, as JSON can hold it."
     return dict(split=split, noise=noise if isinstance(noise, str) else asdict(noise), seed=seed, bravais=bravais,
@@ -133,6 +136,7 @@ def _stored_recipe(path):
     except ValueError as e:
         raise DataError(f"{path} is damaged: delete {path.parent}, or choose another folder.") from e
 
+# %% ../nbs/32_dataset.ipynb #aaac5491
 def _require_recipe(path, recipe):
     "Refuse a folder whose recipe is another one."
     old = _stored_recipe(path)

@@ -50,6 +50,7 @@ def _named(numbers):
     "Symbols of elements, the number itself where it has none."
     return ", ".join(chemical_symbols[n] if 0 < n < len(chemical_symbols) else str(n) for n in sorted(numbers))
 
+# %% ../nbs/50_energies.ipynb #01403fa6
 class Potential:
     "Energies and forces of slabs. A subclass sets `name`, perhaps `elements`, and defines `compute`."
     name = "" # as it is shown

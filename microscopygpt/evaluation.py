@@ -51,6 +51,7 @@ def _read_answer(path):
     try: return read_crystal(path)
     except CrystalError as e: return e
 
+# %% ../nbs/75_evaluation.ipynb #c34efee8
 def read_answers(folder:"str|Path", # holds rank_1.cif ... rank_5.cif
                  k:int=5 # how many
                 )->list: # `Atoms`, None where a rank is left out, the `CrystalError` where a file cannot be used
@@ -113,6 +114,7 @@ class _Structure(NamedTuple):
     about: dict # its source, and what the run says of it
     other: "str|None" # whose answers it gets when they are shuffled
 
+# %% ../nbs/75_evaluation.ipynb #1207f698
 def _structures(known, said, about)->list: # of `_Structure`, in the order of the records
     names = sorted(known, key=lambda name: _hash("row", name))
     about = {name: {"source": "all"} | said.get(name, {}) | about.get(name, {}) for name in names}
@@ -290,6 +292,7 @@ def _load_subset(sources, subset)->list: # of `Crystal`
     if subset not in SUBSETS: raise EvaluateError(f"There is no subset {subset!r}: choose {', '.join(SUBSETS)}.")
     return load_crystals(sources, None if subset == "all" else subset)
 
+# %% ../nbs/75_evaluation.ipynb #cef4d47a
 def _first_of_each_source(crystals, n)->list: # source by source
     names = sorted({c.source for c in crystals})
     return [c for name in names for c in [c for c in crystals if c.source == name][:n]]

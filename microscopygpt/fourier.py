@@ -53,6 +53,7 @@ def wave_factors(t:np.ndarray, frequencies:np.ndarray)->np.ndarray:
     "exp(2 pi i f t) of coordinates t (n,) and frequencies f (m,): (n, m)."
     return np.exp(2j*np.pi*np.outer(t, frequencies))
 
+# %% ../nbs/20_fourier.ipynb #4cadd750
 def _overlaps(ex, ey):
     "Sums over the grid of products of the waves' cosines and sines, as one matrix (2m, 2m)."
     minus = (ex.conj().T@ex)*(ey.conj().T@ey)
@@ -123,6 +124,7 @@ def _check_width(width):
         raise LatticeError(f"The view is only {width:.2g} Å wide, too narrow for a lattice: use a "
                            "larger one, and check the pixel size.")
 
+# %% ../nbs/20_fourier.ipynb #274195af
 def _check_scale(shape, pixel):
     "A `LatticeError` when pixels of this size (Å) cannot show a lattice."
     if not 0 < pixel <= COARSEST:
@@ -136,6 +138,7 @@ def _check_finite(image):
     if not np.isfinite(image).all():
         raise LatticeError("The image holds values that are not finite: mask or crop the bad pixels first.")
 
+# %% ../nbs/20_fourier.ipynb #a1d2922b
 def _checked_image(view):
     "The pixels of a view, or a `LatticeError` that says why they can show no lattice."
     image = np.asarray(view.data, float)

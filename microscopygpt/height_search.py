@@ -50,6 +50,7 @@ def _ranks(projectors)->np.ndarray: # (p,)
     "How many heights each projector (p, n, n) leaves free."
     return np.round(np.trace(projectors, axis1=1, axis2=2)).astype(int)
 
+# %% ../nbs/57_height_search.ipynb #43618959
 @dataclass
 class HeightSpace:
     "The heights over one cell: where the atoms stand, what symmetry allows, what was evaluated."

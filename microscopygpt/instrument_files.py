@@ -51,6 +51,7 @@ def _first_dimension(group):
     "EMD counts the axes of an array from dim1, emdfile from dim0."
     return 0 if "dim0" in group else 1
 
+# %% ../nbs/14_instrument_files.ipynb #df2a55e6
 def _axis_step(data, i):
     "Step and unit of axis `i` of a data set; (0, '') where nothing says so."
     group, dimension = data.parent, data.dims[i]
@@ -256,6 +257,7 @@ def _dm_detector(image):
     name = first_nested(_branch(image, "ImageTags"), "signal name", "detector") or image.get("Name", "")
     return name if isinstance(name, str) and re.search(r"DF|BF|HAADF|annular|detector", name, re.I) else ""
 
+# %% ../nbs/14_instrument_files.ipynb #140480b9
 def _dm_instrument(image):
     "What Digital Micrograph notes of the microscope."
     tags = _branch(image, "ImageTags")

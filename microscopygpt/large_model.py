@@ -76,6 +76,7 @@ def _answer_length(whole, question):
     raise ModelError("This model's tokenizer reads the prompt differently once an answer follows: it cannot be "
                      "trained on.")
 
+# %% ../nbs/36_large_model.ipynb #0b9dbf51
 def _answer_lengths(processor, texts, questions):
     "How many tokens at the end of each text are the answer."
     return list(map(_answer_length, _token_ids(processor, texts), _token_ids(processor, questions)))
@@ -134,6 +135,7 @@ def _fill_masks(masks, matchers):
     for row, matcher in enumerate(matchers): fill_next_token_bitmask(matcher, masks, row)
     return masks[:len(matchers)]
 
+# %% ../nbs/36_large_model.ipynb #5b99d554
 def _allow_by_grammar(scores, matchers, masks):
     "Scores (rows, words), minus infinity where the row's matcher allows no word; `masks` is filled."
     from llguidance.torch import apply_token_bitmask_inplace

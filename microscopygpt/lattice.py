@@ -36,6 +36,7 @@ class _Grid(NamedTuple):
     @property
     def extent(self): return np.array([np.ptp(self.x), np.ptp(self.y)]) # Å
 
+# %% ../nbs/21_lattice.ipynb #0f64a829
 def _grid_of(view):
     "The grid of a view, binned for the search."
     image, x, y, _ = levelled_grid(view, COARSE)
@@ -67,6 +68,7 @@ class _Fit(NamedTuple):
     residual: np.ndarray # (h, w), the image without the waves
     curvature: np.ndarray = None # (4, 4), for the reciprocal basis a*x a*y b*x b*y
 
+# %% ../nbs/21_lattice.ipynb #8e4f034b
 def _linear(grid, cell, gmax=G_MAX):
     "Coefficients and residual on a given cell."
     hk, g = harmonics(cell, gmax)

@@ -228,6 +228,7 @@ def _paired(records, name):
     "A property of the truth and of the first answer, over the records that have an answer."
     return tuple(np.array([r[side][name] for r in records if r["guess"]], float) for side in ("truth", "guess"))
 
+# %% ../nbs/70_metrics.ipynb #fcbb55d7
 def compare_distributions(records:list # with "truth" and "guess"
                          )->dict: # score -> {value, low, high, n}
     "W1, KLD, and the paper's two scores as published, for each property; over the records that have an answer."
@@ -258,6 +259,7 @@ def _sizes(records):
     return {name: rate([r["solved@1"] for r in records if low <= r["n_atoms"] <= high])
             for name, (low, high) in SIZES.items()}
 
+# %% ../nbs/70_metrics.ipynb #347d917f
 def _distributions(records):
     "Histograms of all properties, over the records that have an answer."
     pairs = {p: _paired(records, p) for p in PROPERTIES}
@@ -328,6 +330,7 @@ def _example_truths()->dict: # "Mo-S-2H" -> `Atoms`
     return {f"{m}-{x}-{phase}": _dichalcogenide(m, x, 3 + .06*i + .1*j, 2.8 + .2*j, phase)
             for i, m in enumerate(METALS) for j, x in enumerate(ANIONS) for phase in ("2H", "1T")}
 
+# %% ../nbs/70_metrics.ipynb #04a75af7
 def _careless(name, truth, luck): # structures, confidence in the first
     "Answers that are missing, wrong or right by luck, from 0 to 1."
     metal, anion, phase = name.split("-")
@@ -355,6 +358,7 @@ def _example_record(name, truths, answers, shuffled):
                  n_atoms=3, confidence=confidence, residual=residual)
     return score_answers(truths[name], given) | about | dict(shuffled=score_answers(truths[name], answers[shuffled][0]))
 
+# %% ../nbs/70_metrics.ipynb #d392fd3d
 def example_evaluation(model:str="careless", # the name in the report
                        luck:float=1., # below 1 more answers are wrong
                        seed:int=0)->ExampleEvaluation:

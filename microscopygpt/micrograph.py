@@ -78,6 +78,7 @@ def _font(size):
     from matplotlib import get_data_path
     return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
 
+# %% ../nbs/16_micrograph.ipynb #f9f69a59
 def _draw_bar(image, fov):
     "A scale bar in the lower left corner of a PIL image that shows `fov` (Å)."
     length, label = _bar(fov)

@@ -156,6 +156,7 @@ def _is_cached(name):
     configs = "config.json", "adapter_config.json"
     return any(isinstance(try_to_load_from_cache(name, config), str) for config in configs)
 
+# %% ../nbs/37_model.ipynb #1215d5eb
 def _optional_file(name, file): # path, or None
     "A file of a folder or of a model on the hub, when it has one."
     if Path(name).is_dir(): return str(Path(name)/file) if (Path(name)/file).is_file() else None
@@ -252,6 +253,7 @@ def _load_by_unsloth(name, adapter, load_in_4bit): # model, processor
     if adapter: open_gates(model, adapter)
     return model, processor
 
+# %% ../nbs/37_model.ipynb #c0c1eb8b
 def _load_parts(name, adapter, load_in_4bit, device, unsloth): # model, processor
     "The parts of a large model, by Unsloth or by transformers."
     if unsloth: return _load_by_unsloth(name, adapter, load_in_4bit)

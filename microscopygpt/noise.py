@@ -92,6 +92,7 @@ def _line_shifts(n, noise, pixel_size, rng):
     slow = _slow_walk(n, noise.slow_drift_lines, rng)
     return (noise.jitter/pixel_size)*rng.normal(size=n) + (noise.slow_drift/pixel_size)*slow
 
+# %% ../nbs/11_noise.ipynb #5ef56191
 def _flyback(n, noise, pixel_size):
     "Displacement of each of `n` columns along x while the beam settles, in pixels."
     return noise.flyback/pixel_size*np.exp(-np.arange(n)*pixel_size/noise.settling)
@@ -164,6 +165,7 @@ def _amplified(image, noise):
     if noise.contrast == 1 and not noise.brightness: return image
     return (noise.contrast*image + noise.brightness).clip(0, 1)
 
+# %% ../nbs/11_noise.ipynb #dd31aac2
 def _detected(image, noise, pixel_size, rng):
     "The image that the detector counts, reads out and clips."
     if noise.dose: image = _counted(image, noise, pixel_size, rng)
@@ -217,6 +219,7 @@ def _drawn_view(seed):
     rng = np.random.default_rng([_seeds(seed, 1)[0], 1])
     return rng.uniform(0, 360), tuple(map(float, rng.uniform(0, 10, 2))), bool(rng.random() < .5)
 
+# %% ../nbs/11_noise.ipynb #10b89ae8
 def random_view(
     seed:int=0, # Whole number
     mirror:"bool|None"=False, # True or False, or None to draw it too

@@ -28,6 +28,7 @@ def _made_perpendicular(cell, H):
     "A cell on its own basis once the vectors H @ cell are made perpendicular, their lengths kept."
     return np.linalg.inv(H)@np.diag(np.linalg.norm(H@cell, axis=1))
 
+# %% ../nbs/22_observe.ipynb #c6c81511
 def _shapes(cell, bravais):
     "The lattices of a class that may be nearest to a reduced cell, on its basis."
     if bravais < 2: return [cell_from_lengths(1, 1, (120, 90)[bravais])]
@@ -77,6 +78,7 @@ def _lies_within(value, low, high):
     try: return low <= float(value) <= high
     except (TypeError, ValueError): return False
 
+# %% ../nbs/22_observe.ipynb #fdf23548
 def _check_imaging(name, value):
     "An `ImagingError` when a value lies outside its limits."
     low, high, unit = IMAGING_LIMITS[name]
@@ -235,6 +237,7 @@ def noise_residual(self:Observation,
     _, _, c, noise = self.coefficients(cell)
     return float(noise*np.sqrt(len(c))/np.linalg.norm(c))
 
+# %% ../nbs/22_observe.ipynb #2b57b889
 @patch
 def n_measured(self:Observation,
                cell:np.ndarray # (2, 2) Å, the lattice's or a multiple

@@ -32,6 +32,7 @@ def _given(text, what, example):
         raise argparse.ArgumentTypeError(f"{what}: give {example}, or leave the option out")
     return text.strip()
 
+# %% ../nbs/82_options.ipynb #0534a35d
 def formula_text(text:str # chemical formula, such as MoS2
                 )->str:
     "The formula as it was typed; an empty one is refused."
@@ -98,6 +99,7 @@ def values(text:str # NAME=NUMBER,..., such as voltage=80,semi_angle=30
         raise argparse.ArgumentTypeError(f"{text!r} cannot be read: write NAME=NUMBER, more of them after "
                                          "commas") from None
 
+# %% ../nbs/82_options.ipynb #b7ce2ae8
 def number_or_values(text:str # a number, or NAME=NUMBER,...
                     )->"float|dict": # dict: name -> number
     "Read one number, or named ones."

@@ -148,6 +148,7 @@ def frequency_lengths(shape:tuple # rows, columns
     "Length of the frequencies of `np.fft.rfft2`."
     return np.hypot(*np.meshgrid(np.fft.rfftfreq(shape[1]), np.fft.fftfreq(shape[0])))
 
+# %% ../nbs/13_pictures.ipynb #57952e2f
 def binned(data:np.ndarray, # (rows, columns)
            n:int, # pixels along an edge of a new one
            dtype:"type|None"=None # of the means; None for that of the data

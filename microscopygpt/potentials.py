@@ -62,6 +62,7 @@ class _Directed(NamedTuple):
     vectors: np.ndarray # (e, 3) Å, from start to end
     times: np.ndarray # (e,) 2 when each counts the other among its nearest, 1 when only one does
 
+# %% ../nbs/52_potentials.ipynb #bf385d81
 def has_nearest(bonds:Bonds)->bool:
     "Whether every atom has enough neighbours."
     return bool((np.bincount(np.r_[bonds.first, bonds.second], minlength=len(bonds.numbers)) >= NEAREST).all())

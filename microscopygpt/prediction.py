@@ -81,6 +81,7 @@ def _marker_style(z):
     return dict(ms=2.5 + 1.8*covalent_radii[z], mfc=jmol_colors[z], mec="black", mew=.6,
                 label=Element.from_Z(int(z)).symbol)
 
+# %% ../nbs/66_prediction.ipynb #40695ed3
 def _draw_sites(ax, placed, view):
     "The atoms where they lie in the view, a marker for each element."
     for z, marker in zip(np.unique(placed.numbers)[::-1], itertools.cycle(MARKERS)):
@@ -241,6 +242,7 @@ def _strain_from_rest(found):
     return dict(strain_scale=float(found.strain.scale), strain_shape=float(found.strain.shape),
                 instrument={kind: float(p) for kind, p in found.trust.items()})
 
+# %% ../nbs/66_prediction.ipynb #17799224
 def _inferred(c, observation):
     "What was measured of a candidate's lattice, how far it is from rest, and which kind of instrument that speaks for."
     measured = _of_cell(observation.in_view(c.proof.placed.cell)*observation.told)

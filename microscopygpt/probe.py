@@ -91,6 +91,7 @@ def _instrument_transfer(probe, g2):
     "Damping of each harmonic by aperture, aberrations and the width of the source."
     return _aperture(probe, (g2 + 1e-20).sqrt())*_gaussian_transfer(probe.source_size, g2)
 
+# %% ../nbs/08_probe.ipynb #2c0d0d1a
 def transfer(
     probe:"float|torch.Tensor|Probe", # Width of a Gaussian in Å, a number or (b,); or a `Probe`
     g2:torch.Tensor, # Squared spatial frequencies, (b, m), in 1/Å²

@@ -129,6 +129,7 @@ def explains_as_well(residual:float, # of a fit with so many
     ratio = 1 + gone/left*fdtri(gone, left, 1 - CHANCE)
     return float(min(residual*np.sqrt(ratio), max(MOST_UNEXPLAINED, ACCEPTED_RATIO*residual)))
 
+# %% ../nbs/41_proof.ipynb #c9540748
 def bound_in(observation:Observation, cell:np.ndarray, # (2, 2) Å
              residual:float, free:int, kept:int # as above
             )->float:

@@ -84,6 +84,7 @@ counts_of = lru_cache(maxsize=None)(parse_formula)
 
 def _by_number(symbols): return {Element(a).Z: Element(b).Z for a, b in symbols.items()}
 
+# %% ../nbs/60_propose.ipynb #88012681
 def exchanges(template:str, formula:str)->Iterator: # of dict, atomic number -> atomic number
     "All maps of a template's elements to a formula's that keep the stoichiometry."
     have, want = counts_of(template), counts_of(formula)
@@ -161,6 +162,7 @@ def _keep(crystals, path):
     except OSError:
         warnings.warn(f"{path} cannot be written: the databases will be prepared again next time.", stacklevel=3)
 
+# %% ../nbs/60_propose.ipynb #837a902b
 def local_crystals()->list: # of `Crystal`
     "The crystals of the databases on this machine, prepared once and kept in the user's cache."
     names = [s for s in SOURCES if have_database(s)]

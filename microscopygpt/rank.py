@@ -104,6 +104,7 @@ def _origins_of(members):
     "All origins of some contenders, each once."
     return tuple(dict.fromkeys(o for c in members for o in c.origins))
 
+# %% ../nbs/61_rank.ipynb #a3199abd
 @dataclass
 class _Group:
     "Descriptions of one crystal."
@@ -172,6 +173,7 @@ def _residual_features(residual, least):
     fitted = max(residual, NOISE_RESIDUAL)
     return np.log(fitted), np.log(fitted/max(least, NOISE_RESIDUAL))
 
+# %% ../nbs/61_rank.ipynb #b46a2c5c
 def _change_features(proof):
     "How far atoms were moved, and how much the cell was changed in area and in shape."
     placement = proof.placement

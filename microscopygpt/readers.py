@@ -279,6 +279,7 @@ def _has_unsigned_bytes(head, order):
     stamp, flags = _mrc_numbers(head, order, "2i", 152)
     return IMOD_STAMP in (stamp, *_mrc_numbers(head, "<", "i", 152)) and not flags & 1
 
+# %% ../nbs/15_readers.ipynb #3b9ec03e
 def _mrc_type(head, order, mode):
     "The type of the numbers; IMOD marks bytes with a sign in a field of its own."
     return "u1" if mode == 0 and _has_unsigned_bytes(head, order) else MRC_TYPES[mode]
@@ -323,6 +324,7 @@ def _reader_by_start(head):
     "The reader of files that begin like this one, None where there is none."
     return next((reader for start, reader in _STARTS.items() if head.startswith(start)), None)
 
+# %% ../nbs/15_readers.ipynb #7ef1a963
 def reader_of(head:bytes, # the first 212 bytes
               suffix:str # with its point
              )->Callable: # function of path, warnings and frame

@@ -98,6 +98,7 @@ def _on_grid(coefficients, hk, shape):
     grid[..., rows, columns] = coefficients
     return grid
 
+# %% ../nbs/40_refine.ipynb #0c128742
 def correlation_map(product:np.ndarray, # (..., m) coefficients of one image, conjugate, times those of another
                     hk:np.ndarray, # (m, 2)
                     shape:tuple # grid points along a and along b

@@ -220,6 +220,7 @@ def _class_meaning(why, n):
     mark = Safe(f'<i style="background:{COLOURS[why]}"></i>')
     return Dt(mark, f"{why or 'solved'} ({n})"), Dd(WHY[why])
 
+# %% ../nbs/74_report_page.ipynb #b6c352a8
 def _meanings(report):
     "What the scores and the failure classes mean, folded."
     scores = [part for name, says in GLOSSARY.items() for part in (Dt(name), Dd(says))]

@@ -222,6 +222,7 @@ def _source_choice(records):
     options = (Option(s, value=s) for s in sources)
     return Label("Source ", Select(Option("all", value=""), *options, name="source"))
 
+# %% ../nbs/73_report_rows.ipynb #ef9315ef
 def _controls(records):
     search = Input(type="search", name="words", placeholder="formula, identifier, reason", autocomplete="off")
     line = Div(_source_choice(records), Label("Search ", search),

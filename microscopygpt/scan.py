@@ -26,6 +26,7 @@ def _check_error(name, value, most):
     if not 0 <= value <= most:
         raise ScanError(f"The scan's {name} is {value!r}: give a number from 0 to {most:g}.")
 
+# %% ../nbs/12_scan.ipynb #e2e1e662
 @dataclass(frozen=True)
 class Scan:
     "Departure from a straight scan on a known scale; raises `ScanError` for a number out of range."

@@ -212,6 +212,7 @@ def _add_relaxed(self:Search, relaxed):
     proof = prove(Proposal(relaxed.slab, "columns"), self.observation)
     if proof: self.contenders.append(contender(proof, self.area, relaxed))
 
+# %% ../nbs/65_search.ipynb #2d6a97cc
 @patch
 def add_settled(self:Search, found:list # of `Relaxed`
                )->None:

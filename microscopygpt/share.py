@@ -96,6 +96,7 @@ def _table(values):
     rows = [f"| {name} | {_figure(v)} |" for name, v in values.items()]
     return "\n".join(["| score | value |", "|---|---|", *rows])
 
+# %% ../nbs/39_share.ipynb #3333411e
 _FEW = "(share of a few validation micrographs, greedy, not proven)"
 
 def _scores(record, more):
@@ -142,6 +143,7 @@ def _copy(files, folder, stage):
     "Copy files of a folder to another."
     for file in files: shutil.copy(folder/file, stage/file)
 
+# %% ../nbs/39_share.ipynb #f70d4a7f
 def _stage_adapter(folder, name, scores, stage):
     "Copy the files of an adapter that go to the hub."
     if not (folder/"adapter_model.safetensors").is_file():

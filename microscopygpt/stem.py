@@ -114,6 +114,7 @@ def _refuse_structure(i, a):
                         "them)")
     if not len(a.elements): raise StemError(f"structure {i} has no atoms")
 
+# %% ../nbs/10_stem.ipynb #3432d9a0
 def list_of_structures(
     atoms:"Atoms|list", # one, or a list of them
 ) -> list: # of jarvis Atoms
@@ -276,6 +277,7 @@ def _lit_area(sigma, shape, pixel_size):
     "Area (Å²) from which a Gaussian of width `sigma` (Å) reaches into a view."
     return np.prod(np.array(shape)*pixel_size + 2*GAUSSIAN_REACH*sigma)
 
+# %% ../nbs/10_stem.ipynb #96b1dc9e
 def _few_atoms(sheet, sigma, gmax, shape, pixel_size):
     "Whether the sum over atoms costs less than the series."
     area = cell_area(sheet.cell)
@@ -386,6 +388,7 @@ def _check_fixed_probe(probe, u_rms):
         raise StemError(f"probe must be the width of a Gaussian in Å, a Probe, or 'atomvision', not {probe!r}")
     if u_rms: raise StemError("AtomVision's probe has a fixed shape: leave u_rms out, or use a Gaussian or a Probe")
 
+# %% ../nbs/10_stem.ipynb #13f96f6c
 def _series_end(probe):
     "The spatial frequency (1/Å) beyond which an instrument leaves next to nothing."
     return min(probe.cutoff, SERIES_END/max(probe.source_size, 1e-3))

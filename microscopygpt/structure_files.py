@@ -38,6 +38,7 @@ def _bare_names(words):
     names = (re.split(r"[/_.:]", word)[0] for word in words)
     return [name for name in names if name]
 
+# %% ../nbs/04_structure_files.ipynb #881e639b
 def _species(words):
     "The elements that words name, None when one names none."
     names = _bare_names(words)
@@ -129,6 +130,7 @@ def _refuse_shared_sites(frame):
             raise ValueError(f"a site is occupied by {kind}: an alloy or a crystal with vacancies, no single "
                              "structure. Give an ordered crystal.")
 
+# %% ../nbs/04_structure_files.ipynb #63e4c99a
 def _xyz_sites(frame, notes):
     "A frame of ASE as `Sites`."
     if abs(frame.cell.volume) < 1e-3: raise ValueError("it has no cell: a crystal needs lattice vectors.")

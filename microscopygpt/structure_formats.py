@@ -284,6 +284,7 @@ def _coordinate_keys(columns, kind):
         raise ValueError(f"its atoms have no coordinates: {keys[0]} is missing.")
     return keys
 
+# %% ../nbs/03_structure_formats.ipynb #44ecd105
 def _coordinates(block, columns):
     "The names of the three columns of coordinates, and the matrix (3, 3) that makes them fractional."
     cartesian = "_atom_site_fract_x" not in columns
@@ -421,6 +422,7 @@ def _is_crystal(block):
     "Whether a block has a cell and atoms."
     return "_cell_length_a" in block and ("_atom_site_label" in block or "_atom_site_type_symbol" in block)
 
+# %% ../nbs/03_structure_formats.ipynb #0e0e7730
 def cif_structures(text:str # a whole file
                   )->list: # of `Sites`
     "Every crystal in a CIF; blocks without a cell or atoms are left out; raises `ValueError` where there is none."

@@ -184,6 +184,7 @@ def _ending_with(tokenizer):
     "The settings of `generate` that end an answer where the tokenizer says."
     return GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
 
+# %% ../nbs/35_tiny.ipynb #51991826
 def tiny_vlm(family:str="mllama", # a name in `FAMILIES`
              px:int=112, # pixels along an edge of the image that it reads, a multiple of 28
              seed:int=0)->tuple: # model, processor

@@ -101,6 +101,7 @@ def cells_across(slab:Slab, width:float=12. # Å
     "How many cells make a patch of about this width."
     return tuple(max(1, round(width/length)) for length in np.linalg.norm(slab.cell, axis=1))
 
+# %% ../nbs/80_widgets.ipynb #96414b3b
 def patch_of_cells(slab:Slab, cells:tuple # (n, m), along a and b
                   )->AseAtoms: # in Å, its middle at the origin
     "A piece of a sheet, made of whole cells."
