@@ -45,7 +45,7 @@ def recipe_table()->str: # Markdown
     return "\n".join(["| | " + " | ".join(LEVELS) + " |", "|---"*(len(LEVELS) + 1) + "|", *rows])
 
 # %% ../nbs/76_benchmark.ipynb #401e0d30
-IMAGE_TOLERANCE = 2e-3 # of a block's mean, in a picture from 0 to 1
+IMAGE_TOLERANCE = 2e-3 # of a block's mean, in an image from 0 to 1
 
 def fingerprint(image:np.ndarray # (256, 256), from 0 to 1
                )->str: # 64 hexadecimal digits
@@ -87,7 +87,7 @@ def same_structure(one:list, other:list)->bool:
 # %% ../nbs/76_benchmark.ipynb #b1672939
 def describe(crystal:Crystal # `Crystal`
             )->dict: # id, source, formula, structure, and a fingerprint for each level
-    "A manifest's entry: a crystal and its pictures."
+    "A manifest's entry: a crystal and its images."
     pictures = {level: fingerprint(draw_micrograph(crystal, level).data) for level in LEVELS}
     return dict(id=crystal.id, source=crystal.source, formula=crystal.formula,
                 structure=pair_sums(crystal.slab)) | pictures
@@ -144,13 +144,13 @@ def benchmark_crystals(sources:tuple=SOURCES, # database names
 
 # %% ../nbs/76_benchmark.ipynb #f5cee514
 def _is_there(path, expected):
-    "Whether a file holds the picture with this fingerprint."
+    "Whether a file holds the image with this fingerprint."
     try: return same_image(fingerprint(read_micrograph(path).data/65535), expected)
     except MicrographError: return False
 
 # %% ../nbs/76_benchmark.ipynb #88d60ba7
 def _draw(out, item):
-    "Write one picture; returns its name when it came out wrong."
+    "Write one image; returns its name when it came out wrong."
     crystal, level, expected = item
     path = out/"images"/level/f"{crystal.id}_0.png"
     if _is_there(path, expected): return None
@@ -200,7 +200,7 @@ def write_benchmark(out:"str|Path",
                     levels:tuple=LEVELS,
                     workers:int=1 # processes
                    )->Path: # the folder
-    "Write questions, pictures and truth, or what of them is not there yet."
+    "Write questions, images and truth, or what of them is not there yet."
     levels, out = _known_levels(levels), writable_folder(out, DataError)
     _refuse_strangers(out, crystals)
     for level in levels: (out/"images"/level).mkdir(parents=True, exist_ok=True)
@@ -223,7 +223,7 @@ def make_benchmark(out:"str|Path", # folder; an interrupted run goes on there
                    n:"int|None"=None, # the first n crystals of each database, for a quick look; None for all
                    sources:tuple=SOURCES # database names
                   )->Path: # the folder
-    "Draw the benchmark from the databases, every crystal and every picture checked."
+    "Draw the benchmark from the databases, every crystal and every image checked."
     wanted = [e for entries in _entries(sources, n).values() for e in entries]
     return write_benchmark(out, wanted, benchmark_crystals(sources, n), levels, workers)
 

@@ -196,8 +196,8 @@ def bond_round(layer:tuple, # one of `FastCHGNet.bond_layers`
     import torch
     gated, out = layer
     messages = angle_messages(gated, atoms, bonds, angles, corners)*weight.index_select(0, corners[1])
-    heard = torch.zeros_like(bonds).index_add(0, corners[0], messages)
-    return torch.addmm(bonds, heard*weight, out)
+    received = torch.zeros_like(bonds).index_add(0, corners[0], messages)
+    return torch.addmm(bonds, received*weight, out)
 
 # %% ../nbs/51_chgnet.ipynb #39a00054
 def _messages_passed(model:FastCHGNet, graph:_BondGraph, given:_Features): # (n, 64)

@@ -76,7 +76,7 @@ def _hdf5_axes(data, said):
 
 # %% ../nbs/14_instrument_files.ipynb #14b0c608
 def _columns_first(data):
-    "Whether the names of the axes of a picture say that x comes before y."
+    "Whether the names of the axes of an image say that x comes before y."
     first = _first_dimension(data.parent)
     axes = [data.parent.get(f"dim{i + first}") or (dimension[0] if len(dimension) else None)
             for i, dimension in enumerate(data.dims)]
@@ -96,13 +96,13 @@ def _is_column(data):
     return hasattr(data, "shape") and len(data.shape) == 2 and data.shape[1] == 1
 
 def _is_usid(data, indices, values):
-    "Whether data, indices and values of positions belong to one picture."
+    "Whether data, indices and values of positions belong to one image."
     if not _is_column(data) or indices is None or values is None: return False
     return indices.shape == (len(data), 2) and values.shape == indices.shape
 
 # %% ../nbs/14_instrument_files.ipynb #a5b53d5e
-def _usid_picture(data)->"tuple|None": # picture, steps, units
-    "The picture in a list of values at positions; the first position runs fastest."
+def _usid_picture(data)->"tuple|None": # image, steps, units
+    "The image in a list of values at positions; the first position runs fastest."
     def beside(name): return data.file[data.attrs[name]] if name in data.attrs else data.parent.get(name)
     indices, values = beside("Position_Indices"), beside("Position_Values")
     if not _is_usid(data, indices, values): return None
@@ -179,15 +179,15 @@ def read_hdf5(path:"str|Path", # of the file
               warnings:list, # gets texts about what is doubtful
               frame:"int|None"=None # number of the frame to read; None for the mean of all
              )->Picture:
-    "The picture in an HDF5 file of any dialect; raises `MicrographError` where there is none."
+    "The image in an HDF5 file of any dialect; raises `MicrographError` where there is none."
     with library_for("h5py", path).File(path, "r") as file:
         velox = "Data/Image" in file
         pictures = [p for p in (_velox if velox else _hdf5_pictures)(file) if p[2].ndim > 1
                     and p[2].dtype.kind in "buif"]
         if not pictures:
-            raise MicrographError(f"{path}: is an HDF5 file, but no picture was found in it; export the picture itself")
+            raise MicrographError(f"{path}: is an HDF5 file, but no image was found in it; export the image itself")
         _, name, data, steps, units, instrument = min(pictures, key=lambda p: p[0])
-        if len(pictures) > 1: warnings.append(f"{len(pictures)} pictures in one file: only {name[-60:]!r} is read")
+        if len(pictures) > 1: warnings.append(f"{len(pictures)} images in one file: only {name[-60:]!r} is read")
         turned = hasattr(data, "dims") and data.ndim == 2 and _columns_first(data)
         axes = (0, 1) if velox else (1, 0) if turned else None
         return one_picture(path, data, steps, units, warnings, axes, frame, instrument)
@@ -289,9 +289,9 @@ def read_dm(path:"str|Path", # of a DM3 or DM4 file
     "The first image of Digital Micrograph; raises `MicrographError` where there is none of real numbers."
     images = _dm_images(_dm_tags(path))
     if not images:
-        raise MicrographError(f"{path}: holds no picture of real numbers, only spectra, colours or Fourier transforms; "
-                              "export the picture itself")
-    if len(images) > 1: warnings.append(f"{len(images)} pictures in one file: only the first is read")
+        raise MicrographError(f"{path}: holds no image of real numbers, only spectra, colours or Fourier transforms; "
+                              "export the image itself")
+    if len(images) > 1: warnings.append(f"{len(images)} images in one file: only the first is read")
     image = images[0]["ImageData"]
     steps, units = _dm_axes(image, len(image["Dimensions"]))
     data = _dm_array(path, image)
@@ -319,11 +319,11 @@ MAX_BYTES = 2**31 # of a file that has to be read as a whole
 
 def _refuse_large(path):
     if path.stat().st_size > MAX_BYTES:
-        raise MicrographError(f"{path}: is larger than {MAX_BYTES >> 30} GB; export the picture itself")
+        raise MicrographError(f"{path}: is larger than {MAX_BYTES >> 30} GB; export the image itself")
 
 # %% ../nbs/14_instrument_files.ipynb #a5685438
 def _rosetta_picture(path, found, warnings, frame, instrument):
-    "A picture from what RosettaSciIO returns."
+    "An image from what RosettaSciIO returns."
     data, axes = found["data"], found["axes"]
     if all("index_in_array" in axis for axis in axes): axes = sorted(axes, key=lambda axis: axis["index_in_array"])
     steps, units = [axis.get("scale", 0) for axis in axes], [str(axis.get("units") or "") for axis in axes]
@@ -335,7 +335,7 @@ def read_ser(path:"str|Path", # of a .ser file
              warnings:list, # gets texts about what is doubtful
              frame:"int|None"=None # number of the frame to read; None for the mean of all
             )->Picture:
-    "A series of pictures by TIA; raises `MicrographError` where it is too large."
+    "A series of images by TIA; raises `MicrographError` where it is too large."
     _refuse_large(path)
     found, = library_for("rsciio.tia._api", path).ser_reader(str(path))
     return _rosetta_picture(path, found, warnings, frame, _emi_instrument(path))
@@ -360,11 +360,11 @@ def _rosetta_api(path):
 
 # %% ../nbs/14_instrument_files.ipynb #a5224692
 def _is_large_enough(data):
-    "Whether an array has two dimensions that are long enough for a picture."
+    "Whether an array has two dimensions that are long enough for an image."
     return data.ndim >= 2 and sorted(data.shape)[-2] >= MIN_PIXELS
 
 def _largest_picture(found):
-    "The largest of the pictures that RosettaSciIO found, single ones first, and their number."
+    "The largest of the images that RosettaSciIO found, single ones first, and their number."
     pictures = [one for one in found if _is_large_enough(one["data"])]
     flat = [one for one in pictures if one["data"].ndim == 2] or pictures
     return max(flat, key=lambda one: one["data"].size, default=None), len(pictures)
@@ -374,10 +374,10 @@ def read_rosetta(path:"str|Path", # of a file with a suffix in `ROSETTA_SUFFIXES
                  warnings:list, # gets texts about what is doubtful
                  frame:"int|None"=None # number of the frame to read; None for the mean of all
                 )->Picture:
-    "The largest picture in a file of any format of RosettaSciIO; raises `MicrographError` where there is none."
+    "The largest image in a file of any format of RosettaSciIO; raises `MicrographError` where there is none."
     _refuse_large(path)
     best, n = _largest_picture(import_module(_rosetta_api(path)).file_reader(str(path)))
     if best is None:
-        raise MicrographError(f"{path}: holds no picture, only spectra or other data; export the picture itself")
-    if n > 1: warnings.append(f"{n} pictures in one file: only the largest is read")
+        raise MicrographError(f"{path}: holds no image, only spectra or other data; export the image itself")
+    if n > 1: warnings.append(f"{n} images in one file: only the largest is read")
     return _rosetta_picture(path, best, warnings, frame, _metadata_instrument(best.get("metadata", {})))

@@ -140,7 +140,7 @@ def _usable(data, source, warnings):
     n = np.count_nonzero(bad)
     if n > REPAIRABLE*data.size:
         raise MicrographError(f"{source}: {100*n/data.size:.2g} % of the pixels are NaN or infinite; repair or "
-                              "crop the picture (up to 1 % is repaired here)")
+                              "crop the image (up to 1 % is repaired here)")
     if n:
         warnings.append(f"{n} pixels were NaN or infinite: filled with the median")
         data = np.where(bad, np.median(data[~bad]), data)
@@ -174,7 +174,7 @@ def _check_width(shape, pixel_size, source):
     if pixel_size is not None and min(shape)*pixel_size < MIN_FOV*(1-1e-6):
         raise MicrographError(f"{source}: shows {shape[1]*pixel_size:.3g} x {shape[0]*pixel_size:.3g} Å; at least "
                               f"{MIN_FOV:g} x {MIN_FOV:g} Å are needed: check the pixel size ({pixel_size:g} Å/px) "
-                              "or give a larger picture")
+                              "or give a larger image")
 
 # %% ../nbs/16_micrograph.ipynb #91e4cf11
 def square_pixels(data:np.ndarray, # (rows, columns)
@@ -194,7 +194,7 @@ def _without_frame(data, warnings):
     box = picture_box(data)
     shape = tuple(part.stop - part.start for part in box)
     if min(shape) < MIN_PIXELS or max(n - m for n, m in zip(data.shape, shape)) < 2: return data
-    warnings.append(f"a uniform frame, or the axes of a plot, around the picture is left out: {shape[1]} x {shape[0]} "
+    warnings.append(f"a uniform frame, or the axes of a plot, around the image is left out: {shape[1]} x {shape[0]} "
                     f"of {data.shape[1]} x {data.shape[0]} px remain")
     return data[box]
 
@@ -202,7 +202,7 @@ def _without_frame(data, warnings):
 COARSEST = .3 # Å/px, above which neighbouring columns merge
 _UNKNOWN = "no pixel size: give pixel_size in Å/px"
 _INVERTED = "dark spots on a bright ground: if this is a bright-field image, invert it (invert=True)"
-_BAR = "a scale bar is drawn into the picture: it is left out when the lattice is measured"
+_BAR = "a scale bar is drawn into the image: it is left out when the lattice is measured"
 
 def _note_contrast(m):
     "A remark where the detector or the gray values say that atoms are dark."
@@ -257,7 +257,7 @@ def _rescaled(m, pixel_size, invert):
 
 # %% ../nbs/16_micrograph.ipynb #9a6886dd
 def _check_unit(picture, source):
-    "A `MicrographError` when a picture is no image of real space."
+    "A `MicrographError` when an image is not one of real space."
     if picture.reciprocal:
         raise MicrographError(f"{source}: its axes are in {picture.reciprocal}: a diffraction pattern or a Fourier "
                               "transform; give the image itself, or pixel_size in Å/px if the file is wrong")
@@ -338,7 +338,7 @@ def pixel_size_from_ruler(start:tuple, # one end (x, y) in pixels
                               "= 10 Å)")
     size = float(length)/pixels
     if not PIXEL_SIZES[0] <= size <= PIXEL_SIZES[1]:
-        raise MicrographError(f"ruler: {length:g} Å along {pixels:.4g} px make {size:.3g} Å/px, which no picture of "
+        raise MicrographError(f"ruler: {length:g} Å along {pixels:.4g} px make {size:.3g} Å/px, which no image of "
                               "atoms has; check both ends, and the unit (1 nm = 10 Å)")
     return size
 
@@ -347,7 +347,7 @@ def _check_crop(left, top, width, height, shape):
     "A `MicrographError` when a part does not lie in an image of this shape."
     h, w = shape
     if min(left, top) < 0 or left+width > w or top+height > h:
-        raise MicrographError(f"crop: {width} x {height} px from column {left}, row {top} reach beyond the picture of "
+        raise MicrographError(f"crop: {width} x {height} px from column {left}, row {top} reach beyond the image of "
                               f"{w} x {h} px; keep inside it")
     if min(width, height) < MIN_PIXELS:
         raise MicrographError(f"crop: keeps {width} x {height} px; at least {MIN_PIXELS} x {MIN_PIXELS} are needed")
@@ -437,7 +437,7 @@ def view(self:Micrograph,
     data = _sampled_middle(self.data, ratio, shape)
     low, high = np.percentile(data, [.1, 99.9])
     if low == high:
-        raise MicrographError(f"{self.source}: the middle of the picture is empty; crop it to where the crystal is")
+        raise MicrographError(f"{self.source}: the middle of the image is empty; crop it to where the crystal is")
     warnings = [*self.warnings]
     if shape != (side, side):
         warnings.append(f"shows {shape[1]*pixel_size:.3g} x {shape[0]*pixel_size:.3g} Å, less than {fov:g} Å")

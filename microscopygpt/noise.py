@@ -177,7 +177,7 @@ def _seeds(seed, b):
     "One seed for each of `b` images."
     seeds = [seed+i for i in range(b)] if isinstance(seed, Integral) else list(np.atleast_1d(seed))
     if len(seeds) != b or not all(isinstance(s, Integral) and s >= 0 for s in seeds):
-        raise StemError(f"seed must be a whole number >= 0, or one for each of the {b} pictures, not {seed!r}")
+        raise StemError(f"seed must be a whole number >= 0, or one for each of the {b} images, not {seed!r}")
     return [int(s) for s in seeds]
 
 # %% ../nbs/11_noise.ipynb #a562cf5a
@@ -206,9 +206,9 @@ def add_noise(
     images, noise = np.asarray(images), _named_noise(noise)
     pixel_size = number_within("pixel_size", pixel_size, .001, 10, " Å/px")
     if images.ndim not in (2, 3) or not images.size:
-        raise StemError("give a picture (rows, columns) or a batch (b, rows, columns), not an array of shape "
+        raise StemError("give an image (rows, columns) or a batch (b, rows, columns), not an array of shape "
                         f"{images.shape}")
-    if not np.isfinite(images).all(): raise StemError("the picture holds numbers that are not finite")
+    if not np.isfinite(images).all(): raise StemError("the image holds numbers that are not finite")
     batch = images.astype(float).reshape(-1, *images.shape[-2:])
     noisy = [_noisy(im, noise, pixel_size, np.random.default_rng(s)) for im, s in zip(batch, _seeds(seed, len(batch)))]
     return np.stack(noisy).reshape(images.shape).astype(np.float32)

@@ -75,7 +75,7 @@ def is_reciprocal(unit:"str|bytes")->bool:
     return name.startswith("1/") or name.endswith(RECIPROCAL_ENDS) or name in ANGLES
 
 # %% ../nbs/13_pictures.ipynb #5f078a38
-MIN_PIXELS, PIXEL_SIZES = 32, (.005, 2.) # px; Å/px of pictures that resolve atoms
+MIN_PIXELS, PIXEL_SIZES = 32, (.005, 2.) # px; Å/px of images that resolve atoms
 
 def is_pixel_size(value:object)->bool:
     "Whether a value is a pixel size, in Å, at which atoms are resolved."
@@ -93,7 +93,7 @@ def agreed_sizes(y:float, # pixel size along y, Å
     "The pixel sizes to use; None where they make no sense."
     low, high = PIXEL_SIZES
     if not low <= x <= high or not low <= y <= high:
-        warnings.append(f"{said} {x if low <= y <= high else y:.3g} Å/px, which no picture of atoms has: ignored")
+        warnings.append(f"{said} {x if low <= y <= high else y:.3g} Å/px, which no image of atoms has: ignored")
         return None
     both, difference = f"{said} {x:.4g} Å/px along x and {y:.4g} along y", abs(x/y - 1)
     if max(x, y)/min(x, y) > MAX_ASPECT:
@@ -218,7 +218,7 @@ def _average_frames(frame, n):
     return (mean/n).astype(np.float32), int(np.abs(shifts).max())
 
 # %% ../nbs/13_pictures.ipynb #86159003
-class MicrographError(MicroscopyGPTError): "A picture that cannot be used as a micrograph."
+class MicrographError(MicroscopyGPTError): "An image that cannot be used as a micrograph."
 
 # %% ../nbs/13_pictures.ipynb #13b0c618
 MAX_PIXELS = 2**28 # 1 GB as float32
@@ -236,7 +236,7 @@ def one_frame(frame:Callable, # function: number -> (rows, columns)
     if height*width > MAX_PIXELS:
         raise MicrographError(f"{path}: has {width} x {height} pixels, too many to be safe; crop it, or save it "
                               "as TIFF")
-    if n == 0: raise MicrographError(f"{path}: holds no picture; export it again")
+    if n == 0: raise MicrographError(f"{path}: holds no image; export it again")
     if wanted is None: return np.array(frame(0)) if n == 1 else _mean_or_first(frame, n, shape, warnings)
     if not -n <= wanted < n: raise MicrographError(f"{path}: has no frame {wanted}: it holds {n}, numbered from 0")
     return np.array(frame(wanted % n))
@@ -247,7 +247,7 @@ def _mean_or_first(frame, n, shape, warnings):
     used = max(1, min(n, MAX_FRAMES, MAX_PIXELS//(shape[0]*shape[1])))
     found = _average_frames(frame, used) if min(shape) >= MIN_PIXELS else None
     if found is None:
-        warnings.append(f"{n} pictures in one file that do not show the same: only the first is read")
+        warnings.append(f"{n} images in one file that do not show the same: only the first is read")
         return np.array(frame(0))
     mean, largest = found
     of = f" of {n}" if used < n else ""
@@ -259,21 +259,21 @@ def _mean_or_first(frame, n, shape, warnings):
 ENERGIES = ("ev", "kev", "mev")
 
 def _picture_axes(units, ndim):
-    "The two axes of a picture."
+    "The two axes of an image."
     lengths = [i for i, unit in enumerate(units) if length_of(unit)]
     return lengths if len(lengths) == 2 else [ndim-2, ndim-1]
 
 # %% ../nbs/13_pictures.ipynb #a522d9d4
 def _series_axis(path, shape, units, axes):
-    "The axis that numbers the pictures, or None; raises `MicrographError` for spectra and diffraction patterns."
+    "The axis that numbers the images, or None; raises `MicrographError` for spectra and diffraction patterns."
     others = [i for i in range(len(shape)) if i not in axes and shape[i] > 1]
     if not others: return None
     if len(others) > 1:
         raise MicrographError(f"{path}: has {' x '.join(map(str, shape))} values, a diffraction pattern at every "
                               "point (4D-STEM) or another data cube; "
-                              "compute a picture first, such as that of a virtual annular detector, and give that")
+                              "compute an image first, such as that of a virtual annular detector, and give that")
     if _unit_name(units[others[0]]) in ENERGIES:
-        raise MicrographError(f"{path}: holds a spectrum at every point; give the picture that was recorded with it, "
+        raise MicrographError(f"{path}: holds a spectrum at every point; give the image that was recorded with it, "
                               "such as HAADF")
     return others[0]
 
@@ -281,14 +281,14 @@ def _series_axis(path, shape, units, axes):
 SERIES_IN_TIME = ("s", "ms", "seconds", "second", "frame", "frames", "time", *NO_UNIT)
 
 def _index_of(ndim, axes, series, i):
-    "The index of picture `i` of a series along an axis; of further axes the first point."
+    "The index of image `i` of a series along an axis; of further axes the first point."
     index = [0]*ndim
     for axis in axes: index[axis] = slice(None)
     if series is not None: index[series] = i
     return tuple(index)
 
 def _plane(data, axes, series, i):
-    "Picture `i` of a series along an axis, rows first."
+    "Image `i` of a series along an axis, rows first."
     part = np.asarray(data[_index_of(data.ndim, axes, series, i)])
     return part.T if axes[0] > axes[1] else part
 
@@ -302,13 +302,13 @@ def one_picture(path:"str|Path", # of the file, for messages
                 frame:"int|None"=None, # number of the frame to read; None for the mean of all
                 instrument:Instrument=Instrument()
                )->Picture:
-    "The picture in an array of any rank; raises `MicrographError` where it holds none."
+    "The image in an array of any rank; raises `MicrographError` where it holds none."
     if data.ndim < 2: return Picture(np.array(data), None, instrument)
     axes = axes or _picture_axes(units, data.ndim)
     series = _series_axis(path, data.shape, units, axes)
     n = 1 if series is None else data.shape[series]
     if n > 1 and frame is None and _unit_name(units[series]) not in SERIES_IN_TIME:
-        warnings.append(f"{n} pictures in one file: only the first is read")
+        warnings.append(f"{n} images in one file: only the first is read")
         frame = 0
     shape = tuple(data.shape[i] for i in axes)
     picture = one_frame(lambda i: _plane(data, axes, series, i), n, shape, frame, path, warnings)
@@ -368,7 +368,7 @@ def _gray(data, warnings):
     "One channel of an array with colours last; arrays without colours stay as they are."
     if data.ndim != 3 or not 1 <= data.shape[-1]: return data
     if _is_gray(data): return data[..., 0]
-    warnings.append("a colour picture: its luminance is read, which is the intensity only if the colours follow it")
+    warnings.append("a colour image: its luminance is read, which is the intensity only if the colours follow it")
     return _luminance(data)
 
 # %% ../nbs/13_pictures.ipynb #13b0c617
@@ -377,18 +377,18 @@ def array_picture(data:np.ndarray, # numbers, with colours last or frames first
                   warnings:list, # gets texts about colours and frames
                   frame:"int|None"=None # number of the frame to read; None for the mean of all
                  )->np.ndarray: # (rows, columns) float32
-    "One gray picture from an array; raises `MicrographError` where it holds none."
+    "One gray image from an array; raises `MicrographError` where it holds none."
     if data.dtype.kind not in "buif": raise MicrographError(f"{source}: holds {data.dtype} values; give real numbers")
     if data.ndim == 4 and data.shape[-1] > 4:
         raise MicrographError(f"{source}: has shape {data.shape}, a pattern at every point (4D-STEM) or another data "
-                              "cube; compute a picture first, such as that of a virtual annular detector, and give "
+                              "cube; compute an image first, such as that of a virtual annular detector, and give "
                               "that")
     if data.ndim == 4 or data.ndim == 3 and data.shape[-1] > 4:
         def gray(i): return array_picture(np.asarray(data[i]), source, warnings if i == 0 else [])
         return one_frame(gray, len(data), data.shape[1:3], frame, source, warnings)
-    if frame not in (None, 0, -1): raise MicrographError(f"{source}: has no frame {frame}: it holds one picture")
+    if frame not in (None, 0, -1): raise MicrographError(f"{source}: has no frame {frame}: it holds one image")
     data = _gray(data, warnings)
     if data.ndim != 2:
-        raise MicrographError(f"{source}: has shape {data.shape}; give one picture, (rows, columns) or (rows, columns, "
+        raise MicrographError(f"{source}: has shape {data.shape}; give one image, (rows, columns) or (rows, columns, "
                               "3)")
     return data.astype(np.float32, copy=False)

@@ -109,9 +109,9 @@ def gated_convolution(layer:"torch.Tensor", # of ALIGNN
     m = layer.src_gate(nodes)[start] + layer.dst_gate(nodes)[end] + layer.edge_gate(edges)
     gate = m.sigmoid()*times[:, None]
     empty = torch.zeros_like(nodes)
-    heard = empty.index_add(0, end, layer.dst_update(nodes)[start]*gate)/(empty.index_add(0, end, gate) + 1e-6)
+    received = empty.index_add(0, end, layer.dst_update(nodes)[start]*gate)/(empty.index_add(0, end, gate) + 1e-6)
     silu = torch.nn.functional.silu
-    return nodes + silu(layer.bn_nodes(layer.src_update(nodes) + heard)), edges + silu(layer.bn_edges(m))
+    return nodes + silu(layer.bn_nodes(layer.src_update(nodes) + received)), edges + silu(layer.bn_edges(m))
 
 # %% ../nbs/52_potentials.ipynb #7a55aa6f
 def _angle_cosines(vectors, length, before, after): # (a,)
@@ -120,12 +120,12 @@ def _angle_cosines(vectors, length, before, after): # (a,)
 
 # %% ../nbs/52_potentials.ipynb #a648bf87
 def _alignn_atoms(net, features, # (n, 92), torch
-                 heard:_Directed, vectors # (e, 3) Å, torch
+                 received:_Directed, vectors # (e, 3) Å, torch
                 ): # (n,) eV
     "ALIGNN-FF's energy, atom by atom."
     import torch
-    start, end, times = (torch.as_tensor(x) for x in (heard.start, heard.end, heard.times))
-    before, after = map(torch.as_tensor, joined(heard.end, heard.start))
+    start, end, times = (torch.as_tensor(x) for x in (received.start, received.end, received.times))
+    before, after = map(torch.as_tensor, joined(received.end, received.start))
     length = vectors.norm(dim=1)
     atoms, bonds = net.atom_embedding(features), net.edge_embedding(length)
     angles = net.angle_embedding(_angle_cosines(vectors, length, before, after).clamp(-1, 1))
@@ -173,14 +173,14 @@ class ALIGNNPotential(Potential):
         import torch
         cutoff = ALIGNN_CUTOFF
         while not has_nearest(bonds := bonds_of(slabs, cutoff)): cutoff *= 1.5
-        heard = nearest_bonds(bonds)
-        vectors = torch.as_tensor(heard.vectors, dtype=torch.float32).requires_grad_(forces)
+        received = nearest_bonds(bonds)
+        vectors = torch.as_tensor(received.vectors, dtype=torch.float32).requires_grad_(forces)
         with small_graphs(), torch.set_grad_enabled(forces):
-            own = _alignn_atoms(self.net, torch.as_tensor(self.atom_features(bonds.numbers)), heard, vectors)
+            own = _alignn_atoms(self.net, torch.as_tensor(self.atom_features(bonds.numbers)), received, vectors)
             energies = np.bincount(bonds.owner, own.detach().numpy())
             if not forces: return share_out(bonds, energies, None)
             gradient = torch.autograd.grad(own.sum(), vectors)[0].numpy()
-        return share_out(bonds, energies, pulled(bonds._replace(first=heard.start, second=heard.end), gradient))
+        return share_out(bonds, energies, pulled(bonds._replace(first=received.start, second=received.end), gradient))
 
 # %% ../nbs/52_potentials.ipynb #39a000a1
 POTENTIALS = dict(chgnet=CHGNetPotential, sevennet=_SevenNetPotential, alignn=ALIGNNPotential)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROPOSERS', 'ON_TOP', 'RESTLESS_BUDGET', 'KNOWN_PLAN', 'WORTH_HEIGHTS', 'ANSWERS_TRIED', 'SHOWN_PER_PLANE',
            'SETTLED_PER_PLANE', 'WATCHED', 'OFF_SCALE', 'PLANES', 'PLANE_GAP', 'RESTLESS_PLANES', 'GUESSED_PER_PLANE',
-           'ROUNDS', 'FINISH', 'TEMPLATES_TRIED', 'BOLDER', 'PredictError', 'asked_formula', 'active_proposers',
+           'ROUNDS', 'FINISH', 'TEMPLATES_TRIED', 'BOLDER', 'PredictError', 'resolved_formula', 'active_proposers',
            'remembered', 'in_share', 'rising', 'scale_of', 'Search', 'lowest_of_each_size']
 
 # %% ../nbs/65_search.ipynb #2404c6f3
@@ -35,7 +35,7 @@ from .place import place
 # %% ../nbs/65_search.ipynb #e9240959
 class PredictError(MicroscopyGPTError): "A question that cannot be answered: no formula, or an unknown option."
 
-def asked_formula(formula:"str|None", prompt:"str|None")->str:
+def resolved_formula(formula:"str|None", prompt:"str|None")->str:
     "The formula, from the prompt where it is not given; raises `PredictError` where the two differ."
     if prompt is not None and formula is None: return prompt_formula(prompt)
     formula = typed_formula(formula or "")

@@ -34,8 +34,8 @@ from .propose import local_crystals, merge_answers
 from .rank import EXPLAINED, Candidate
 from .calibrate import observe_unscaled, pixel_size_at_rest, pixel_sizes_by_area, unscaled_planes
 from .composition import compose, read_elements
-from .search import (PROPOSERS, PredictError, Search, active_proposers, asked_formula, in_share, remembered,
-                                  rising, scale_of)
+from .search import (PROPOSERS, PredictError, Search, active_proposers, in_share, remembered,
+                                  resolved_formula, rising, scale_of)
 from .prediction import Prediction
 
 # %% ../nbs/67_solve.ipynb #67c00010
@@ -372,7 +372,7 @@ def predict(image:"str|Path|np.ndarray|Micrograph", # path, array or `Micrograph
     options = dict(prompt=prompt, k=k, propose=propose, model=model, templates=templates, heights=heights, relax=relax,
                    imaging=imaging, seed=seed, answers=answers)
     if elements is not None: return _predict_elements(image, elements, formula, pixel_size, options, progress)
-    formula, active = asked_formula(formula, prompt), active_proposers(propose, model, templates)
+    formula, active = resolved_formula(formula, prompt), active_proposers(propose, model, templates)
     _check_options(k, heights)
     tell = rising(progress)
     tell(0., "loading the model")

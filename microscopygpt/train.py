@@ -165,7 +165,7 @@ class Collator:
     vlm:LargeVLM
     answers_only:bool = True # the labels are the answers, not the prompts
     def __call__(self, items):
-        images = [self.vlm.shown(_micrograph(x)) for x in items]
+        images = [self.vlm.model_image(_micrograph(x)) for x in items]
         batch = encode(self.vlm.processor, images, [x["prompt"] for x in items], [x["answer"] for x in items])
         if not self.answers_only:
             words = batch["attention_mask"].bool() & (batch["input_ids"] != _image_token(self.vlm.model))

@@ -150,7 +150,7 @@ PROBES = [.3, .5, "atomvision", Probe(), Probe(200, 25, 80, .01, .4)]
 @quick
 @given(slabs(1), slabs(1), angles, st.sampled_from(PROBES))
 def test_intensity_is_additive(one, other, angle, probe):
-    "The picture of two atoms in one cell is the sum of the pictures of each"
+    "The image of two atoms in one cell is the sum of the images of each"
     a, b = to_slab(one), to_slab(other)
     both = Slab(a.cell, np.r_[a.frac, b.frac], np.array([-1., 1]), np.r_[a.numbers, b.numbers])
     of = lambda *rows: simulate(from_slab(both._replace(frac=both.frac[list(rows)], z=both.z[list(rows)], numbers=both.numbers[list(rows)])), size=48, rotation=angle, probe=probe)
@@ -197,7 +197,7 @@ def pairs_share_a_pixel(positions, numbers): return len(np.unique(np.c_[np.floor
 @quick
 @given(slabs(), st.floats(-180, 180), st.sampled_from([.08, .1, .15]), seeds)
 def test_parity_with_stemconv(atoms, rot, pixel_size, seed):
-    "The same picture within the rim of 2 A, unless two atoms of one element share a pixel there; jarvis rounds cells to 1e-5 A, so ours is rounded before"
+    "The same image within the rim of 2 A, unless two atoms of one element share a pixel there; jarvis rounds cells to 1e-5 A, so ours is rounded before"
     atoms = Atoms(lattice_mat=np.round(atoms.lattice_mat, 5), coords=atoms.frac_coords, elements=atoms.elements, cartesian=False)
     shift = np.random.default_rng(seed).uniform(-2, 2, 2)
     theirs, _, positions, numbers = STEMConv(output_size=[128, 128]).simulate_surface(atoms, px_scale=pixel_size, rot=rot, shift=shift)
