@@ -51,9 +51,14 @@ def _commonest_prototype(library, crystals):
     return [c for c in crystals if library.group(c) == common]
 
 # %% ../nbs/71_baselines.ipynb #56720719
+def _by_count(formula):
+    "The elements of a formula, the rarest first."
+    counts = parse_formula(formula)
+    return sorted(counts, key=counts.get)
+
 def _exchanged(crystal, formula):
     "A crystal's atomic numbers after its elements are exchanged for a formula's, in the order of their counts."
-    have, want = (sorted(counts, key=counts.get) for counts in map(parse_formula, (crystal.formula, formula)))
+    have, want = _by_count(crystal.formula), _by_count(formula)
     exchange = {Element(a).Z: Element(b).Z for a, b in zip(have, want)}
     return np.array([exchange[z] for z in crystal.slab.numbers])
 
@@ -146,11 +151,15 @@ def likeness(slab:Slab, observation:Observation)->float: # 1 for the same image,
 # %% ../nbs/71_baselines.ipynb #46828da3
 SHORTLIST = 100 # crystals whose images are compared
 
+def _least_strains(crystals, lattice):
+    "How much each crystal's cell must be strained to lie on a lattice or on a multiple of it."
+    log_area, log_strain, _, _ = strains(np.array([c.slab.cell for c in crystals]), lattice, LARGEST_SUPERCELL)
+    return _larger_strain(log_area, log_strain).min(1)
+
 def _least_strained(crystals, lattice):
     "The crystals whose cells come nearest to a lattice or to a multiple of it."
     if not crystals: return []
-    log_area, log_strain, _, _ = strains(np.array([c.slab.cell for c in crystals]), lattice, LARGEST_SUPERCELL)
-    strain = _larger_strain(log_area, log_strain).min(1)
+    strain = _least_strains(crystals, lattice)
     return [crystals[i] for i in strain.argsort(kind="stable")[:SHORTLIST]]
 
 # %% ../nbs/71_baselines.ipynb #c27de74a

@@ -63,10 +63,14 @@ def same_image(one:str, other:str)->bool:
 # %% ../nbs/76_benchmark.ipynb #fb7a7898
 STRUCTURE_TOLERANCE = 2e-3 # relative
 
+def _integers_up_to(most): # (n, 2)
+    "All pairs of whole numbers with absolute values up to two limits."
+    return np.stack(np.meshgrid(*(np.arange(-n, n+1) for n in most)), -1).reshape(-1, 2)
+
 def _translations(cell, reach): # (n, 2) integers
     "The lattice translations whose cells hold points within `reach` (Å)."
-    most = np.ceil(reach*np.linalg.norm(cell[::-1], axis=1)/abs(np.linalg.det(cell))).astype(int)
-    return np.stack(np.meshgrid(*(np.arange(-n, n+1) for n in most)), -1).reshape(-1, 2)
+    rows = np.linalg.norm(cell[::-1], axis=1)
+    return _integers_up_to(np.ceil(reach*rows/abs(np.linalg.det(cell))).astype(int))
 
 # %% ../nbs/76_benchmark.ipynb #3f59aa5b
 def pair_sums(slab:Slab,
@@ -95,12 +99,15 @@ def describe(crystal:Crystal # `Crystal`
 # %% ../nbs/76_benchmark.ipynb #5928bb48
 def _names(ids): return ", ".join(ids[:3]) + (" ..." if len(ids) > 3 else "")
 
+def _is_of_entry(crystal, entry):
+    "Whether formula and structure of a crystal are those of an entry."
+    return crystal.formula == entry["formula"] and same_structure(pair_sums(crystal.slab), entry["structure"])
+
 def _recognise(entry, atoms):
     "The crystal of an entry, or None when the structure is another."
     try: crystal = to_crystal(atoms, entry["id"], entry["source"])
     except MicroscopyGPTError: return None
-    same = crystal.formula == entry["formula"] and same_structure(pair_sums(crystal.slab), entry["structure"])
-    return crystal if same else None
+    return crystal if _is_of_entry(crystal, entry) else None
 
 # %% ../nbs/76_benchmark.ipynb #c9aa42b9
 def find_crystals(wanted:list, # entries of a manifest
@@ -159,12 +166,14 @@ def _draw(out, item):
     os.replace(write_micrograph(micrograph, path.with_name(f".{path.name}")), path)
 
 # %% ../nbs/76_benchmark.ipynb #9c5a0e04
+def _question(crystal, level): return [crystal.id, crystal.formula, .1, level, f"images/{level}/{crystal.id}_0.png"]
+
 def _questions(crystals, levels):
     "What a method is told, as CSV."
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["id", "formula", "pixel_size", "level", "image"])
-    table.writerows([c.id, c.formula, .1, level, f"images/{level}/{c.id}_0.png"] for level in levels for c in crystals)
+    table.writerows(_question(c, level) for level in levels for c in crystals)
     return text.getvalue()
 
 # %% ../nbs/76_benchmark.ipynb #dcc7938c
@@ -185,10 +194,14 @@ def _known_levels(levels):
     raise BenchmarkError(f"{fault}: choose from {', '.join(LEVELS)}.")
 
 # %% ../nbs/76_benchmark.ipynb #ba7d98be
+def _strangers(out, crystals):
+    "The structures in a folder that are not among the crystals."
+    ids = {c.id for c in crystals}
+    return sorted(p.stem for p in (out/"truth").glob("*.cif") if p.stem not in ids)
+
 def _refuse_strangers(out, crystals):
     "A folder with the truth of other crystals belongs to another benchmark."
-    ids = {c.id for c in crystals}
-    strange = sorted(p.stem for p in (out/"truth").glob("*.cif") if p.stem not in ids)
+    strange = _strangers(out, crystals)
     if strange:
         raise BenchmarkError(f"{out} holds {len(strange)} structures that are not asked for here ({_names(strange)}): "
                              "choose another folder.")
@@ -232,12 +245,19 @@ def _public(source, entry): return source != "c2db" or entry.get("stem2d_split")
 
 def _describe(_, crystal): return describe(crystal)
 
+def _public_crystals(source):
+    "The crystals of a database whose structures may be shown."
+    entries = (e for e in load_entries(source) if _public(source, e))
+    return [to_crystal(Atoms.from_dict(e["atoms"]), entry_id(e), source) for e in entries]
+
+def _place_in_order(crystal):
+    "By database, and there by a hash of the identifier: the first few are a fair sample."
+    return SOURCES.index(crystal.source), hashlib.sha256(crystal.id.encode()).hexdigest()
+
 def _test_side():
     "The public test crystals of the databases, in the order of a hash."
-    crystals = [to_crystal(Atoms.from_dict(e["atoms"]), entry_id(e), s) for s in SOURCES for e in load_entries(s)
-                if _public(s, e)]
-    return sorted((c for c in crystals if c.split == "test"),
-                  key=lambda c: (SOURCES.index(c.source), hashlib.sha256(c.id.encode()).hexdigest()))
+    crystals = (c for s in SOURCES for c in _public_crystals(s))
+    return sorted((c for c in crystals if c.split == "test"), key=_place_in_order)
 
 # %% ../nbs/76_benchmark.ipynb #13f2f89b
 def _make_manifest(path, workers=1):

@@ -89,12 +89,15 @@ def _failure(found):
     return first.failure
 
 # %% ../nbs/70_metrics.ipynb #b1bbd618
+def _least_rms(found):
+    "The least deviation that the loose matcher found, None where it found none."
+    return rounded_or_none(np.min([c.rms for c in found if np.isfinite(c.rms)], initial=np.inf))
+
 def _benchmark_scores(found):
     "Scores of the loose matcher, and the space group of the first answer."
     first = found[0]
-    rms = [c.rms for c in found if np.isfinite(c.rms)]
     return dict(match_abs=any(bool(c.match_abs) for c in found), match_abs_1=bool(first.match_abs),
-                same_space_group=bool(first.same_space_group), min_rms=rounded_or_none(np.min(rms, initial=np.inf)))
+                same_space_group=bool(first.same_space_group), min_rms=_least_rms(found))
 
 def _distances(first):
     "How far off the first answer is: Å, shares of a and b, degrees."
@@ -122,13 +125,17 @@ def score_answers(truth:"Atoms|Prepared",
 # %% ../nbs/70_metrics.ipynb #f8ccc6fb
 NOTHING = dict(value=None, low=None, high=None, n=0)
 
+def _wilson(hits, n):
+    "Wilson's 95 % interval of a share."
+    interval = binomtest(hits, n).proportion_ci(method="wilson")
+    return dict(low=float(interval.low), high=float(interval.high))
+
 def rate(flags:list # of bool, failures included
         )->dict: # value, low, high, n
     "A share with Wilson's 95 % interval."
     n, hits = len(flags), int(sum(map(bool, flags)))
     if not n: return NOTHING
-    interval = binomtest(hits, n).proportion_ci(method="wilson")
-    return dict(value=hits/n, low=float(interval.low), high=float(interval.high), n=n)
+    return dict(value=hits/n, **_wilson(hits, n), n=n)
 
 # %% ../nbs/70_metrics.ipynb #2126e3b9
 def _bootstrapped(statistic, samples, n_resamples):
@@ -260,12 +267,15 @@ def _sizes(records):
             for name, (low, high) in SIZES.items()}
 
 # %% ../nbs/70_metrics.ipynb #347d917f
+def _histogram_pair(truth, guess, width):
+    "The histograms of truth and answers on the same bins, as lists."
+    first, t, g = histograms(truth, guess, width)
+    return dict(first=first, width=width, truth=t.tolist(), guess=g.tolist())
+
 def _distributions(records):
     "Histograms of all properties, over the records that have an answer."
     pairs = {p: _paired(records, p) for p in PROPERTIES}
-    found = {p: histograms(*pair, BINS[p]) for p, pair in pairs.items() if len(pair[0])}
-    return {p: dict(first=first, width=BINS[p], truth=t.tolist(), guess=g.tolist())
-            for p, (first, t, g) in found.items()}
+    return {p: _histogram_pair(*pair, BINS[p]) for p, pair in pairs.items() if len(pair[0])}
 
 # %% ../nbs/70_metrics.ipynb #de055b41
 def sum_up(records:list)->dict: # scores, failures, sizes, distributions, baselines
@@ -296,11 +306,15 @@ class Report:
         Path(path).write_text(text + "\n", encoding="utf-8")
 
 # %% ../nbs/70_metrics.ipynb #56759ff5
+def _by_source(records):
+    "The records summed up by source."
+    names = sorted({r["source"] for r in records})
+    return {name: sum_up([r for r in records if r["source"] == name]) for name in names}
+
 def make_report(records:list, # with "source" and "n_atoms"
                 settings:dict)->Report:
     "Sum up records, in all and by source."
-    names = sorted({r["source"] for r in records})
-    sources = {name: sum_up([r for r in records if r["source"] == name]) for name in names}
+    sources = _by_source(records)
     total = sum_up(records) if len(sources) > 1 else next(iter(sources.values()))
     return Report(settings, total, sources, records)
 

@@ -53,11 +53,15 @@ def distortion_share(text:str # inferred, or a share such as 0.03
         raise argparse.ArgumentTypeError(f"{text!r} is no distortion: give inferred, or a share such as 0.03") from None
 
 # %% ../nbs/82_options.ipynb #ed3656b8
+def _whole_numbers(text):
+    "The whole numbers of a text, perhaps in brackets; none where something else is in it."
+    try: return tuple(int(n) for n in text.strip("() ").replace(",", " ").split())
+    except ValueError: return ()
+
 def miller_index(text:str # three whole numbers, such as 0,0,1
                 )->tuple: # (h, k, l)
     "Read a Miller index."
-    try: hkl = tuple(int(n) for n in text.strip("() ").replace(",", " ").split())
-    except ValueError: hkl = ()
+    hkl = _whole_numbers(text)
     if len(hkl) != 3 or not any(hkl):
         raise argparse.ArgumentTypeError(f"{text!r} is not a Miller index: give three whole numbers such as 0,0,1")
     return hkl
@@ -75,12 +79,11 @@ def point(text:str # two numbers, such as 1.5,-2
 def pixel_size(text:str # Å per pixel, or two numbers for y and x
               )->"float|tuple": # Å, or (y, x)
     "Read a pixel size."
-    try: sizes = tuple(float(part) for part in text.replace(",", " ").split())
-    except ValueError: sizes = ()
-    if len(sizes) not in (1, 2):
+    from microscopygpt.batch import pixel_size_of
+    try: return pixel_size_of(text)
+    except ValueError as e:
         raise argparse.ArgumentTypeError(f"{text!r} is not a pixel size: give Å per pixel, such as 0.1, or two for "
-                                         "pixels that are not square, Y,X")
-    return sizes[0] if len(sizes) == 1 else sizes
+                                         "pixels that are not square, Y,X") from e
 
 # %% ../nbs/82_options.ipynb #eaa1ac4a
 def at_least_one(text:str # a whole number
@@ -189,8 +192,8 @@ def telling_doubts()->Iterator:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", CrystalWarning)
         yield
-    for note in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, CrystalWarning)):
-        print(f"Note: {note}")
+    notes = [str(w.message) for w in caught if issubclass(w.category, CrystalWarning)]
+    for note in dict.fromkeys(notes): print(f"Note: {note}")
 
 # %% ../nbs/82_options.ipynb #fea285c9
 def _seed(p):

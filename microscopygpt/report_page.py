@@ -36,13 +36,14 @@ def _in_words(name, score): # value, interval, unit
 # %% ../nbs/74_report_page.ipynb #4d30a8f5
 def _percent(x): return f"{100*x:.2f}%"
 
+def _tick(at):
+    "A mark across the scale."
+    return f'<line class="tick" x1="{at}" x2="{at}" y1="1" y2="13"/>'
+
 def _bar(score, baseline):
     "A rate on the scale from 0 to 1: its interval, itself, and the shuffled baseline as a tick."
     low, high, value = (_percent(score[k]) for k in ("low", "high", "value"))
-    tick = ""
-    if baseline is not None:
-        at = _percent(baseline)
-        tick = f'<line class="tick" x1="{at}" x2="{at}" y1="1" y2="13"/>'
+    tick = "" if baseline is None else _tick(_percent(baseline))
     return Safe('<svg class="scale" height="14" aria-hidden="true"><line class="track" x1="0" x2="100%" y1="7" y2="7"/>'
                 f'{tick}<line class="span" x1="{low}" x2="{high}" y1="7" y2="7"/>'
                 f'<circle cx="{value}" cy="7" r="4"/></svg>')

@@ -216,8 +216,10 @@ def _choices(records):
     return Fieldset(Legend("Result"), *(_choice(*c, checked=c[0] == first) for c in chosen))
 
 # %% ../nbs/73_report_rows.ipynb #e49aaa82
+def _sources(records): return sorted({str(r.get("source", "")) for r in records})
+
 def _source_choice(records):
-    sources = sorted({str(r.get("source", "")) for r in records})
+    sources = _sources(records)
     if len(sources) < 2: return ""
     options = (Option(s, value=s) for s in sources)
     return Label("Source ", Select(Option("all", value=""), *options, name="source"))

@@ -113,11 +113,15 @@ def patch_of_cells(slab:Slab, cells:tuple # (n, m), along a and b
 _ROD = [.1, .1, .1], .05 # colour (red, green, blue) and radius (Å) of an edge of the cell
 _FROM_THE_SIDE = [-np.sin(np.radians(32)), 0, 0, np.cos(np.radians(32))] # quaternion: the sheet leans back
 
+_CORNERS = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]) - .5 # of a cell around its middle, and back to the first
+
+def _rods(ends):
+    "A rod from each point to the next."
+    return [("cylinder", p, q, *_ROD) for p, q in zip(ends, ends[1:])]
+
 def _outline(slab):
     "The cell in the middle of the plane as four rods."
-    corners = (np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]) - .5)@slab.cell
-    ends = np.c_[corners, np.zeros(5)].tolist()
-    return [("cylinder", p, q, *_ROD) for p, q in zip(ends, ends[1:])]
+    return _rods(np.c_[_CORNERS@slab.cell, np.zeros(5)].tolist())
 
 # %% ../nbs/80_widgets.ipynb #b69d8657
 class CrystalView(nglview.NGLWidget):
