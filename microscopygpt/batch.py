@@ -11,14 +11,13 @@ import csv, hashlib, html, io, json
 from collections.abc import Callable
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from tqdm.auto import tqdm
 from .core import MicroscopyGPTError
 from .crystal import cell_lengths, to_slab
 from .data import read_table
 from .micrograph import read_micrograph
 from .prediction import digest
-if TYPE_CHECKING: from microscopygpt.prediction import Prediction
 
 # %% ../nbs/68_batch.ipynb #efac390b
 class Question(NamedTuple):
@@ -130,7 +129,7 @@ def earlier_answer(folder:Path, asked:dict # what `fingerprint` gives
     return said["line"] if (folder/said["line"]["folder"]/"prediction.json").is_file() else None
 
 # %% ../nbs/68_batch.ipynb #178ca920
-def answer_line(prediction:"Prediction", # of `predict`
+def answer_line(prediction:object, # of `predict`
                )->dict:
     "What a table says of a prediction."
     size = prediction.micrograph.pixel_size or prediction.pixel_size_inferred

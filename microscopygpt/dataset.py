@@ -10,7 +10,6 @@ import hashlib, json, os, shutil
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 import numpy as np
 from fastcore.basics import patch
 from PIL import Image
@@ -21,7 +20,6 @@ from .noise import Noise, random_view, render
 from .chat import dialect_of, make_prompt, to_answer, to_messages
 from .data import (Crystal, DataError, list_of_sources, load_crystals, read_crystals, save_crystals,
                                 small_enough, split_crystals)
-if TYPE_CHECKING: from datasets import DatasetDict
 
 # %% ../nbs/32_dataset.ipynb #6362913c
 def _view_seed(crystal, seed, epoch):
@@ -282,7 +280,7 @@ class DatasetFolder:
 
 # %% ../nbs/32_dataset.ipynb #aae00f6d
 @patch
-def load(self:DatasetFolder)->"DatasetDict": # datasets.DatasetDict
+def load(self:DatasetFolder)->dict: # datasets.DatasetDict
     "The examples."
     from datasets import load_from_disk
     return load_from_disk(str(self.path))

@@ -8,7 +8,6 @@ __all__ = ['IGNORED', 'GPU_FULL', 'model_image', 'encode', 'stop_tokens', 'Steer
 # %% ../nbs/36_large_model.ipynb #17165183
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 import numpy as np, torch
 from fastcore.basics import patch
 from PIL import Image
@@ -17,9 +16,6 @@ from .crystal import parse_formula
 from .compact import ModelError
 from .observe import Observation
 from .micrograph import Micrograph
-if TYPE_CHECKING:
-    from llguidance import LLMatcher
-    from transformers import ProcessorMixin
 
 # %% ../nbs/36_large_model.ipynb #bb7cace2
 # transformers' own Mllama layers cause this warning, once at every call
@@ -90,7 +86,7 @@ def _labels(batch, lengths):
     return torch.where((at < ends) & (at >= starts), batch["input_ids"], IGNORED)
 
 # %% ../nbs/36_large_model.ipynb #853bdcbf
-def encode(processor:"ProcessorMixin", # of a vision-language model
+def encode(processor:object, # of a vision-language model
            images:list, # of RGB images
            prompts:list, # one for each image
            answers:"list|None"=None # one for each prompt, to train on
@@ -106,7 +102,7 @@ def encode(processor:"ProcessorMixin", # of a vision-language model
     return batch
 
 # %% ../nbs/36_large_model.ipynb #be19e498
-def stop_tokens(model:torch.nn.Module, processor:"ProcessorMixin")->list: # of int, sorted
+def stop_tokens(model:torch.nn.Module, processor:object)->list: # of int, sorted
     "The tokens that end an answer."
     ends = model.generation_config.eos_token_id
     ends = ends if isinstance(ends, (list, tuple)) else [ends]
@@ -195,7 +191,7 @@ def _keep_gradients(module):
 class LargeVLM:
     "A vision-language model of the transformers library: micrographs and prompts in, structure texts out."
     def __init__(self, model:torch.nn.Module, # of transformers or peft
-                 processor:"ProcessorMixin", # of the model
+                 processor:object, # of the model
                  name:str="", dialect:"str|Dialect"="paper",
                  unsloth:bool=False, # whether Unsloth loaded the model
                  constrained:bool=True, # whether the formula steers the answers
@@ -224,7 +220,7 @@ class LargeVLM:
 
 # %% ../nbs/36_large_model.ipynb #533dea06
 @patch
-def matcher(self:LargeVLM, formula:str)->"LLMatcher": # llguidance.LLMatcher
+def matcher(self:LargeVLM, formula:str)->object: # llguidance.LLMatcher
     "A fresh matcher of the answers for a formula."
     key = formula, self.dialect
     if self._tokens is None: self._tokens = _grammar_tokens(self.model, self.processor)

@@ -10,14 +10,12 @@ __all__ = ['LARGE', 'GATES', 'KNOWN', 'AccessError', 'explain', 'compute_dtype',
 import importlib.util, json, os, re
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from .chat import dialect_of
 from .compact import CompactConfig, CompactVLM, ModelError, load_compact, weights_folder
 from .large_model import GPU_FULL, LargeVLM, MemoryFullError
-if TYPE_CHECKING: from transformers import BitsAndBytesConfig
 
 # %% ../nbs/37_model.ipynb #cb0075ce
 def _causes(error):
@@ -81,7 +79,7 @@ def compute_dtype()->torch.dtype:
 # %% ../nbs/37_model.ipynb #9ac394b8
 _PRECISE = ["lm_head", "vision_model", "vision_tower", "visual", "multi_modal_projector", "connector"]
 
-def nf4()->"BitsAndBytesConfig": # BitsAndBytesConfig
+def nf4()->object: # BitsAndBytesConfig
     "QLoRA's quantisation (Dettmers et al. 2023)."
     from transformers import BitsAndBytesConfig
     if not importlib.util.find_spec("bitsandbytes"):

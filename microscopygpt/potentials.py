@@ -9,13 +9,12 @@ __all__ = ['NEAREST', 'ALIGNN_CUTOFF', 'ALIGNN_FOLDER', 'POTENTIALS', 'PACKAGES'
 # %% ../nbs/52_potentials.ipynb #556849e7
 import contextlib, importlib.util, io, json, os, warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-import numpy as np
+from typing import NamedTuple
+import numpy as np, torch
 from ase.calculators.calculator import Calculator
 from ase.data import chemical_symbols
 from .energies import Bonds, CalculatorPotential, Potential, PotentialError, bonds_of, pulled, share_out
 from .chgnet import SAME_LENGTH, UNTRAINED, CHGNetPotential, joined, small_graphs
-if TYPE_CHECKING: import torch
 
 # %% ../nbs/52_potentials.ipynb #39a00061
 class _SevenNetPotential(Potential):
@@ -32,7 +31,6 @@ class _SevenNetPotential(Potential):
 
     def graph(self, bonds:Bonds):
         "The input of SevenNet, for a batch of slabs."
-        import torch
         from sevenn import _keys as key
         from sevenn.atom_graph_data import AtomGraphData
         ends = np.array([np.r_[bonds.first, bonds.second], np.r_[bonds.second, bonds.first]])
@@ -99,13 +97,12 @@ def alignn_files(folder:"str|Path|None"=None # None: the environment variable's,
     return files
 
 # %% ../nbs/52_potentials.ipynb #39a00067
-def gated_convolution(layer:"torch.Tensor", # of ALIGNN
-                      start:"torch.Tensor", end:"torch.Tensor", times:"torch.Tensor", # (e,), torch
-                      nodes:"torch.Tensor", # (n, 256)
-                      edges:"torch.Tensor" # (e, 256)
+def gated_convolution(layer:torch.Tensor, # of ALIGNN
+                      start:torch.Tensor, end:torch.Tensor, times:torch.Tensor, # (e,), torch
+                      nodes:torch.Tensor, # (n, 256)
+                      edges:torch.Tensor # (e, 256)
                      )->tuple: # nodes, edges
     "Messages between nodes through gated edges; for atoms and bonds, and for bonds and angles."
-    import torch
     m = layer.src_gate(nodes)[start] + layer.dst_gate(nodes)[end] + layer.edge_gate(edges)
     gate = m.sigmoid()*times[:, None]
     empty = torch.zeros_like(nodes)
@@ -123,7 +120,6 @@ def _alignn_atoms(net, features, # (n, 92), torch
                  received:_Directed, vectors # (e, 3) Å, torch
                 ): # (n,) eV
     "ALIGNN-FF's energy, atom by atom."
-    import torch
     start, end, times = (torch.as_tensor(x) for x in (received.start, received.end, received.times))
     before, after = map(torch.as_tensor, joined(received.end, received.start))
     length = vectors.norm(dim=1)
@@ -138,7 +134,6 @@ def _alignn_atoms(net, features, # (n, 92), torch
 # %% ../nbs/52_potentials.ipynb #39a00068
 def _alignn_network(weights:Path, config:Path):
     "ALIGNN-FF of 2023, with the layers of today's package."
-    import torch
     from alignn.models.alignn_atomwise_pure import ALIGNNAtomWisePure, ALIGNNAtomWisePureConfig
     settings = json.loads(config.read_text())
     if settings["neighbor_strategy"] != "k-nearest" or settings["max_neighbors"] != NEAREST:
@@ -170,7 +165,6 @@ class ALIGNNPotential(Potential):
         return np.array([self.features[int(number)] for number in numbers])
 
     def compute(self, slabs:list, forces:bool)->tuple:
-        import torch
         cutoff = ALIGNN_CUTOFF
         while not has_nearest(bonds := bonds_of(slabs, cutoff)): cutoff *= 1.5
         received = nearest_bonds(bonds)

@@ -7,7 +7,7 @@ __all__ = ['SHIFT_GRID', 'Z_UNIT', 'PROBE_VARIANCE_SIGMA', 'PROBE_VARIANCE_LIMIT
            'DAMPING', 'STEP_LENGTHS', 'FIRST_SIGMA', 'LAST_SIGMA', 'SETTLING_STEPS', 'SETTLED', 'SITE_GRID',
            'supercells', 'Placement', 'strains', 'placements', 'structure_factors', 'correlation_map', 'grid_shape',
            'best_shifts', 'atom_waves', 'fitted_gain', 'residual_of', 'PlaneModel', 'jacobian', 'without_gain',
-           'free_directions', 'Fit', 'fit_positions', 'relocate']
+           'free_directions', 'Fit', 'fit_positions', 'position_errors', 'relocate']
 
 # %% ../nbs/40_refine.ipynb #25828c7d
 from dataclasses import dataclass
@@ -348,6 +348,27 @@ def fit_positions(frac:np.ndarray, # (n, 2) start
     model, prior = PlaneModel(frac, numbers, cell, hk, g), _springs(len(frac), spring, observation.imaging)
     p = _minimize(model, prior, seen, noise, steps, free_directions(operations, len(frac), cell))
     return _fit_at(p, model, observation)
+
+# %% ../nbs/40_refine.ipynb #626a3310
+def _noise_left(F, seen, n_parameters):
+    "Standard deviation of what a fit leaves in the real and in the imaginary part of a coefficient."
+    left = seen - fitted_gain(F, seen)*F
+    return np.sqrt((np.abs(left)**2).sum()/max(2*len(seen) - n_parameters, 1))
+
+def position_errors(fit:Fit,
+                    numbers:np.ndarray, # (n,)
+                    cell:np.ndarray, # (2, 2) Å
+                    observation:Observation,
+                    spring:float=.2 # Å, as in the fit
+                   )->np.ndarray: # (n, 2) Å, along x and y
+    "Standard errors of fitted positions."
+    hk, g, seen, noise = observation.coefficients(cell)
+    model, prior = PlaneModel(fit.frac, numbers, cell, hk, g), _springs(len(numbers), spring, observation.imaging)
+    p = np.r_[np.zeros(2*len(numbers)), fit.probe_variance, fit.contrast_exponent]
+    left = _noise_left(model.waves(p).sum(0), seen, len(p) + 1) # one more for the gain
+    sigma = max(left, noise/2**.5) # of the real part
+    curvature, _ = _normal_equations(model, prior, p, seen, sigma)
+    return np.sqrt(np.diag(np.linalg.inv(curvature))[:-2]).reshape(-1, 2)
 
 # %% ../nbs/40_refine.ipynb #a49ff5c4
 SITE_GRID = .2 # Å between the sites that are tried; the fit follows, and a column is .5 Å wide

@@ -11,7 +11,7 @@ from microscopygpt.lattice import Lattice2D
 from microscopygpt.observe import Imaging, Observation, observe
 from microscopygpt.micrograph import Micrograph
 from microscopygpt.refine import (Fit, PlaneModel, atom_waves, best_shifts, correlation_map, fit_positions,
-                                  fitted_gain, jacobian, placements, relocate, residual_of, strains,
+                                  fitted_gain, jacobian, placements, position_errors, relocate, residual_of, strains,
                                   structure_factors, supercells, without_gain, _set_down, free_directions)
 from microscopygpt.proof import (Proposal, crowding, most_symmetric, n_operations, prove, resimulate, symmetrize,
                                  operations_in_place)
@@ -525,3 +525,27 @@ def test_a_rough_image_does_not_break_the_symmetry_of_a_proposal(seed, monkeypat
     assert prove(Proposal(slab), seen).operations == OPERATIONS["1T"]
     monkeypatch.setattr("microscopygpt.proof._with_symmetry_held", lambda fit, *_: fit)
     assert prove(Proposal(slab), seen).operations < OPERATIONS["1T"]
+
+@quick
+@given(seeds)
+def test_standard_errors_are_the_scatter_of_fitted_positions(seed):
+    slab, rng = oblique(seed), np.random.default_rng(seed)
+    observation = seen_exactly(slab)
+    [(key, (hk, g, seen, _))] = observation._kept.items()
+    sigma = .01*np.sqrt((np.abs(seen)**2).mean())
+    off, told = [], []
+    for _ in range(30):
+        noise = sigma*(rng.normal(size=len(seen)) + 1j*rng.normal(size=len(seen)))/2**.5
+        observation._kept[key] = hk, g, seen + noise, sigma
+        fit = fit_positions(slab.frac, slab.numbers, slab.cell, observation)
+        off.append((fit.frac - slab.frac)@slab.cell)
+        told.append(position_errors(fit, slab.numbers, slab.cell, observation))
+    scatter, expected = np.sqrt(np.mean(np.square(off))), np.sqrt(np.mean(np.square(told)))
+    assert .7 < scatter/expected < 1.4
+
+def test_atoms_that_share_a_column_are_held_by_their_springs_alone():
+    slab = CRYSTALS["MoS2"]
+    observation = seen_exactly(slab)
+    fit = fit_positions(slab.frac, slab.numbers, slab.cell, observation)
+    molybdenum, *sulphur = position_errors(fit, slab.numbers, slab.cell, observation)
+    assert molybdenum.max() < .01 and all(.1 < errors.min() and errors.max() < .2 for errors in sulphur)
