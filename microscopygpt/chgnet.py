@@ -144,12 +144,15 @@ def ends_of(graph:_BondGraph)->tuple: # from (e,), to (e,), which bond or kind (
     return np.r_[first, second], np.r_[second, first], np.r_[place, place]
 
 # %% ../nbs/51_chgnet.ipynb #e01306d4
+def _short_starts(graph)->np.ndarray: # (2s,)
+    "The atom that each short bond begins at, forwards and then backwards."
+    return np.r_[graph.bonds.first[:graph.n_short], graph.bonds.second[:graph.n_short]]
+
 def corners_of(graph:_BondGraph)->tuple: # of every angle: one bond (a,), the other (a,), the atom (a,)
     "What every angle joins."
     one, other = graph.angles
-    center = np.r_[graph.bonds.first[:graph.n_short], graph.bonds.second[:graph.n_short]]
     back = max(graph.n_short, 1)
-    return one % back, other % back, center[one]
+    return one % back, other % back, _short_starts(graph)[one]
 
 # %% ../nbs/51_chgnet.ipynb #39a00037
 def atom_round(layer:tuple, # one of `FastCHGNet.atom_layers`

@@ -95,11 +95,16 @@ class Descent:
 
 # %% ../nbs/42_columns.ipynb #3097873d
 @patch
-def _transform(self:Descent, coefficients)->np.ndarray: # (..., *shape) from (..., m)
-    "Real part of the Fourier sum on the grid of places."
+def _on_grid(self:Descent, coefficients)->np.ndarray: # (..., *shape) from (..., m)
+    "Coefficients at their places in the array that a Fourier transform takes."
     grid = np.zeros((*np.shape(coefficients)[:-1], *self.shape), np.complex64)
     grid[..., self.at[0], self.at[1]] = coefficients
-    return fft2(grid, overwrite_x=True).real
+    return grid
+
+@patch
+def _transform(self:Descent, coefficients)->np.ndarray: # (..., *shape) from (..., m)
+    "Real part of the Fourier sum on the grid of places."
+    return fft2(self._on_grid(coefficients), overwrite_x=True).real
 
 # %% ../nbs/42_columns.ipynb #e0f9f421
 @patch

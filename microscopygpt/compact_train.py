@@ -297,14 +297,20 @@ def _neighbour_shares(n, width, wraps):
     return share/share.sum(1, keepdim=True)
 
 # %% ../nbs/34_compact_train.ipynb #f89a7dea
+_GRIDS = (LENGTHS, False), (ANGLES, False), (HEIGHTS, False), (FRACTIONS, True) # which of them are circles
+
+def _words_of(grid):
+    "The places of a grid's words, which follow each other, in the vocabulary."
+    start = token_id[grid[0]]
+    return slice(start, start + len(grid))
+
 def soft_targets(width:float=.8 # steps of the number's grid
                 )->torch.Tensor: # (vocabulary, vocabulary), rows add up to 1
     "Labels that give neighbouring numbers a Gaussian share."
     soft = torch.eye(len(VOCABULARY))
-    for grid, wraps in ((LENGTHS, False), (ANGLES, False), (HEIGHTS, False), (FRACTIONS, True)):
-        start = token_id[grid[0]]
-        stop = start + len(grid)
-        soft[start:stop, start:stop] = _neighbour_shares(len(grid), width, wraps)
+    for grid, wraps in _GRIDS:
+        words = _words_of(grid)
+        soft[words, words] = _neighbour_shares(len(grid), width, wraps)
     return soft
 
 # %% ../nbs/34_compact_train.ipynb #c4e4328b

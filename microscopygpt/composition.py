@@ -20,12 +20,14 @@ from .planes import solve_columns
 from .refine import CONTRAST_SIGMA
 
 # %% ../nbs/64_composition.ipynb #43b00006
+def _listed(elements): return re.split(r"[\s,;+/-]+", elements.strip()) if isinstance(elements, str) else list(elements)
+
 def read_elements(elements:"str|list" # "Mo,S", "Mo S", or a list of symbols
                  )->list: # of symbols
     "The elements of a spectrum; raises `FormulaError` for what is none."
-    names = re.split(r"[\s,;+/-]+", elements.strip()) if isinstance(elements, str) else list(elements)
-    wrong = [n for n in names if not Element.is_valid_symbol(n)]
-    if wrong or not names: raise FormulaError(f"{elements!r} is no list of elements: give symbols, for example 'Mo,S'.")
+    names = _listed(elements)
+    if not names or not all(map(Element.is_valid_symbol, names)):
+        raise FormulaError(f"{elements!r} is no list of elements: give symbols, for example 'Mo,S'.")
     return list(dict.fromkeys(names))
 
 # %% ../nbs/64_composition.ipynb #ec3903ac

@@ -59,15 +59,19 @@ _MACHINE_ADVICE = (
     (SafetensorError, ModelError, "The weights of {name} are damaged ({said}): download or copy them again."))
 
 # %% ../nbs/37_model.ipynb #ee1f0da4
+def _advised(cause, name, said):
+    "A known error, and what to do about it; None for others."
+    for kinds, named, words in (*_hub_advice(), *_MACHINE_ADVICE):
+        if isinstance(cause, kinds): return named(words.format(name=name, said=said))
+
 def explain(error:Exception, # met while a model was loaded
             name:str # of the model
            )->ModelError: # to be raised
     "What to do about an error met while a model was loaded."
-    said, advice = _first_line(error), (*_hub_advice(), *_MACHINE_ADVICE)
+    said = _first_line(error)
     for cause in _causes(error):
         if isinstance(cause, ModelError): return cause
-        for kinds, named, words in advice:
-            if isinstance(cause, kinds): return named(words.format(name=name, said=said))
+        if advised := _advised(cause, name, said): return advised
     return ModelError(f"{name} cannot be loaded ({said}).")
 
 # %% ../nbs/37_model.ipynb #52e8e409

@@ -173,10 +173,16 @@ def _detected(image, noise, pixel_size, rng):
     return _amplified(image, noise)
 
 # %% ../nbs/11_noise.ipynb #e3cc9692
+def _seed_list(seed, b):
+    "`b` seeds that follow each other, or those that were given."
+    return [seed+i for i in range(b)] if isinstance(seed, Integral) else list(np.atleast_1d(seed))
+
+def _is_seed(s): return isinstance(s, Integral) and s >= 0
+
 def _seeds(seed, b):
     "One seed for each of `b` images."
-    seeds = [seed+i for i in range(b)] if isinstance(seed, Integral) else list(np.atleast_1d(seed))
-    if len(seeds) != b or not all(isinstance(s, Integral) and s >= 0 for s in seeds):
+    seeds = _seed_list(seed, b)
+    if len(seeds) != b or not all(map(_is_seed, seeds)):
         raise StemError(f"seed must be a whole number >= 0, or one for each of the {b} images, not {seed!r}")
     return [int(s) for s in seeds]
 

@@ -75,7 +75,7 @@ def _averages(slab, symprec):
 # %% ../nbs/41_proof.ipynb #2a1e1d85
 def _cell_of(metric):
     "The plane's cell (2, 2) with these scalar products."
-    a, b = np.sqrt(metric[0, 0]), np.sqrt(metric[1, 1])
+    a, b = np.sqrt(np.diag(metric))
     cosine = np.clip(metric[0, 1]/(a*b), -1, 1)
     return cell_from_lengths(a, b, np.degrees(np.arccos(cosine)))
 
@@ -243,11 +243,15 @@ def _best_fit(slab, observation, keep):
 POOR_FIT = .12 # residual: twice the most that a true crystal of 103 leaves, so something is in the wrong place
 RELOCATION_PAYS = .6 # most of the residual that may remain: an atom always finds a place that fits a little better
 
+def _after_relocation(fit, slab, cell, observation):
+    "A fit from where misplaced atoms were set down, and how many these are."
+    frac, relocated = relocate(fit.frac, slab.numbers, cell, observation)
+    return fit_positions(frac, slab.numbers, cell, observation), relocated
+
 def _with_relocation(fit, slab, cell, observation):
     "The fit after atoms in wrong places were moved, and how many; the fit as it was where that does not pay."
     if fit.residual <= POOR_FIT: return fit, 0
-    frac, relocated = relocate(fit.frac, slab.numbers, cell, observation)
-    again = fit_positions(frac, slab.numbers, cell, observation)
+    again, relocated = _after_relocation(fit, slab, cell, observation)
     return (again, relocated) if again.residual < RELOCATION_PAYS*fit.residual else (fit, 0)
 
 # %% ../nbs/41_proof.ipynb #08a00002

@@ -107,13 +107,17 @@ def correlation_map(product:np.ndarray, # (..., m) coefficients of one image, co
     return np.fft.fft2(_on_grid(product, hk, shape)).real
 
 # %% ../nbs/40_refine.ipynb #06731d38
+def _points_along(h, length, spacing):
+    "Grid points along an axis of this length (Å): enough for the harmonics h (m,), and at most `spacing` apart."
+    return max(2*np.abs(h).max() + 2, int(length/spacing))
+
 def grid_shape(cell:np.ndarray, # (2, 2) Å
                hk:np.ndarray, # (m, 2)
                spacing:float # Å
               )->tuple: # points along a and along b
     "A grid with points about `spacing` apart, and enough of them for every harmonic."
     lengths = np.linalg.norm(cell, axis=1)
-    return tuple(max(2*np.abs(h).max() + 2, int(length/spacing)) for h, length in zip(hk.T, lengths))
+    return tuple(_points_along(h, length, spacing) for h, length in zip(hk.T, lengths))
 
 # %% ../nbs/40_refine.ipynb #9516c565
 SHIFT_GRID = .15 # Å between the shifts that are tried; the fit that follows moves a crystal as a whole without cost
@@ -250,14 +254,18 @@ def _averaging(operations, n, cell)->np.ndarray: # (2n, 2n)
     return mean
 
 # %% ../nbs/40_refine.ipynb #8440b9e1
+def _kept_directions(operations, n, cell)->np.ndarray: # (2n, k)
+    "Orthonormal displacements that averaging over operations does not cancel."
+    directions, share, _ = np.linalg.svd(_averaging(operations, n, cell)) # shares are 1 and more, or 0
+    return directions[:, share > .5]
+
 def free_directions(operations:list, # (turn, shift, image), as on the page of columns
                     n:int, # atoms
                     cell:np.ndarray # (2, 2) Å
                    )->"np.ndarray|None": # (2n + 2, k), orthonormal columns
     "The changes of p that keep a symmetry of the plane; None where there is no symmetry to keep."
     if len(operations) < 2: return None
-    directions, share, _ = np.linalg.svd(_averaging(operations, n, cell)) # shares are 1 and more, or 0
-    return block_diag(directions[:, share > .5], np.eye(2))
+    return block_diag(_kept_directions(operations, n, cell), np.eye(2))
 
 # %% ../nbs/40_refine.ipynb #c365bdf5
 def _chi_squared(F, seen, sigma):

@@ -56,13 +56,17 @@ def _baseline_rows(baselines, columns):
     return [(name, scores) for name, scores in known if any(scores.get(c, NOTHING)["n"] for c in columns or scores)]
 
 # %% ../nbs/72_report.ipynb #5066d2c4
+def _parts(reports, source):
+    "Names, and what is summed up of a source, of the reports that cover it."
+    return [(r.name, part) for r in reports if (part := part_of(r, source))]
+
 def table_rows(reports:list, # of `Report`
                source:"str|None"=None, # one source's structures; None for all
                baselines:bool=False, # the first report's, too
                columns:"tuple|None"=None # names of the scores that will be shown
               )->list: # (name, scores)
     "The scores of the reports that cover a source, and of the baselines that have some in these columns."
-    parts = [(r.name, part_of(r, source)) for r in reports if part_of(r, source)]
+    parts = _parts(reports, source)
     rows = [(name, part["scores"]) for name, part in parts]
     if parts and baselines: rows += _baseline_rows(parts[0][1]["baselines"], columns)
     return rows
@@ -270,7 +274,7 @@ def plot_failures(reports:list, # of `Report`
                   source:"str|None"=None, # one source's structures; None for all
                   ax:"Axes|None"=None)->Axes: # matplotlib axes
     "How many are solved, and why the others are not."
-    rows = [(shortened(r.name), part_of(r, source)["failures"]) for r in reports if part_of(r, source)]
+    rows = [(shortened(name), part["failures"]) for name, part in _parts(reports, source)]
     return stacked_bars(axes_or_new(ax, (7, 1.3 + .4*len(rows))), rows)
 
 # %% ../nbs/72_report.ipynb #279b44cc
@@ -289,10 +293,14 @@ def _steps(ax, d):
         edges = d["first"] - d["width"]/2 + d["width"]*factor*np.arange(len(n) + 1)
         ax.stairs(n/max(n.sum(), 1), edges, **style)
 
-def _most_frequent(d, most=8): # places of the values shown, places of the rest
+def _by_frequency(d):
+    "The places of the values that occur, the most frequent first."
     total = np.array(d["truth"]) + np.array(d["guess"])
     order = np.argsort(-total, kind="stable")
-    order = order[total[order] > 0]
+    return order[total[order] > 0]
+
+def _most_frequent(d, most=8): # places of the values shown, places of the rest
+    order = _by_frequency(d)
     return np.sort(order[:most]), order[most:]
 
 # %% ../nbs/72_report.ipynb #0858c192
@@ -380,7 +388,7 @@ def plot_sizes(reports:list, # of `Report`
                ax:"Axes|None"=None)->Axes: # matplotlib axes
     "Solved@1 against the number of atoms in the primitive cell, with 95 % intervals."
     ax = axes_or_new(ax, (3.6, 3.2))
-    parts = [(shortened(r.name), part_of(r, source)["sizes"]) for r in reports if part_of(r, source)]
+    parts = [(shortened(name), part["sizes"]) for name, part in _parts(reports, source)]
     for i, (name, sizes) in enumerate(parts):
         x = np.arange(len(sizes)) + .12*(i - (len(parts) - 1)/2)
         _whiskers(ax, x, sizes.values(), color=SERIES[i % 5], marker="osD^v"[i % 5], label=name)

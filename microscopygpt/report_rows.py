@@ -192,11 +192,15 @@ def _reasons(record):
     if record.get("error"): reasons.append(str(record["error"]))
     return [P(WHY.get(record["failure"], record["failure"])), Ul(*map(Li, reasons)) if reasons else ""]
 
+def _opened(record, structures):
+    "What the line of a structure opens to."
+    look = Div(_structures(drawings_of(record, structures)), _lattices(record), cls="look")
+    return Div(*_reasons(record), look, cls="opened")
+
 def _row(record, structures):
     "One structure: the line of the table, and what it opens to."
     line = Summary(*(_entry(record, key, text) for key, text in ROWS.values()), cls="row")
-    look = Div(_structures(drawings_of(record, structures)), _lattices(record), cls="look")
-    return Details(line, Div(*_reasons(record), look, cls="opened"), data_result=record["failure"] or "solved",
+    return Details(line, _opened(record, structures), data_result=record["failure"] or "solved",
                    data_source=str(record.get("source", "")))
 
 # %% ../nbs/73_report_rows.ipynb #8158451a

@@ -144,20 +144,27 @@ def _copy(files, folder, stage):
     for file in files: shutil.copy(folder/file, stage/file)
 
 # %% ../nbs/39_share.ipynb #f70d4a7f
-def _stage_adapter(folder, name, scores, stage):
-    "Copy the files of an adapter that go to the hub."
+def _require_adapter(folder):
+    "Refuse a folder without the weights of an adapter."
     if not (folder/"adapter_model.safetensors").is_file():
         raise ShareError(f"{folder} holds no adapter: share the folder of a finished run.")
+
+def _stage_adapter(folder, name, scores, stage):
+    "Copy the files of an adapter that go to the hub."
+    _require_adapter(folder)
     _copy([file for file in _ADAPTER_FILES if (folder/file).is_file()], folder, stage)
     (stage/"README.md").write_text(model_card(folder, name, scores), encoding="utf-8")
 
 # %% ../nbs/39_share.ipynb #00851307
+def _write_sides(data, folder):
+    "A parquet file for each side of a data set that holds anything."
+    folder.mkdir()
+    for side, rows in data.items():
+        if len(rows): rows.to_parquet(str(folder/f"{side}-00000-of-00001.parquet"))
+
 def _stage_dataset(folder, stage):
     "Copy the files of a data set that go to the hub."
-    data = DatasetFolder(folder).load()
-    (stage/"data").mkdir()
-    for side, rows in data.items():
-        if len(rows): rows.to_parquet(str(stage/"data"/f"{side}-00000-of-00001.parquet"))
+    _write_sides(DatasetFolder(folder).load(), stage/"data")
     _copy(("README.md", "recipe.json", "crystals.npz"), folder, stage)
 
 # %% ../nbs/39_share.ipynb #6d024c7c
