@@ -74,8 +74,8 @@ def _averages(slab, symprec):
 
 # %% ../nbs/41_proof.ipynb #2a1e1d85
 def _cell_of(metric):
-    "The plane's cell (2, 2) with these scalar products."
-    a, b = np.sqrt(np.diag(metric))
+    "The plane's cell (2, 2) with these scalar products (3, 3)."
+    a, b, _ = np.sqrt(np.diag(metric))
     cosine = np.clip(metric[0, 1]/(a*b), -1, 1)
     return cell_from_lengths(a, b, np.degrees(np.arccos(cosine)))
 
