@@ -14,6 +14,7 @@ from .crystal import (Slab, cell_from_lengths, cell_lengths, from_slab, parse_fo
                                    space_group, standardize)
 from .compare import SOLVED, matched_rmsd
 from .observe import Z_POWER, Observation
+from .data import Crystal
 from .propose import resized, substitutions
 from .refine import best_shifts, strains, structure_factors
 
@@ -37,7 +38,7 @@ class Library:
         asked = reduced_formula(formula)
         return [c for c in self.kinds.get(kind(formula), []) if c.formula != asked]
 
-    def group(self, crystal)->tuple: # atoms in the cell, space group number
+    def group(self, crystal:Crystal)->tuple: # atoms in the cell, space group number
         "The prototype of a crystal."
         key = crystal.source, crystal.id
         if key not in self._groups: self._groups[key] = len(crystal.slab.z), space_group(crystal.atoms)
@@ -50,9 +51,14 @@ def _commonest_prototype(library, crystals):
     return [c for c in crystals if library.group(c) == common]
 
 # %% ../nbs/71_baselines.ipynb #56720719
+def _by_count(formula):
+    "The elements of a formula, the rarest first."
+    counts = parse_formula(formula)
+    return sorted(counts, key=counts.get)
+
 def _exchanged(crystal, formula):
     "A crystal's atomic numbers after its elements are exchanged for a formula's, in the order of their counts."
-    have, want = (sorted(counts, key=counts.get) for counts in map(parse_formula, (crystal.formula, formula)))
+    have, want = _by_count(crystal.formula), _by_count(formula)
     exchange = {Element(a).Z: Element(b).Z for a, b in zip(have, want)}
     return np.array([exchange[z] for z in crystal.slab.numbers])
 
@@ -97,24 +103,25 @@ def nearest_formula(formula:str, # e.g. "MoS2"
 LARGEST_SUPERCELL = 4 # measured cells to one cell of the crystal
 STRAIN_MARGIN = .02 # logarithmic: placements within it of the least strained one are compared
 
-def _larger_strain(stretch, shear):
+def _larger_strain(log_area, log_strain):
     "The larger principal strain, logarithmic."
-    return (np.abs(stretch) + shear)/2
+    return (np.abs(log_area) + log_strain)/2
 
+# %% ../nbs/71_baselines.ipynb #c025fc3d
 def _placements(cell, lattice):
     "Supercells of the lattice on which the cell lies with nearly the least strain, each with its turns (p, 2, 2)."
-    stretch, shear, base, turn = strains(cell, lattice, LARGEST_SUPERCELL)
-    strain, ways = _larger_strain(stretch, shear), defaultdict(list)
+    log_area, log_strain, base, change = strains(cell, lattice, LARGEST_SUPERCELL)
+    strain, ways = _larger_strain(log_area, log_strain), defaultdict(list)
     for i in np.flatnonzero(strain < strain.min() + STRAIN_MARGIN): ways[base[i].tobytes()].append(i)
-    return [(base[way[0]], turn[way]) for way in ways.values()]
+    return [(base[way[0]], change[way]) for way in ways.values()]
 
 # %% ../nbs/71_baselines.ipynb #41e44077
 WINDOW = 2. # Å, standard deviation of the window through which images are compared
 
-def _fading(cell, base, turn, hk, g):
-    "What the window leaves of each Fourier component of a cell that is laid on `turn @ base` without strain (m,)."
-    u, _, v = np.linalg.svd(np.linalg.inv(cell)@turn@base)
-    own = np.linalg.inv(turn)@cell@u@v
+def _fading(cell, base, change, hk, g):
+    "What the window leaves of each Fourier component of a cell that is laid on `change @ base` without strain (m,)."
+    u, _, v = np.linalg.svd(np.linalg.inv(cell)@change@base)
+    own = np.linalg.inv(change)@cell@u@v
     return np.exp(-2*(np.pi*WINDOW)**2*((hk@np.linalg.inv(own).T - g)**2).sum(1))
 
 # %% ../nbs/71_baselines.ipynb #3c7af435
@@ -144,11 +151,15 @@ def likeness(slab:Slab, observation:Observation)->float: # 1 for the same image,
 # %% ../nbs/71_baselines.ipynb #46828da3
 SHORTLIST = 100 # crystals whose images are compared
 
+def _least_strains(crystals, lattice):
+    "How much each crystal's cell must be strained to lie on a lattice or on a multiple of it."
+    log_area, log_strain, _, _ = strains(np.array([c.slab.cell for c in crystals]), lattice, LARGEST_SUPERCELL)
+    return _larger_strain(log_area, log_strain).min(1)
+
 def _least_strained(crystals, lattice):
     "The crystals whose cells come nearest to a lattice or to a multiple of it."
     if not crystals: return []
-    stretch, shear, _, _ = strains(np.array([c.slab.cell for c in crystals]), lattice, LARGEST_SUPERCELL)
-    strain = _larger_strain(stretch, shear).min(1)
+    strain = _least_strains(crystals, lattice)
     return [crystals[i] for i in strain.argsort(kind="stable")[:SHORTLIST]]
 
 # %% ../nbs/71_baselines.ipynb #c27de74a

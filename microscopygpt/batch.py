@@ -8,6 +8,7 @@ __all__ = ['FIELDS', 'Question', 'pixel_size_of', 'BatchError', 'read_questions'
 
 # %% ../nbs/68_batch.ipynb #ef7443ef
 import csv, hashlib, html, io, json
+from collections.abc import Callable
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -26,10 +27,14 @@ class Question(NamedTuple):
     pixel_size: "float|tuple|None" = None # Å/px, or (y, x)
 
 # %% ../nbs/68_batch.ipynb #68c00004
+def _numbers_in(text):
+    "The numbers of a text, which commas, semicolons or spaces separate; raises `ValueError`."
+    return tuple(float(part) for part in text.replace(",", " ").replace(";", " ").split())
+
 def pixel_size_of(text:str # a number, or two for y and x, such as 0.1 or 0.1,0.11
                  )->"float|tuple":
     "Read a pixel size; raises `ValueError`."
-    sizes = tuple(float(part) for part in text.replace(",", " ").replace(";", " ").split())
+    sizes = _numbers_in(text)
     if len(sizes) not in (1, 2): raise ValueError(f"{text!r} is not one number or two")
     return sizes[0] if len(sizes) == 1 else sizes
 
@@ -69,7 +74,7 @@ def _question_of(row, columns, where, table, formula, pixel_size):
 # %% ../nbs/68_batch.ipynb #48856f9a
 def read_questions(table:"str|Path", # CSV: image, formula and perhaps pixel_size; images relative to it
                    formula:"str|None"=None, # for rows without one
-                   pixel_size=None # Å/px, for rows without one
+                   pixel_size:"float|tuple|None"=None # Å/px, for rows without one
                   )->list: # of `Question`
     "The questions in a table; raises `BatchError` where a row cannot be read."
     table = Path(table).expanduser()
@@ -111,15 +116,20 @@ def _json_in(path):
     try: return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError): return None
 
+def _is_answer_to(said, asked):
+    "Whether a file keeps an answer, and to this question."
+    return isinstance(said, dict) and said.get("asked") == asked and isinstance(said.get("line"), dict)
+
+# %% ../nbs/68_batch.ipynb #b77c8d52
 def earlier_answer(folder:Path, asked:dict # what `fingerprint` gives
                   )->"dict|None": # the line for the table
     "The answer that an earlier run left to the same question."
     said = _json_in(folder/"question.json")
-    same = isinstance(said, dict) and said.get("asked") == asked and isinstance(said.get("line"), dict)
-    return said["line"] if same and (folder/said["line"]["folder"]/"prediction.json").is_file() else None
+    if not _is_answer_to(said, asked): return None
+    return said["line"] if (folder/said["line"]["folder"]/"prediction.json").is_file() else None
 
 # %% ../nbs/68_batch.ipynb #178ca920
-def answer_line(prediction, # of `predict`
+def answer_line(prediction:object, # of `predict`
                )->dict:
     "What a table says of a prediction."
     size = prediction.micrograph.pixel_size or prediction.pixel_size_inferred
@@ -167,12 +177,16 @@ h2{{margin:2rem 0 .2rem;font-size:1.1rem}}p{{margin:.2rem 0}}.bad{{color:#a40000
 <h1>{n} micrographs</h1><p>{summary}</p>{sections}</html>
 """
 
+def _summary(lines):
+    "How often each outcome came, as HTML."
+    counts = Counter(line["outcome"] for line in lines)
+    return html.escape(", ".join(f"{n} {what}" for what, n in counts.items()))
+
+# %% ../nbs/68_batch.ipynb #c5e086e9
 def index_page(lines:list # of dict
               )->str: # HTML
     "A page with a picture and a line for each image."
-    counts = Counter(line["outcome"] for line in lines)
-    summary = html.escape(", ".join(f"{n} {what}" for what, n in counts.items()))
-    return _PAGE.format(n=len(lines), summary=summary, sections="".join(map(_section, lines)))
+    return _PAGE.format(n=len(lines), summary=_summary(lines), sections="".join(map(_section, lines)))
 
 # %% ../nbs/68_batch.ipynb #d6ceb82e
 _SUMMARY = ("results.csv", "index.html")
@@ -218,14 +232,20 @@ def _answer(question, folder, asked, ask, reading, options):
     except Exception as e: return line | _failure(e)
 
 # %% ../nbs/68_batch.ipynb #68c0001d
+def _names_model(options):
+    "Whether options name a model that is to propose."
+    from microscopygpt.search import PROPOSERS
+    propose = options.get("propose", PROPOSERS)
+    proposes = "model" in ((propose,) if isinstance(propose, str) else propose)
+    return proposes and isinstance(options.get("model", "compact"), str)
+
+# %% ../nbs/68_batch.ipynb #b9f968cb
 def _loaded(options):
     "`predict`, and the options with the model loaded."
     from microscopygpt.model import load_model
-    from microscopygpt.search import PROPOSERS
     from microscopygpt.solve import predict
-    model, propose = options.get("model", "compact"), options.get("propose", PROPOSERS)
-    wanted = "model" in ((propose,) if isinstance(propose, str) else propose) and isinstance(model, str)
-    return predict, options | (dict(model=load_model(model)) if wanted else {})
+    if _names_model(options): options = options | dict(model=load_model(options.get("model", "compact")))
+    return predict, options
 
 # %% ../nbs/68_batch.ipynb #68c0001e
 def _folder_of(name, line):
@@ -235,9 +255,9 @@ def _folder_of(name, line):
 # %% ../nbs/68_batch.ipynb #220c7d92
 def predict_many(questions:list, # of `Question`
                  out:"str|Path", # folder; the same call goes on where it stopped
-                 ask=None, # what answers, default `predict`
+                 ask:"Callable|None"=None, # what answers, default `predict`
                  frame:"int|None"=None, invert:bool=False, # of `read_micrograph`
-                 **options # of `predict`; a model by its name is loaded once
+                 **options:object # of `predict`; a model by its name is loaded once
                 )->list: # of dict, a line for each question
     "Predict every micrograph of a list, whatever happens to one of them."
     out = Path(out).expanduser()

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from . import __version__
 from .core import MicroscopyGPTError, parallel_map, writable_folder, write_atomically
 from .crystal import Slab
-from .data import SOURCES, DataError, database_file, entry_id, load_entries, to_crystal
+from .data import SOURCES, Crystal, DataError, database_file, entry_id, load_entries, to_crystal
 from .evaluation import draw_micrograph, write_truth
 from .pictures import MicrographError
 from .micrograph import read_micrograph, write_micrograph
@@ -45,7 +45,7 @@ def recipe_table()->str: # Markdown
     return "\n".join(["| | " + " | ".join(LEVELS) + " |", "|---"*(len(LEVELS) + 1) + "|", *rows])
 
 # %% ../nbs/76_benchmark.ipynb #401e0d30
-IMAGE_TOLERANCE = 2e-3 # of a block's mean, in a picture from 0 to 1
+IMAGE_TOLERANCE = 2e-3 # of a block's mean, in an image from 0 to 1
 
 def fingerprint(image:np.ndarray # (256, 256), from 0 to 1
                )->str: # 64 hexadecimal digits
@@ -54,6 +54,7 @@ def fingerprint(image:np.ndarray # (256, 256), from 0 to 1
     means = image[:4*h, :4*w].reshape(4, h, 4, w).mean((1, 3), dtype=float)
     return np.round(65535*means).astype(">u2").tobytes().hex()
 
+# %% ../nbs/76_benchmark.ipynb #55d167c7
 def same_image(one:str, other:str)->bool:
     "Whether two fingerprints differ by no more than rounding can do."
     one, other = (np.frombuffer(bytes.fromhex(f), ">u2")/65535 for f in (one, other))
@@ -62,14 +63,18 @@ def same_image(one:str, other:str)->bool:
 # %% ../nbs/76_benchmark.ipynb #fb7a7898
 STRUCTURE_TOLERANCE = 2e-3 # relative
 
+def _integers_up_to(most): # (n, 2)
+    "All pairs of whole numbers with absolute values up to two limits."
+    return np.stack(np.meshgrid(*(np.arange(-n, n+1) for n in most)), -1).reshape(-1, 2)
+
 def _translations(cell, reach): # (n, 2) integers
     "The lattice translations whose cells hold points within `reach` (Å)."
-    most = np.ceil(reach*np.linalg.norm(cell[::-1], axis=1)/abs(np.linalg.det(cell))).astype(int)
-    return np.stack(np.meshgrid(*(np.arange(-n, n+1) for n in most)), -1).reshape(-1, 2)
+    rows = np.linalg.norm(cell[::-1], axis=1)
+    return _integers_up_to(np.ceil(reach*rows/abs(np.linalg.det(cell))).astype(int))
 
 # %% ../nbs/76_benchmark.ipynb #3f59aa5b
 def pair_sums(slab:Slab,
-              widths=(.8, 1.2, 1.8, 2.7) # sigma in Å
+              widths:tuple=(.8, 1.2, 1.8, 2.7) # sigma in Å
              )->list: # of float, six digits
     "Smooth sums over all pairs of atoms, the same for every description of a crystal."
     apart = slab.frac[:, None] - slab.frac
@@ -84,9 +89,9 @@ def same_structure(one:list, other:list)->bool:
     return bool(np.allclose(one, other, rtol=STRUCTURE_TOLERANCE, atol=0))
 
 # %% ../nbs/76_benchmark.ipynb #b1672939
-def describe(crystal # `Crystal`
+def describe(crystal:Crystal # `Crystal`
             )->dict: # id, source, formula, structure, and a fingerprint for each level
-    "A manifest's entry: a crystal and its pictures."
+    "A manifest's entry: a crystal and its images."
     pictures = {level: fingerprint(draw_micrograph(crystal, level).data) for level in LEVELS}
     return dict(id=crystal.id, source=crystal.source, formula=crystal.formula,
                 structure=pair_sums(crystal.slab)) | pictures
@@ -94,17 +99,20 @@ def describe(crystal # `Crystal`
 # %% ../nbs/76_benchmark.ipynb #5928bb48
 def _names(ids): return ", ".join(ids[:3]) + (" ..." if len(ids) > 3 else "")
 
+def _is_of_entry(crystal, entry):
+    "Whether formula and structure of a crystal are those of an entry."
+    return crystal.formula == entry["formula"] and same_structure(pair_sums(crystal.slab), entry["structure"])
+
 def _recognise(entry, atoms):
     "The crystal of an entry, or None when the structure is another."
     try: crystal = to_crystal(atoms, entry["id"], entry["source"])
     except MicroscopyGPTError: return None
-    same = crystal.formula == entry["formula"] and same_structure(pair_sums(crystal.slab), entry["structure"])
-    return crystal if same else None
+    return crystal if _is_of_entry(crystal, entry) else None
 
 # %% ../nbs/76_benchmark.ipynb #c9aa42b9
 def find_crystals(wanted:list, # entries of a manifest
                   structures:dict, # id -> `Atoms`
-                  where="the structures given" # what to call these in an error
+                  where:str="the structures given" # what to call these in an error
                  )->list: # of `Crystal`, one for each entry
     "The crystals of a manifest, checked."
     found = {e["id"]: _recognise(e, structures[e["id"]]) for e in wanted if e["id"] in structures}
@@ -133,7 +141,8 @@ def _structures(source, ids):
     entries = {entry_id(e): e["atoms"] for e in load_entries(source)}
     return {i: Atoms.from_dict(entries[i]) for i in ids if i in entries}
 
-def benchmark_crystals(sources=SOURCES, # database names
+# %% ../nbs/76_benchmark.ipynb #b52cbda8
+def benchmark_crystals(sources:tuple=SOURCES, # database names
                        n:"int|None"=None # the first n of each, for a quick look; None for all
                       )->list: # of `Crystal`, in the manifest's order
     "The benchmark's crystals, read from the databases and checked."
@@ -142,12 +151,13 @@ def benchmark_crystals(sources=SOURCES, # database names
 
 # %% ../nbs/76_benchmark.ipynb #f5cee514
 def _is_there(path, expected):
-    "Whether a file holds the picture with this fingerprint."
+    "Whether a file holds the image with this fingerprint."
     try: return same_image(fingerprint(read_micrograph(path).data/65535), expected)
     except MicrographError: return False
 
+# %% ../nbs/76_benchmark.ipynb #88d60ba7
 def _draw(out, item):
-    "Write one picture; returns its name when it came out wrong."
+    "Write one image; returns its name when it came out wrong."
     crystal, level, expected = item
     path = out/"images"/level/f"{crystal.id}_0.png"
     if _is_there(path, expected): return None
@@ -156,12 +166,14 @@ def _draw(out, item):
     os.replace(write_micrograph(micrograph, path.with_name(f".{path.name}")), path)
 
 # %% ../nbs/76_benchmark.ipynb #9c5a0e04
+def _question(crystal, level): return [crystal.id, crystal.formula, .1, level, f"images/{level}/{crystal.id}_0.png"]
+
 def _questions(crystals, levels):
     "What a method is told, as CSV."
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["id", "formula", "pixel_size", "level", "image"])
-    table.writerows([c.id, c.formula, .1, level, f"images/{level}/{c.id}_0.png"] for level in levels for c in crystals)
+    table.writerows(_question(c, level) for level in levels for c in crystals)
     return text.getvalue()
 
 # %% ../nbs/76_benchmark.ipynb #dcc7938c
@@ -182,10 +194,14 @@ def _known_levels(levels):
     raise BenchmarkError(f"{fault}: choose from {', '.join(LEVELS)}.")
 
 # %% ../nbs/76_benchmark.ipynb #ba7d98be
+def _strangers(out, crystals):
+    "The structures in a folder that are not among the crystals."
+    ids = {c.id for c in crystals}
+    return sorted(p.stem for p in (out/"truth").glob("*.cif") if p.stem not in ids)
+
 def _refuse_strangers(out, crystals):
     "A folder with the truth of other crystals belongs to another benchmark."
-    ids = {c.id for c in crystals}
-    strange = sorted(p.stem for p in (out/"truth").glob("*.cif") if p.stem not in ids)
+    strange = _strangers(out, crystals)
     if strange:
         raise BenchmarkError(f"{out} holds {len(strange)} structures that are not asked for here ({_names(strange)}): "
                              "choose another folder.")
@@ -194,10 +210,10 @@ def _refuse_strangers(out, crystals):
 def write_benchmark(out:"str|Path",
                     wanted:list, # entries of a manifest
                     crystals:list, # the `Crystal` of each
-                    levels=LEVELS,
+                    levels:tuple=LEVELS,
                     workers:int=1 # processes
                    )->Path: # the folder
-    "Write questions, pictures and truth, or what of them is not there yet."
+    "Write questions, images and truth, or what of them is not there yet."
     levels, out = _known_levels(levels), writable_folder(out, DataError)
     _refuse_strangers(out, crystals)
     for level in levels: (out/"images"/level).mkdir(parents=True, exist_ok=True)
@@ -215,12 +231,12 @@ def write_benchmark(out:"str|Path",
 
 # %% ../nbs/76_benchmark.ipynb #39dc5dc0
 def make_benchmark(out:"str|Path", # folder; an interrupted run goes on there
-                   levels=LEVELS, # which of "low", "mid", "high"
+                   levels:tuple=LEVELS, # which of "low", "mid", "high"
                    workers:int=1, # processes
                    n:"int|None"=None, # the first n crystals of each database, for a quick look; None for all
-                   sources=SOURCES # database names
+                   sources:tuple=SOURCES # database names
                   )->Path: # the folder
-    "Draw the benchmark from the databases, every crystal and every picture checked."
+    "Draw the benchmark from the databases, every crystal and every image checked."
     wanted = [e for entries in _entries(sources, n).values() for e in entries]
     return write_benchmark(out, wanted, benchmark_crystals(sources, n), levels, workers)
 
@@ -229,12 +245,19 @@ def _public(source, entry): return source != "c2db" or entry.get("stem2d_split")
 
 def _describe(_, crystal): return describe(crystal)
 
+def _public_crystals(source):
+    "The crystals of a database whose structures may be shown."
+    entries = (e for e in load_entries(source) if _public(source, e))
+    return [to_crystal(Atoms.from_dict(e["atoms"]), entry_id(e), source) for e in entries]
+
+def _place_in_order(crystal):
+    "By database, and there by a hash of the identifier: the first few are a fair sample."
+    return SOURCES.index(crystal.source), hashlib.sha256(crystal.id.encode()).hexdigest()
+
 def _test_side():
     "The public test crystals of the databases, in the order of a hash."
-    crystals = [to_crystal(Atoms.from_dict(e["atoms"]), entry_id(e), s) for s in SOURCES for e in load_entries(s)
-                if _public(s, e)]
-    return sorted((c for c in crystals if c.split == "test"),
-                  key=lambda c: (SOURCES.index(c.source), hashlib.sha256(c.id.encode()).hexdigest()))
+    crystals = (c for s in SOURCES for c in _public_crystals(s))
+    return sorted((c for c in crystals if c.split == "test"), key=_place_in_order)
 
 # %% ../nbs/76_benchmark.ipynb #13f2f89b
 def _make_manifest(path, workers=1):

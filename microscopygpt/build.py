@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_ATOMS', 'SLAB_GAP', 'LARGER', 'BuildError', 'surface', 'supercell', 'vacancies', 'substitute', 'antisites',
-           'displace', 'Bilayer', 'twisted_bilayer', 'grain_boundary']
+           'frozen_phonons', 'Bilayer', 'twisted_bilayer', 'grain_boundary']
 
 # %% ../nbs/06_build.ipynb #10489a51
 from functools import partial
@@ -36,6 +36,7 @@ def _checked(atoms):
     if not len(atoms.elements): raise BuildError("the crystal has no atoms")
     return atoms
 
+# %% ../nbs/06_build.ipynb #0215d350
 MAX_ATOMS = 200_000 # more would fill the memory of a laptop when an image is simulated
 
 def _check_size(n):
@@ -60,6 +61,7 @@ def _is_slab(atoms):
     gaps = np.diff(np.vstack([f, f[:1]+1]), axis=0).max(0)
     return (gaps/np.linalg.norm(np.linalg.inv(_lattice(atoms)), axis=0)).max() > SLAB_GAP
 
+# %% ../nbs/06_build.ipynb #9085dc59
 def _primitive(atoms):
     "The smallest cell, the crystal where it was."
     cell = _lattice(atoms), atoms.frac_coords, atoms.atomic_numbers
@@ -140,9 +142,9 @@ def _is_upright(cell, miller):
 
 # %% ../nbs/06_build.ipynb #6fefea38
 def surface(
-    atoms, # jarvis Atoms, bulk or slab
-    miller=(0, 0, 1), # h, k, l of the plane that faces the beam: of the conventional cell, or of a slab's own
-    layers=None, # lattice planes in the film; None: until they repeat along the beam, one of a slab seen flat
+    atoms:Atoms, # jarvis Atoms, bulk or slab
+    miller:tuple=(0, 0, 1), # h, k, l of the plane that faces the beam: of the conventional cell, or of a slab's own
+    layers:"int|None"=None, # planes in the film; None: until they repeat along the beam, one of a slab seen flat
 ) -> Atoms: # a film with vacuum, c along the plane's normal; the structure itself where c is that already
     "The crystal turned so that the beam meets the plane (h, k, l) at a right angle; raises `BuildError`."
     atoms, miller = _checked(atoms), _checked_indices(miller, layers)
@@ -162,8 +164,8 @@ def _area(atoms): # Å², of a and b
     return np.linalg.norm(np.cross(*_lattice(atoms)[:2]))
 
 def supercell(
-    atoms, # jarvis Atoms, the beam along c
-    width, # Å, the least distance between opposite sides
+    atoms:Atoms, # jarvis Atoms, the beam along c
+    width:float, # Å, the least distance between opposite sides
 ) -> Atoms: # the same axes, a and b longer
     "The cell repeated in the plane; raises `BuildError`."
     width, lattice = _number("width", width, .1, 1e4, " Å"), _lattice(_checked(atoms))
@@ -196,10 +198,10 @@ def _whole(wanted, available, what):
 
 # %% ../nbs/06_build.ipynb #83dde458
 def vacancies(
-    atoms, # jarvis Atoms, the beam along c
-    density, # missing atoms per nm²
-    element=None, # which atoms may be missing; None for any
-    seed=0, # whole number
+    atoms:Atoms, # jarvis Atoms, the beam along c
+    density:float, # missing atoms per nm²
+    element:"str|None"=None, # which atoms may be missing; None for any
+    seed:int=0, # whole number
 ) -> Atoms:
     "Take atoms out at random; raises `BuildError`."
     density = _number("density", density, 0, 1e3, " per nm²")
@@ -211,11 +213,11 @@ def vacancies(
 
 # %% ../nbs/06_build.ipynb #f6319a19
 def substitute(
-    atoms, # jarvis Atoms
-    old, # element to be replaced
-    new, # element that replaces it
-    fraction, # of the atoms of `old`, 0 to 1
-    seed=0, # whole number
+    atoms:Atoms, # jarvis Atoms
+    old:str, # element to be replaced
+    new:str, # element that replaces it
+    fraction:float, # of the atoms of `old`, 0 to 1
+    seed:int=0, # whole number
 ) -> Atoms:
     "Replace atoms at random: an alloy, or dopants; raises `BuildError`."
     fraction, where, rng = _number("fraction", fraction, 0, 1), _of(_checked(atoms), old), _rng(seed)
@@ -239,10 +241,10 @@ def _exchanged_pair(pair, kinds):
 
 # %% ../nbs/06_build.ipynb #4ea975a9
 def antisites(
-    atoms, # jarvis Atoms, the beam along c
-    density, # exchanged pairs per nm², two antisites each
-    pair=None, # the two elements; None where the crystal has two
-    seed=0, # whole number
+    atoms:Atoms, # jarvis Atoms, the beam along c
+    density:float, # exchanged pairs per nm², two antisites each
+    pair:"tuple|None"=None, # the two elements; None where the crystal has two
+    seed:int=0, # whole number
 ) -> Atoms:
     "Exchange atoms of two elements at random; the composition stays; raises `BuildError`."
     density = _number("density", density, 0, 1e3, " per nm²")
@@ -264,10 +266,10 @@ def _amplitudes(u, elements):
     of = {element: _number("u", value, 0, 2, " Å") for element, value in of.items()}
     return np.array([of[element] for element in elements])[:, None]
 
-def displace(
-    atoms, # jarvis Atoms
-    u, # Å, standard deviation along each axis; a number, or one for each element: {"Mo": .05, "S": .08}
-    seed=0, # whole number
+def frozen_phonons(
+    atoms:Atoms, # jarvis Atoms
+    u:"float|dict", # Å, standard deviation along each axis; a number, or one for each element: {"Mo": .05, "S": .08}
+    seed:int=0, # whole number
 ) -> Atoms:
     "A frozen phonon: every atom displaced at random; raises `BuildError`."
     atoms, rng = _checked(atoms), _rng(seed)
@@ -378,13 +380,13 @@ class Bilayer(NamedTuple):
 
 # %% ../nbs/06_build.ipynb #8c8d591a
 def twisted_bilayer(
-    atoms, # jarvis Atoms slab, the lower sheet
-    angle, # degrees by which the upper sheet is turned, from x towards y
-    other=None, # the upper sheet; None for the same
-    gap=3.4, # Å between the top atoms of the lower and the bottom atoms of the upper sheet
-    tolerance=.1, # degrees that the true angle may be off
-    max_strain=.01, # of the upper sheet
-    max_area=4000., # Å² of the common cell
+    atoms:Atoms, # jarvis Atoms slab, the lower sheet
+    angle:float, # degrees by which the upper sheet is turned, from x towards y
+    other:"Atoms|None"=None, # the upper sheet; None for the same
+    gap:float=3.4, # Å between the top atoms of the lower and the bottom atoms of the upper sheet
+    tolerance:float=.1, # degrees that the true angle may be off
+    max_strain:float=.01, # of the upper sheet
+    max_area:float=4000., # Å² of the common cell
 ) -> Bilayer: # the atoms (a along x), the true angle, the strain
     "The smallest cell that two sheets share when turned against each other; raises `BuildError`."
     lower, upper = (to_slab(_checked(a)) for a in (atoms, atoms if other is None else other))
@@ -425,11 +427,11 @@ def _apart(xyz, box, closest):
 
 # %% ../nbs/06_build.ipynb #05fa4c99
 def grain_boundary(
-    atoms, # jarvis Atoms slab
-    angle, # degrees between the two grains
-    width=60., # Å, box along x; the boundary is in its middle
-    height=60., # Å, box along y
-    closest=None, # Å, of two nearer atoms one is left out; None for 0.7 of the shortest bond
+    atoms:Atoms, # jarvis Atoms slab
+    angle:float, # degrees between the two grains
+    width:float=60., # Å, box along x; the boundary is in its middle
+    height:float=60., # Å, box along y
+    closest:"float|None"=None, # Å, of two nearer atoms one is left out; None for 0.7 of the shortest bond
 ) -> Atoms: # a box with sides along x, y, z
     "Two grains, turned by plus and minus half the angle, that meet along a vertical line; raises `BuildError`."
     slab = to_slab(_checked(atoms))

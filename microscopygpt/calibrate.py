@@ -9,6 +9,7 @@ __all__ = ['USUAL_SPOT', 'UNSCALED_WINDOW', 'GOOD_QUALITY', 'SAME_RADIUS', 'MOST
            'pixel_sizes_by_area']
 
 # %% ../nbs/63_calibrate.ipynb #43a00003
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 import numpy as np
@@ -18,7 +19,7 @@ from .core import MicroscopyGPTError
 from .crystal import Slab, reduce_cell
 from .heights import SAME_ENERGY, flat, height_starts
 from .fourier import LatticeError
-from .observe import Imaging, Observation, spot_radii
+from .observe import Imaging, Observation, spot_radii, without_near_equals
 from .micrograph import Micrograph
 from .planes import PERFECT, different, image_groups, planes_of
 from .energies import Potential
@@ -36,8 +37,7 @@ SAME_RADIUS = .05 # of the logarithm: spots at such radii give the same scale
 def _made_up_sizes(micrograph)->list: # Å/px
     "Pixel sizes that put strong spots at the usual distance, the strongest spots first."
     radii = spot_radii(micrograph.data)
-    distinct = [r for i, r in enumerate(radii) if all(abs(np.log(r/other)) >= SAME_RADIUS for other in radii[:i])]
-    return [float(radius/USUAL_SPOT) for radius in distinct]
+    return [float(radius/USUAL_SPOT) for radius in without_near_equals(radii, SAME_RADIUS)]
 
 # %% ../nbs/63_calibrate.ipynb #8f2f9bc8
 def observe_unscaled(micrograph:Micrograph, # its own pixel size is ignored
@@ -161,7 +161,7 @@ TOO_HIGH = .1 # eV/atom above the lowest: a crystal that would rather be another
 
 def scale_at_rest(planes:list, # of `UnscaledPlane`
                   potential:Potential, seed:int=0,
-                  tick=None # called before each evaluation; may raise to stop
+                  tick:"Callable|None"=None # called before each evaluation; may raise to stop
                  )->list: # of `Scaled`, most plausible first
     "The scales at which planes are at rest."
     ends = [_scaled(one, potential, seed, tick) for one in planes]
@@ -173,7 +173,7 @@ def scale_at_rest(planes:list, # of `UnscaledPlane`
 def pixel_size_at_rest(observation:Observation, # on a made-up scale
                        planes:list, # of `UnscaledPlane`
                        potential:Potential, seed:int=0,
-                       tick=None # called before each evaluation; may raise to stop
+                       tick:"Callable|None"=None # called before each evaluation; may raise to stop
                       )->float: # Å/px
     "The pixel size at which the most plausible of some planes is at rest; raises `ColumnError` where none is."
     found = scale_at_rest(planes, potential, seed, tick)
@@ -184,7 +184,7 @@ def pixel_size_at_rest(observation:Observation, # on a made-up scale
 # %% ../nbs/63_calibrate.ipynb #5ccc5083
 def find_pixel_size(micrograph:Micrograph, # its own pixel size is ignored
                     formula:str, potential:Potential, imaging:Imaging=Imaging(), seed:int=0,
-                    tick=None # called before each evaluation; may raise to stop
+                    tick:"Callable|None"=None # called before each evaluation; may raise to stop
                    )->float: # Å/px
     "The pixel size at which the crystal in an image is at rest."
     observation = observe_unscaled(micrograph, imaging)

@@ -44,15 +44,19 @@ def dialect_of(name:"str|Dialect" # a name in `DIALECTS`, or a dialect
     return DIALECTS[name]
 
 # %% ../nbs/30_chat.ipynb #13b594ea
+def _bravais_sentence(bravais):
+    "What a prompt says of a named lattice, beginning with a space; an empty text for None."
+    return "" if bravais is None else f" The Bravais lattice is {BRAVAIS[bravais]}."
+
+# %% ../nbs/30_chat.ipynb #27c810d8
 def make_prompt(formula:str, # chemical formula, e.g. "MoS2"
                 bravais:"int|None"=None, # index into `BRAVAIS`, when known
                 dialect:"str|Dialect"="paper"
                )->str:
     "The prompt for a formula, by default the paper's."
     name = reduced_formula(formula)
-    lattice = "" if bravais is None else f" The Bravais lattice is {BRAVAIS[bravais]}."
-    return (f"The chemical formula is {name}.{lattice} Generate atomic structure description with lattice lengths, "
-            f"angles, coordinates{dialect_of(dialect).conjunction} atom types. "
+    return (f"The chemical formula is {name}.{_bravais_sentence(bravais)} Generate atomic structure description with "
+            f"lattice lengths, angles, coordinates{dialect_of(dialect).conjunction} atom types. "
             "Also predict the Miller index.")
 
 # %% ../nbs/30_chat.ipynb #863dd1cc
@@ -63,14 +67,20 @@ def prompt_formula(prompt:str # a prompt that names the formula
     return typed_formula(found.group(1).rstrip(".") if found else "")
 
 # %% ../nbs/30_chat.ipynb #9ecb45ff
+def _named_lattice(prompt):
+    "The word after 'Bravais lattice' in a prompt, None where there is none."
+    found = re.search(r"\bBravais lattice(?: is)?(?: ?:)? (\w+)", " ".join((prompt or "").split()))
+    return found and found.group(1)
+
+# %% ../nbs/30_chat.ipynb #e118017d
 def prompt_bravais(prompt:str # a prompt that may name the Bravais lattice
                   )->"int|None": # index into `BRAVAIS`
     "The Bravais lattice that a prompt names; raises `ChatError` when there is none of that name."
-    found = re.search(r"\bBravais lattice(?: is)?(?: ?:)? (\w+)", " ".join((prompt or "").split()))
-    if found is None: return None
-    if found.group(1).lower() not in BRAVAIS:
-        raise ChatError(f"The prompt names the Bravais lattice {found.group(1)!r}: it is one of {', '.join(BRAVAIS)}.")
-    return BRAVAIS.index(found.group(1).lower())
+    name = _named_lattice(prompt)
+    if name is None: return None
+    if name.lower() not in BRAVAIS:
+        raise ChatError(f"The prompt names the Bravais lattice {name!r}: it is one of {', '.join(BRAVAIS)}.")
+    return BRAVAIS.index(name.lower())
 
 # %% ../nbs/30_chat.ipynb #31fd4d88
 def _fixed(numbers, decimals):
@@ -164,13 +174,17 @@ def to_compact(slab:Slab # in canonical form
     return "\n".join(lines)
 
 # %% ../nbs/30_chat.ipynb #8a8f1b9b
-def to_messages(image, # what the model's processor takes as an image
+def _turn(role, *parts): return {"role": role, "content": list(parts)}
+def _text_part(text): return {"type": "text", "text": text}
+
+# %% ../nbs/30_chat.ipynb #ba87fe5c
+def to_messages(image:object, # what the model's processor takes as an image
                 prompt:str,
                 answer:"str|None"=None # the assistant's turn, for training
                )->list: # chat messages with roles and typed content
     "One micrograph-chat exchange in the form of Hugging Face chat templates."
-    turns = [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": prompt}]}]
-    if answer is not None: turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+    turns = [_turn("user", {"type": "image", "image": image}, _text_part(prompt))]
+    if answer is not None: turns.append(_turn("assistant", _text_part(answer)))
     return turns
 
 # %% ../nbs/30_chat.ipynb #4d97848c

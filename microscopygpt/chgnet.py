@@ -9,8 +9,9 @@ __all__ = ['ATOM_CUTOFF', 'BOND_CUTOFF', 'SAME_LENGTH', 'WIDTH', 'UNTRAINED', 'A
 
 # %% ../nbs/51_chgnet.ipynb #58319c31
 import contextlib, io, warnings
+from collections.abc import Iterator
 from typing import NamedTuple
-import numpy as np
+import numpy as np, torch
 from .crystal import Slab
 from .energies import Bonds, Potential, bonds_of, pulled, share_out, virials_of
 
@@ -31,7 +32,7 @@ class _BondGraph(NamedTuple):
     angles: tuple # (a,), (a,) directed short bonds that leave one atom: i is short bond i, i + n_short its reverse
 
 # %% ../nbs/51_chgnet.ipynb #39a00024
-def joined(left, right # (m,), (n,) integers
+def joined(left:np.ndarray, right:np.ndarray # (m,), (n,) integers
           )->tuple: # (p,), (p,) indices
     "All pairs of a place on the left and a place on the right that hold the same number."
     order, counts = np.argsort(right, kind="stable"), np.bincount(right, minlength=left.max(initial=-1) + 1)
@@ -66,7 +67,6 @@ class _GatedLayer:
     "The weights of one gated perceptron of CHGNet, laid out for few multiplications."
     def __init__(self, perceptron # CHGNet's
                 ):
-        import torch
         linear = [[m for m in half.layers if isinstance(m, torch.nn.Linear)]
                   for half in (perceptron.mlp_core, perceptron.mlp_gate)]
         self.bias = torch.cat([half[0].bias for half in linear])
@@ -76,7 +76,6 @@ class _GatedLayer:
 
     def __call__(self, h # (m, 128), what the first matrix gave
                 ): # (m, 64)
-        import torch
         from torch.nn.functional import layer_norm, silu
         halves = (silu(h) if self.second else h).split(WIDTH, 1)
         if self.second: halves = [torch.addmm(bias, x, weight) for x, (weight, bias) in zip(halves, self.second)]
@@ -111,17 +110,15 @@ class _Features(NamedTuple):
 # %% ../nbs/51_chgnet.ipynb #dba450e7
 def _legs(graph:_BondGraph, vectors, lengths)->list: # of (a, 3), (a, 3), torch
     "Directions of the two bonds of every angle, away from its atom."
-    import torch
     directions = torch.cat([vectors, -vectors])/torch.cat([lengths, lengths])[:, None]
     return [directions.index_select(0, torch.as_tensor(i)) for i in graph.angles]
 
 # %% ../nbs/51_chgnet.ipynb #71eaeb00
 def features(model:FastCHGNet, graph:_BondGraph,
-             vectors, # (s, 3) Å, short bonds, torch
-             lengths # (k,) Å, kinds of long bonds, torch
+             vectors:torch.Tensor, # (s, 3) Å, short bonds, torch
+             lengths:torch.Tensor # (k,) Å, kinds of long bonds, torch
             )->_Features:
     "Atoms, bonds and angles as CHGNet's package describes them."
-    import torch
     net, n_short = model.net, graph.n_short
     short = vectors.norm(dim=1)
     legs = _legs(graph, vectors, short) # first: gradients add up in the order in which their terms were made
@@ -136,7 +133,6 @@ def features(model:FastCHGNet, graph:_BondGraph,
 # %% ../nbs/51_chgnet.ipynb #67ec58cf
 def leaves(graph:_BondGraph)->tuple: # vectors of short bonds (s, 3), lengths of kinds of long ones (k,), torch
     "What the energy is a function of, in Å."
-    import torch
     lengths = np.linalg.norm(graph.bonds.vectors[graph.example], axis=1)
     return tuple(torch.as_tensor(x, dtype=torch.float32) for x in (graph.bonds.vectors[:graph.n_short], lengths))
 
@@ -148,20 +144,22 @@ def ends_of(graph:_BondGraph)->tuple: # from (e,), to (e,), which bond or kind (
     return np.r_[first, second], np.r_[second, first], np.r_[place, place]
 
 # %% ../nbs/51_chgnet.ipynb #e01306d4
+def _short_starts(graph)->np.ndarray: # (2s,)
+    "The atom that each short bond begins at, forwards and then backwards."
+    return np.r_[graph.bonds.first[:graph.n_short], graph.bonds.second[:graph.n_short]]
+
 def corners_of(graph:_BondGraph)->tuple: # of every angle: one bond (a,), the other (a,), the atom (a,)
     "What every angle joins."
     one, other = graph.angles
-    center = np.r_[graph.bonds.first[:graph.n_short], graph.bonds.second[:graph.n_short]]
     back = max(graph.n_short, 1)
-    return one % back, other % back, center[one]
+    return one % back, other % back, _short_starts(graph)[one]
 
 # %% ../nbs/51_chgnet.ipynb #39a00037
 def atom_round(layer:tuple, # one of `FastCHGNet.atom_layers`
-               atoms, bonds, weight, # (n, 64), (u, 64), (u, 64)
+               atoms:torch.Tensor, bonds:torch.Tensor, weight:torch.Tensor, # (n, 64), (u, 64), (u, 64)
                ends:tuple # from (e,), to (e,), which bond (e,)
-              ): # (n, 64)
+              )->torch.Tensor: # (n, 64)
     "Messages from neighbours to atoms, along bonds."
-    import torch
     (gated, out), (center, other, bond) = layer, ends
     here, along, there = gated.parts
     h = torch.addmm(gated.bias, atoms, here).index_select(0, center)
@@ -172,11 +170,10 @@ def atom_round(layer:tuple, # one of `FastCHGNet.atom_layers`
 
 # %% ../nbs/51_chgnet.ipynb #707e2f91
 def angle_messages(gated:_GatedLayer,
-                   atoms, bonds, angles, # (n, 64), (s, 64) the short ones, (a, 64)
+                   atoms:torch.Tensor, bonds:torch.Tensor, angles:torch.Tensor, # (n, 64), (s, 64) short, (a, 64)
                    corners:tuple # of every angle: one bond (a,), the other (a,), the atom (a,)
-                  ): # (a, 64)
+                  )->torch.Tensor: # (a, 64)
     "The message of an angle, from its two bonds and its atom."
-    import torch
     bond, other, center = corners
     one, two, between, at = gated.parts
     h = angles@between
@@ -187,19 +184,18 @@ def angle_messages(gated:_GatedLayer,
 
 # %% ../nbs/51_chgnet.ipynb #ece855ab
 def bond_round(layer:tuple, # one of `FastCHGNet.bond_layers`
-               atoms, bonds, angles, weight, # (n, 64), (s, 64), (a, 64), (s, 64)
-               corners:tuple): # (s, 64)
+               atoms:torch.Tensor, bonds:torch.Tensor, angles:torch.Tensor, # (n, 64), (s, 64) short, (a, 64)
+               weight:torch.Tensor, # (s, 64)
+               corners:tuple)->torch.Tensor: # (s, 64)
     "Messages to short bonds from bonds that leave the same atom."
-    import torch
     gated, out = layer
     messages = angle_messages(gated, atoms, bonds, angles, corners)*weight.index_select(0, corners[1])
-    heard = torch.zeros_like(bonds).index_add(0, corners[0], messages)
-    return torch.addmm(bonds, heard*weight, out)
+    received = torch.zeros_like(bonds).index_add(0, corners[0], messages)
+    return torch.addmm(bonds, received*weight, out)
 
 # %% ../nbs/51_chgnet.ipynb #39a00054
 def _messages_passed(model:FastCHGNet, graph:_BondGraph, given:_Features): # (n, 64)
     "The features of atoms after all rounds of messages."
-    import torch
     ends, corners = (tuple(map(torch.as_tensor, found)) for found in (ends_of(graph), corners_of(graph)))
     atoms, short, angles = given.atoms, given.short, given.angles
     for i, layer in enumerate(model.atom_layers):
@@ -212,10 +208,9 @@ def _messages_passed(model:FastCHGNet, graph:_BondGraph, given:_Features): # (n,
 
 # %% ../nbs/51_chgnet.ipynb #2a1443e4
 def energies_of(model:FastCHGNet, graph:_BondGraph,
-                vectors, lengths # what `leaves` gives
-               ): # (b,) eV, torch
+                vectors:torch.Tensor, lengths:torch.Tensor # what `leaves` gives
+               )->torch.Tensor: # (b,) eV, torch
     "The energies of the slabs of a batch."
-    import torch
     atoms = _messages_passed(model, graph, features(model, graph, vectors, lengths))
     numbers, owner = torch.as_tensor(graph.bonds.numbers), torch.as_tensor(graph.bonds.owner)
     own = model.net.mlp(model.net.readout_norm(atoms))[:, 0] + model.reference[numbers - 1]
@@ -232,9 +227,8 @@ def spread(graph:_BondGraph, short_gradient:np.ndarray, # (s, 3) eV/Å
 
 # %% ../nbs/51_chgnet.ipynb #b9010d77
 @contextlib.contextmanager
-def small_graphs():
+def small_graphs()->Iterator:
     "One thread of torch, since the graphs are small; numbers below 1e-38 become zero, since they are slow."
-    import torch
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -254,9 +248,8 @@ class CHGNetPotential(Potential):
         self.model = FastCHGNet()
         self.elements = set(range(1, len(self.model.reference) + 1)) - UNTRAINED
 
-    def gradients(self, slabs, wanted:bool=True)->tuple: # bonds, energies (b,) eV, gradient (m, 3) eV/Å or None
+    def gradients(self, slabs:list, wanted:bool=True)->tuple: # bonds, energies (b,) eV, gradient (m, 3) eV/Å or None
         "Energies, and their gradient with respect to every bond."
-        import torch
         graph = bond_graph(slabs)
         self.effort += len(graph.angles[0])/ANGLES_AS_AN_ATOM
         with small_graphs(), torch.set_grad_enabled(wanted):
@@ -266,10 +259,10 @@ class CHGNetPotential(Potential):
             gradient = torch.autograd.grad(energies.sum(), given)
         return graph.bonds, energies.detach().numpy(), spread(graph, *(g.numpy() for g in gradient))
 
-    def compute(self, slabs, forces):
+    def compute(self, slabs:list, forces:bool)->tuple:
         bonds, energies, pulls = self.gradients(slabs, forces)
         return share_out(bonds, energies, pulled(bonds, pulls) if forces else None)
 
-    def compute_virials(self, slabs):
+    def compute_virials(self, slabs:list)->tuple:
         bonds, energies, pulls = self.gradients(slabs)
         return *share_out(bonds, energies, pulled(bonds, pulls)), virials_of(bonds, pulls)

@@ -112,11 +112,11 @@ def run_predict(args:argparse.Namespace # see `microscopygpt predict --help`
 # %% ../nbs/83_cli.ipynb #ac559353
 def _with_defects(atoms, args):
     "A piece of a crystal with the defects that the options ask for."
-    from microscopygpt.build import antisites, displace, substitute, vacancies
+    from microscopygpt.build import antisites, frozen_phonons, substitute, vacancies
     if args.substitute: atoms = substitute(atoms, *args.substitute, seed=args.seed)
     if args.antisites: atoms = antisites(atoms, args.antisites, seed=args.seed)
     if args.vacancies: atoms = vacancies(atoms, args.vacancies, seed=args.seed)
-    return displace(atoms, args.frozen, seed=args.seed) if args.frozen else atoms
+    return frozen_phonons(atoms, args.frozen, seed=args.seed) if args.frozen else atoms
 
 # %% ../nbs/83_cli.ipynb #8a477784
 def _specimen(args):
@@ -173,7 +173,7 @@ def _clean_image(atoms, args, probe):
     from microscopygpt.stem import simulate
     shift = args.shift or (_middle(atoms, args) if args.grain_boundary else (0., 0.))
     return simulate(atoms, args.pixel_size, args.size, args.rotation, shift, args.mirror, probe, args.z_power,
-                    args.thermal)
+                    args.u_rms)
 
 def _specimen_line(atoms, args):
     "What was imaged, on one line."

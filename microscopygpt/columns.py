@@ -22,11 +22,11 @@ from .core import MicroscopyGPTError
 from .crystal import parse_formula
 from .plane_groups import PlaneOperation, symmetrize_plane
 from .observe import Observation
-from .refine import Fit, Z_UNIT, fit_positions, residual_of
-from .proof import EXPLAINED_BY_NOISE, NUISANCES, explains_as_well, n_parameters
+from .refine import Fit, Z_UNIT, fit_positions, grid_shape, residual_of
+from .proof import EXPLAINED_BY_NOISE, NUISANCES, bound_in, n_parameters
 
 # %% ../nbs/42_columns.ipynb #a93f972b
-def covering(numbers, # (n,) atomic numbers
+def covering(numbers:np.ndarray, # (n,) atomic numbers
              cell:np.ndarray # (2, 2) Å
             )->float:
     "Area of the atoms' covalent discs over the area A of the cell: sum of π r² / A."
@@ -71,9 +71,8 @@ def unexplained_share(F:np.ndarray, # (..., m) coefficients of models
 GRID = .12 # Å between the places that are tried; a parabola goes between them
 
 def _grid_of_places(hk, cell)->tuple:
-    "Points of a grid along both axes: about `GRID` apart, and enough of them for every harmonic."
-    lengths = np.linalg.norm(cell, axis=1)
-    return tuple(next_fast_len(int(max(2*np.abs(h).max() + 2, l/GRID))) for h, l in zip(hk.T, lengths))
+    "Points of a grid along both axes, about `GRID` apart, as many as a Fourier transform is quick with."
+    return tuple(next_fast_len(int(n)) for n in grid_shape(cell, hk, GRID))
 
 # %% ../nbs/42_columns.ipynb #4da635f3
 class Descent:
@@ -87,8 +86,8 @@ class Descent:
         imaging = observation.imaging
         self.cell, self.numbers, self.observation = cell, numbers, observation
         self.hk, g, self.observed, self.noise = observation.coefficients(cell)
-        self.probe = np.exp(-2*np.pi**2*(variance or imaging.variance)*(g**2).sum(1))
-        self.weights = (numbers/Z_UNIT)**(power or imaging.z_power)
+        self.probe = np.exp(-2*np.pi**2*(variance or imaging.probe_variance)*(g**2).sum(1))
+        self.weights = (numbers/Z_UNIT)**(power or imaging.contrast_exponent)
         self.shape = _grid_of_places(self.hk, cell)
         self.at = tuple(self.hk.T % np.array(self.shape)[:, None])
         self.correlation = self._transform(self.observed.conj()*self.probe)
@@ -96,27 +95,32 @@ class Descent:
 
 # %% ../nbs/42_columns.ipynb #3097873d
 @patch
-def _transform(self:Descent, coefficients)->np.ndarray: # (..., *shape) from (..., m)
-    "Real part of the Fourier sum on the grid of places."
+def _on_grid(self:Descent, coefficients)->np.ndarray: # (..., *shape) from (..., m)
+    "Coefficients at their places in the array that a Fourier transform takes."
     grid = np.zeros((*np.shape(coefficients)[:-1], *self.shape), np.complex64)
     grid[..., self.at[0], self.at[1]] = coefficients
-    return fft2(grid, overwrite_x=True).real
+    return grid
+
+@patch
+def _transform(self:Descent, coefficients)->np.ndarray: # (..., *shape) from (..., m)
+    "Real part of the Fourier sum on the grid of places."
+    return fft2(self._on_grid(coefficients), overwrite_x=True).real
 
 # %% ../nbs/42_columns.ipynb #e0f9f421
 @patch
-def waves(self:Descent, frac # (..., 2)
+def waves(self:Descent, frac:np.ndarray # (..., 2)
          )->np.ndarray: # (..., m)
     "What an atom of unit weight adds to the coefficients, under the probe."
     return np.exp(-2j*np.pi*(frac@self.hk.T))*self.probe
 
 @patch
-def residual(self:Descent, F # (..., m)
+def residual(self:Descent, F:np.ndarray # (..., m)
             )->np.ndarray: # (...)
     "Share of the amplitude left unexplained, the gain fitted."
     return unexplained_share(F, self.observed)
 
 # %% ../nbs/42_columns.ipynb #5e53ea19
-def parabola_top(low, middle, high)->np.ndarray: # in steps, -.5 to .5
+def parabola_top(low:np.ndarray, middle:np.ndarray, high:np.ndarray)->np.ndarray: # in steps, -.5 to .5
     "Where the top of the parabola through three equidistant values lies, seen from the middle one."
     return np.clip(.5*(low - high)/np.minimum(low - 2*middle + high, -1e-12), -.5, .5)
 
@@ -132,9 +136,9 @@ def _highest_places(maps)->np.ndarray: # (r, 2) fractions of the cell
 
 # %% ../nbs/42_columns.ipynb #b3128112
 @patch
-def best_places(self:Descent, rest, # (r, m) what the other atoms give
-                weight, # (r,) of the lifted atoms
-                alone # (r,) bool: nothing else is there yet
+def best_places(self:Descent, rest:np.ndarray, # (r, m) what the other atoms give
+                weight:np.ndarray, # (r,) of the lifted atoms
+                alone:np.ndarray # (r,) bool: nothing else is there yet
                )->np.ndarray: # (r, 2) fractions of the cell
     "The place of least residual for one atom of each start."
     weight = weight[:, None]
@@ -167,10 +171,10 @@ def _sweep(self:Descent, frac, parts, total, order, empty)->np.ndarray: # (r, m)
 SETTLED = 2e-3 # fraction of the cell; smaller moves end a search
 
 @patch
-def settle(self:Descent, frac, # (r, n, 2) starts
-           order, # (r, n) in which order the atoms are lifted first
-           rng, sweeps:int=8,
-           empty=None # (r,) bool: starts that begin with an empty cell
+def settle(self:Descent, frac:np.ndarray, # (r, n, 2) starts
+           order:np.ndarray, # (r, n) in which order the atoms are lifted first
+           rng:np.random.Generator, sweeps:int=8,
+           empty:"np.ndarray|None"=None # (r,) bool: starts that begin with an empty cell
           )->tuple: # (r, n, 2) places, (r,) residuals
     "Lift and set down every atom of every start, sweep after sweep, until nothing moves."
     empty = np.zeros(len(frac), bool) if empty is None else empty
@@ -198,7 +202,7 @@ def _exchange_residuals(self:Descent, frac, first, second)->tuple:
 EXCHANGE_PAYS = .999 # of the residual: an exchange must lower it below this share
 
 @patch
-def exchange(self:Descent, frac # (n, 2)
+def exchange(self:Descent, frac:np.ndarray # (n, 2)
             )->np.ndarray: # (n, 2)
     "Exchange pairs of different elements as long as the residual falls."
     first, second = np.triu_indices(len(frac), 1)
@@ -240,7 +244,7 @@ def _with_fits(self:Descent, found, places, residuals, most)->list: # of `Fit`, 
 
 # %% ../nbs/42_columns.ipynb #829610c4
 def shaken(fits:list, # of `Fit`
-           rng)->np.ndarray: # (STARTS, n, 2)
+           rng:np.random.Generator)->np.ndarray: # (STARTS, n, 2)
     "Copies of arrangements with up to a third of the atoms at random places."
     places = np.array([fits[i % len(fits)].frac % 1 for i in range(STARTS)])
     n = places.shape[1]
@@ -270,7 +274,7 @@ def _enough(self:Descent)->float:
 @patch
 def _adapted(self:Descent, fit)->Descent:
     "The same search with the probe and the contrast of a fit."
-    return Descent(self.cell, self.numbers, self.observation, fit.power, fit.variance)
+    return Descent(self.cell, self.numbers, self.observation, fit.contrast_exponent, fit.probe_variance)
 
 # %% ../nbs/42_columns.ipynb #049b6a71
 HOPS = 4 # how often the best arrangements are shaken
@@ -310,7 +314,7 @@ class Columns:
     floor: float = NOISE_RESIDUAL # below which all planes of the image explain it equally well
 
     @property
-    def covering(self): return covering(self.numbers, self.cell)
+    def covering(self)->float: return covering(self.numbers, self.cell)
     @cached_property
     def parameters(self)->int: # fitted to the image
         return n_parameters(self.operations, len(self.numbers), self.cell)
@@ -320,9 +324,8 @@ WORSE, WORSE_AT_LEAST = 1.25, .01 # by how much symmetric columns may leave more
 
 def _accepted_residual(plane, observation)->float:
     "The residual up to which symmetric columns explain the image as well as the fit that they were made of."
-    residual, free = plane.fit.residual, 2*len(plane.numbers) + NUISANCES
-    observed, noise = observation.n_measured(plane.cell), observation.noise_residual(plane.cell)
-    as_well = explains_as_well(residual, free, plane.parameters, observed, noise)
+    residual = plane.fit.residual
+    as_well = bound_in(observation, plane.cell, residual, 2*len(plane.numbers) + NUISANCES, plane.parameters)
     return max(WORSE*residual, residual + WORSE_AT_LEAST, as_well)
 
 # %% ../nbs/42_columns.ipynb #b4c63fa5
@@ -337,7 +340,7 @@ def symmetric_columns(fit:Fit,
     "A fit with as much of its plane symmetry made exact as the image accepts."
     for tolerance in PLANE_TOLERANCES:
         frac, operations = symmetrize_plane(cell, fit.frac % 1, numbers, tolerance)
-        residual = residual_of(frac, numbers, cell, observation, fit.variance, fit.power)
+        residual = residual_of(frac, numbers, cell, observation, fit.probe_variance, fit.contrast_exponent)
         plane = Columns(cell, frac, numbers, residual, fit, operations, units)
         if residual <= _accepted_residual(plane, observation): return plane
     identity = [PlaneOperation(np.eye(2, dtype=int), np.zeros(2), np.arange(len(numbers)))]

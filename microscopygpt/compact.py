@@ -10,6 +10,7 @@ __all__ = ['ELEMENTS', 'COUNTS', 'SPECIAL', 'PAD', 'START', 'END', 'UNKNOWN', 'V
 
 # %% ../nbs/33_compact.ipynb #70dde7c8
 import contextlib, itertools, json, warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from importlib.resources import files
@@ -21,7 +22,7 @@ from fastcore.basics import patch
 from pymatgen.core import Element
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from .core import MicroscopyGPTError
 from .crystal import cell_lengths, equivalent_bases, reduce_cell
@@ -110,14 +111,13 @@ class CompactConfig:
 
 # %% ../nbs/33_compact.ipynb #dbac4e6a
 @patch
-def write(self:CompactConfig, path:"str|Path"): # config.json
+def write(self:CompactConfig, path:"str|Path")->None: # config.json
     "Write the sizes, and the model type beside them."
     text = json.dumps({"model_type": self.model_type, **asdict(self)}, indent=2)
     Path(path).write_text(text + "\n", encoding="utf-8")
 
 @patch(cls_method=True)
-def read(cls:CompactConfig, path:"str|Path" # config.json
-        )->CompactConfig:
+def read(cls:CompactConfig, path:"str|Path")->CompactConfig: # config.json
     "The sizes in a file; other entries are ignored."
     known = json.loads(Path(path).read_text(encoding="utf-8"))
     config = cls(**{f.name: known[f.name] for f in fields(cls)})
@@ -127,13 +127,12 @@ def read(cls:CompactConfig, path:"str|Path" # config.json
 # %% ../nbs/33_compact.ipynb #917fc7f0
 class CellEncoder(nn.Module):
     "Periodic convolutions that turn the folded cell (2, 24, 32) into 48 visual tokens."
-    def __init__(self, d:int, # width of a token
-                 shape:tuple): # points of the folded cell along a and b
+    def __init__(self, d:int, shape:tuple): # width of a token; points of the folded cell along a and b
         super().__init__()
         def conv(i, o, stride): return nn.Conv2d(i, o, 3, stride, 1, padding_mode="circular")
         self.net = nn.Sequential(conv(2, 32, 1), nn.GELU(), conv(32, 64, 2), nn.GELU(), conv(64, d, 2))
         self.position = nn.Parameter(torch.randn(shape[0]//4*shape[1]//4, d)*.02)
-    def forward(self, x): return self.net(x).flatten(2).transpose(1, 2) + self.position
+    def forward(self, x:Tensor)->Tensor: return self.net(x).flatten(2).transpose(1, 2) + self.position
 
 # %% ../nbs/33_compact.ipynb #d72b6efe
 class Attention(nn.Module):
@@ -142,9 +141,9 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.scale = heads, (d//heads)**-.5
         self.k_proj, self.v_proj, self.q_proj, self.out_proj = (nn.Linear(d, d) for _ in range(4))
-    def split_heads(self, x): return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-    def keys_values(self, x): return self.split_heads(self.k_proj(x)), self.split_heads(self.v_proj(x))
-    def forward(self, x, keys, values, visible=None):
+    def split_heads(self, x:Tensor)->Tensor: return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def keys_values(self, x:Tensor)->tuple: return self.split_heads(self.k_proj(x)), self.split_heads(self.v_proj(x))
+    def forward(self, x:Tensor, keys:Tensor, values:Tensor, visible:"Tensor|None"=None)->Tensor:
         "What each position of x reads from the values; `visible` is boolean and says where it may read."
         scores = self.split_heads(self.q_proj(x))@keys.transpose(2, 3)*self.scale
         if visible is not None: scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
@@ -175,8 +174,9 @@ class Layer(nn.Module):
         self.self_attn, self.self_attn_layer_norm = Attention(d, heads), nn.LayerNorm(d)
         if decodes: self.encoder_attn, self.encoder_attn_layer_norm = Attention(d, heads), nn.LayerNorm(d)
         self.fc1, self.fc2, self.final_layer_norm = nn.Linear(d, wide), nn.Linear(wide, d), nn.LayerNorm(d)
-    def add(self, x, change): return x + F.dropout(change, self.dropout, self.training)
-    def forward(self, x, visible=None, memory=None, readable=None, kept=None):
+    def add(self, x:Tensor, change:Tensor)->Tensor: return x + F.dropout(change, self.dropout, self.training)
+    def forward(self, x:Tensor, visible:"Tensor|None"=None, memory:"Tensor|None"=None,
+                readable:"Tensor|None"=None, kept:"list|None"=None)->Tensor:
         "x changed by what it reads of itself and of `memory`; `kept` holds keys and values between words."
         normed = self.self_attn_layer_norm(x)
         x = self.add(x, self.self_attn(normed, *_with_kept_words(kept, self.self_attn.keys_values(normed)), visible))
@@ -195,7 +195,8 @@ class Stack(nn.Module):
         self.embed_positions = nn.Embedding(config.max_position_embeddings + self.first, d)
         self.layers = nn.ModuleList(Layer(d, heads, wide, config.dropout, decodes) for _ in range(layers))
         self.layernorm_embedding, self.layer_norm = nn.LayerNorm(d), nn.LayerNorm(d)
-    def forward(self, x, start, visible=None, memory=None, readable=None, kept=None):
+    def forward(self, x:Tensor, start:int, visible:"Tensor|None"=None, memory:"Tensor|None"=None,
+                readable:"Tensor|None"=None, kept:"list|None"=None)->Tensor:
         "x (batch, n, d) at the positions from `start` on, after all layers."
         at = torch.arange(start, start + x.shape[1], device=x.device) + self.first
         x = F.dropout(self.layernorm_embedding(x + self.embed_positions(at)), self.dropout, self.training)
@@ -227,7 +228,7 @@ class CompactModel(nn.Module):
 
 # %% ../nbs/33_compact.ipynb #18a1c022
 @patch
-def encode(self:CompactModel, pixel_values, input_ids, attention_mask):
+def encode(self:CompactModel, pixel_values:Tensor, input_ids:Tensor, attention_mask:Tensor)->tuple:
     "The encoder's output, (batch, n, d), and where the decoder may read it, (batch, 1, 1, n)."
     seen = self.vision(pixel_values)
     readable = torch.cat([attention_mask.new_ones(seen.shape[:2]), attention_mask], 1).bool()[:, None, None]
@@ -235,7 +236,7 @@ def encode(self:CompactModel, pixel_values, input_ids, attention_mask):
 
 # %% ../nbs/33_compact.ipynb #55910980
 @patch
-def decode(self:CompactModel, words, memory, readable, start=0, kept=None):
+def decode(self:CompactModel, words:Tensor, memory:Tensor, readable:Tensor, start:int=0, kept:"list|None"=None)->Tensor:
     "Scores (batch, n, vocabulary) of the word after each of `words`, the first of which stands at `start`."
     n = words.shape[1]
     before = torch.ones(n, start + n, dtype=torch.bool, device=words.device).tril(start)
@@ -243,7 +244,8 @@ def decode(self:CompactModel, words, memory, readable, start=0, kept=None):
     return F.linear(x, self.model.shared.weight) + self.final_logits_bias
 
 @patch
-def forward(self:CompactModel, pixel_values, input_ids, attention_mask, decoder_input_ids):
+def forward(self:CompactModel, pixel_values:Tensor, input_ids:Tensor, attention_mask:Tensor,
+            decoder_input_ids:Tensor)->Tensor:
     "Scores of the word after each of `decoder_input_ids`."
     return self.decode(decoder_input_ids, *self.encode(pixel_values, input_ids, attention_mask))
 
@@ -275,8 +277,7 @@ def _brightest_first(cells):
     return cells[np.arange(n)[:, None, None], rows[:, :, None], cols[:, None, :]]
 
 # %% ../nbs/33_compact.ipynb #36d4472d
-def cell_image(folded:np.ndarray # (..., na, nb) folded cells
-              )->np.ndarray: # (..., 2, na, nb) float32
+def cell_image(folded:np.ndarray)->np.ndarray: # (..., 2, na, nb) float32 from folded cells (..., na, nb)
     "Two channels of a folded cell, brightest point at the origin: intensity and its square root, each standardised."
     folded = np.asarray(folded, float)
     cells = _brightest_first(folded.reshape(-1, *folded.shape[-2:]))
@@ -320,7 +321,7 @@ class AnswerGrammar:
         if not self.max_units:
             raise ModelError(f"The compact model writes at most {max_atoms} atoms, and {formula} has "
                              f"{sum(self.counts)} in one formula unit.")
-    def sequence(self, units:int): return [e for e, n in zip(self.elements, self.counts) for _ in range(n*units)]
+    def sequence(self, units:int)->list: return [e for e, n in zip(self.elements, self.counts) for _ in range(n*units)]
 
 # %% ../nbs/33_compact.ipynb #4071a1ed
 _KINDS = dict(unit=UNITS, length=LENGTHS, angle=ANGLES, fraction=FRACTIONS, height=HEIGHTS)
@@ -328,7 +329,7 @@ _SLOTS = {kind: torch.tensor(word_ids(words)) for kind, words in _KINDS.items()}
 
 @patch
 def allowed(self:AnswerGrammar, row:list # token ids so far, the first is `START`
-           )->torch.Tensor: # token ids
+           )->Tensor: # token ids
     "The words that may come next."
     line, place = divmod(len(row) - 1, _LINE)
     if line == 0: return (_SLOTS["unit"][:self.max_units], _SLOTS["length"], _SLOTS["length"], _SLOTS["angle"])[place]
@@ -349,8 +350,8 @@ def __call__(self:AnswerGrammar, input_ids, scores):
 # %% ../nbs/33_compact.ipynb #4ff9d214
 @patch
 @torch.no_grad()
-def generate(self:CompactModel, pixel_values, input_ids, attention_mask,
-             grammar, # called with the rows so far and the scores (rows, vocabulary) of their next words
+def generate(self:CompactModel, pixel_values:Tensor, input_ids:Tensor, attention_mask:Tensor,
+             grammar:Callable, # called with the rows so far and the scores (rows, vocabulary) of their next words
              temperature:float=1., max_words:int=102)->tuple: # words (rows, n), log-probability of each row
     "Sample an answer to each row of a batch."
     memory, readable = self.encode(pixel_values, input_ids, attention_mask)
@@ -386,7 +387,7 @@ def inputs(self:CompactVLM, formula:str,
 # %% ../nbs/33_compact.ipynb #95646d75
 def _is_plausible_supercell(alternative):
     "Whether weak reflections stand for a cell larger than the measured one."
-    return alternative.index > 1.5 and alternative.evidence > .008 and alternative.snr > 4
+    return alternative.index > 1.5 and alternative.superlattice_ratio > .008 and alternative.snr > 4
 
 @patch
 def sides(self:CompactVLM, observation:Observation, n:int, rng:np.random.Generator)->list: # of (observation, cell)
@@ -434,8 +435,7 @@ def weights_folder()->Path:
     return Path(str(files("microscopygpt")))/"weights"
 
 @lru_cache(maxsize=2)
-def load_compact(folder:str # that holds config.json and model.safetensors
-                )->CompactVLM:
+def load_compact(folder:"str|Path")->CompactVLM: # that holds config.json and model.safetensors
     "Load a compact model from a folder; raises `ModelError` when it cannot be read."
     try:
         model = CompactModel(CompactConfig.read(Path(folder)/"config.json"))
@@ -444,7 +444,7 @@ def load_compact(folder:str # that holds config.json and model.safetensors
         raise ModelError(f"The model in {folder} cannot be read ({type(e).__name__}): copy or train it again.") from e
     return CompactVLM(model)
 
-def save_compact(model:CompactModel, folder:"str|Path"): # that exists
+def save_compact(model:CompactModel, folder:"str|Path")->None:
     "Write a model where `load_compact` finds it."
     model.config.write(Path(folder)/"config.json")
     save_file(model.state_dict(), Path(folder)/"model.safetensors")

@@ -19,9 +19,12 @@ from pymatgen.core import Element
 from torch.nn import functional as F
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from .plotting import styled
 from .core import MicroscopyGPTError
 from .crystal import Slab, element_order, equivalent_bases, reduce_cell
+from .stem import half_plane
 from .chat import ANGLES, FRACTIONS, HEIGHTS, LENGTHS, to_compact
 from .compact import (ELEMENTS, END, PAD, START, VOCABULARY, CompactConfig, CompactModel, token_id,
                                    cell_image, prompt_words, save_compact, word_ids)
@@ -36,22 +39,14 @@ def _denser_lattices(index):
 
 _FINER = [cell for index in (2, 3, 4, 6, 8) for cell in _denser_lattices(index)]
 
-# %% ../nbs/34_compact_train.ipynb #aba11209
-def _half_plane(cell, g_max):
-    "Harmonics hk (m, 2) of a cell up to g_max (1/Å), without the negative ones, and their |g|² (1/Å²)."
-    n = np.ceil(g_max*np.linalg.norm(cell, axis=1)).astype(int) + 1
-    hk = np.stack(np.meshgrid(np.arange(-n[0], n[0]+1), np.arange(n[1]+1), indexing="ij"), -1).reshape(-1, 2)
-    hk = hk[(hk[:, 1] > 0) | (hk[:, 0] > 0)]
-    g2 = ((hk@np.linalg.inv(cell).T)**2).sum(1)
-    return hk[g2 < g_max**2], g2[g2 < g_max**2]
-
 # %% ../nbs/34_compact_train.ipynb #95f34498
 class Projection:
     "A crystal seen from above: which smaller cells its image would suggest, for any choice of elements."
     def __init__(self, slab:Slab,
                  g_max:float=.9, # largest spatial frequency, 1/Å
                  sigma:float=.5): # of the probe, Å
-        hk, g2 = _half_plane(slab.cell, g_max)
+        hk = half_plane(slab.cell, g_max)
+        g2 = ((hk@np.linalg.inv(slab.cell).T)**2).sum(1)
         probe = np.exp(-2*np.pi**2*sigma**2*g2)[:, None]
         self.phases = (np.exp(-2j*np.pi*hk@slab.frac.T)*probe).astype(np.complex64)
         q = np.array([hk@finer.T for finer in _FINER]) # whole numbers where the finer lattice has the harmonic
@@ -169,12 +164,17 @@ def substitute(self:SimulatedBatches, numbers:np.ndarray, rng:np.random.Generato
 _SIZE_POWER = .8 # of the ratio of covalent radii: bonds change less than the radii
 _LEAST_SIZE, _LARGEST_SIZE = .7, 1.4 # ratios beyond which an exchange is not believed
 
+def _size_ratio(new, old):
+    "How much larger a cell becomes with other elements, by their covalent radii."
+    return (covalent_radii[new].sum()/covalent_radii[old].sum())**_SIZE_POWER
+
+# %% ../nbs/34_compact_train.ipynb #acea9e7d
 @patch
 def _exchanged(self:SimulatedBatches, numbers, rng):
     "Atomic numbers after an exchange of elements, and the ratio of the sizes; unchanged where there is no good one."
     swapped = self.substitute(numbers, rng)
     if swapped is None: return numbers, 1.
-    size = (covalent_radii[swapped].sum()/covalent_radii[numbers].sum())**_SIZE_POWER
+    size = _size_ratio(swapped, numbers)
     return (swapped, size) if _LEAST_SIZE < size < _LARGEST_SIZE else (numbers, 1.)
 
 # %% ../nbs/34_compact_train.ipynb #cbfa053a
@@ -190,21 +190,28 @@ def _varied(self:SimulatedBatches, slab, progress, rng):
 # %% ../nbs/34_compact_train.ipynb #75c2b904
 def _log_uniform(low, high, rng): return np.exp(rng.uniform(np.log(low), np.log(high)))
 
+def _on_random_basis(cell, rng):
+    "A cell in one of its equivalent bases."
+    bases = equivalent_bases(cell, .012, .8)
+    return bases[rng.integers(len(bases))]@cell
+
 @patch
 def _observed_cell(self:SimulatedBatches, index, cell, weights, rng):
     "The cell (Å) in which crystal `index` is seen, in one of its equivalent bases."
     threshold = _log_uniform(1e-3, 2.5e-2, rng) if self.augment else 3e-3
     seen, _ = reduce_cell(self.projections[index].observed(weights, threshold)@cell)
-    bases = equivalent_bases(seen, .012, .8)
-    return bases[rng.integers(len(bases))]@seen
+    return _on_random_basis(seen, rng)
 
 # %% ../nbs/34_compact_train.ipynb #a7d69854
+def _random_elongation(rng):
+    "What the covariance (Å²) of a probe has more along one random direction."
+    along = rng.normal(size=2)*.2
+    return np.outer(along, along)
+
 def _probe_covariance(ordinary, rng):
     "Covariance (Å²) of the paper's probe, or of a sharper, blunter or astigmatic one."
     sigma = np.eye(2)*(.51 if ordinary else rng.uniform(.38, .8))**2
-    if ordinary or rng.random() >= .4: return sigma
-    astigmatism = rng.normal(size=2)*.2
-    return sigma + np.outer(astigmatism, astigmatism)
+    return sigma if ordinary or rng.random() >= .4 else sigma + _random_elongation(rng)
 
 # %% ../nbs/34_compact_train.ipynb #a2b0f782
 @dataclass(frozen=True)
@@ -277,29 +284,39 @@ def __getitem__(self:SimulatedBatches, i:int)->dict:
     return make_batch(samples, rng, _BLANK_SHARE if self.augment else 0.)
 
 # %% ../nbs/34_compact_train.ipynb #6e4b1c73
-def _neighbour_shares(n, width, wraps):
-    "Gaussian shares (n, n) of the neighbours up to three steps away, on a line or on a circle."
+def _steps_between(n, wraps):
+    "How many steps n places (n, n) are apart, on a line or on a circle."
     i = torch.arange(n)
     steps = (i[:, None] - i).abs().float()
-    if wraps: steps = torch.minimum(steps, n - steps)
+    return torch.minimum(steps, n - steps) if wraps else steps
+
+def _neighbour_shares(n, width, wraps):
+    "Gaussian shares (n, n) of the neighbours up to three steps away, on a line or on a circle."
+    steps = _steps_between(n, wraps)
     share = torch.exp(-steps**2/(2*width**2))*(steps <= 3)
     return share/share.sum(1, keepdim=True)
 
 # %% ../nbs/34_compact_train.ipynb #f89a7dea
+_GRIDS = (LENGTHS, False), (ANGLES, False), (HEIGHTS, False), (FRACTIONS, True) # which of them are circles
+
+def _words_of(grid):
+    "The places of a grid's words, which follow each other, in the vocabulary."
+    start = token_id[grid[0]]
+    return slice(start, start + len(grid))
+
 def soft_targets(width:float=.8 # steps of the number's grid
                 )->torch.Tensor: # (vocabulary, vocabulary), rows add up to 1
     "Labels that give neighbouring numbers a Gaussian share."
     soft = torch.eye(len(VOCABULARY))
-    for grid, wraps in ((LENGTHS, False), (ANGLES, False), (HEIGHTS, False), (FRACTIONS, True)):
-        start = token_id[grid[0]]
-        stop = start + len(grid)
-        soft[start:stop, start:stop] = _neighbour_shares(len(grid), width, wraps)
+    for grid, wraps in _GRIDS:
+        words = _words_of(grid)
+        soft[words, words] = _neighbour_shares(len(grid), width, wraps)
     return soft
 
 # %% ../nbs/34_compact_train.ipynb #c4e4328b
-def answer_loss(logits, # (batch, n, vocabulary)
-                labels, # (batch, n), -100 for padding
-                soft # (vocabulary, vocabulary) from `soft_targets`
+def answer_loss(logits:torch.Tensor, # (batch, n, vocabulary)
+                labels:torch.Tensor, # (batch, n), -100 for padding
+                soft:torch.Tensor # (vocabulary, vocabulary) from `soft_targets`
                )->tuple: # (loss with soft labels, plain negative log-likelihood per word)
     "Cross-entropy of the answer's words, padding left out."
     keep = labels != -100
@@ -309,11 +326,12 @@ def answer_loss(logits, # (batch, n, vocabulary)
 # %% ../nbs/34_compact_train.ipynb #4c07320c
 class CompactTrainer(Trainer):
     "transformers' Trainer with ready-made batches in a fixed order and soft labels."
-    def __init__(self, *args, **kw):
+    def __init__(self, *args:object, **kw:object):
         super().__init__(*args, data_collator=lambda batches: batches[0], **kw)
         self.soft = soft_targets().to(self.args.device)
     def _get_train_sampler(self, *args, **kw): return SequentialSampler(self.train_dataset)
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(self, model:CompactModel, inputs:dict, return_outputs:bool=False,
+                     num_items_in_batch:object=None)->"torch.Tensor|tuple":
         "The soft loss while training, the plain one while evaluating."
         inputs = dict(inputs)
         labels = inputs.pop("labels")
@@ -325,8 +343,8 @@ class CompactTrainer(Trainer):
 # %% ../nbs/34_compact_train.ipynb #08a7c33a
 @styled()
 def plot_losses(log:list, # Trainer's log history
-                ax=None, # matplotlib axes; new ones by default
-                labels:tuple=("train (soft labels)", "validation (plain)")):
+                ax:"Axes|None"=None, # new ones by default
+                labels:tuple=("train (soft labels)", "validation (plain)"))->Axes:
     "Training and validation loss against the step."
     ax = ax or plt.subplots(figsize=(6, 3), layout="constrained")[1]
     for key, label in zip(("loss", "eval_loss"), labels):
@@ -340,9 +358,9 @@ def plot_losses(log:list, # Trainer's log history
 # %% ../nbs/34_compact_train.ipynb #99f0851a
 class LossCurve(TrainerCallback):
     "Draws the losses while training: in a notebook in place, and always into loss.png and log.json."
-    def __init__(self, out:"str|Path", **how): # `how` goes to `plot_losses`
+    def __init__(self, out:"str|Path", **how:object): # `how` goes to `plot_losses`
         self.out, self.how, self.handle = Path(out), how, None
-    def on_log(self, args, state, control, **kw):
+    def on_log(self, args:object, state:object, control:object, **kw:object)->None: # as the trainer calls it
         "Draw at each evaluation and at the end."
         if not state.is_world_process_zero: return
         if "eval_loss" not in state.log_history[-1] and state.global_step < state.max_steps: return
@@ -351,22 +369,23 @@ class LossCurve(TrainerCallback):
         (self.out/"log.json").write_text(json.dumps(state.log_history, indent=1))
         if get_ipython(): self.show(fig)
         plt.close(fig)
-    def show(self, fig):
+    def show(self, fig:Figure)->None:
         "Show the figure where the one before stood."
         if self.handle: self.handle.update(fig)
         else: self.handle = display(fig, display_id=True)
 
 # %% ../nbs/34_compact_train.ipynb #5d268b21
+_SCHEDULE = dict(per_device_train_batch_size=1, per_device_eval_batch_size=1, # each item of the data is a batch already
+                 lr_scheduler_type="cosine", weight_decay=.05, adam_beta2=.98, max_grad_norm=1., bf16=True,
+                 optim="adamw_torch_fused", eval_strategy="steps", save_total_limit=2, prediction_loss_only=True,
+                 label_names=["labels"], remove_unused_columns=False, report_to="none")
+
 def _training_arguments(out, steps, lr, seed, eval_every, workers):
-    "The schedule of a run: each item of the data is a batch already."
-    return TrainingArguments(str(out), max_steps=steps, per_device_train_batch_size=1, per_device_eval_batch_size=1,
-                             learning_rate=lr, lr_scheduler_type="cosine", warmup_steps=min(300, steps//10),
-                             weight_decay=.05, adam_beta2=.98, max_grad_norm=1., bf16=True,
-                             use_cpu=not torch.cuda.is_available(), optim="adamw_torch_fused",
-                             logging_steps=max(1, min(50, eval_every//5)), eval_strategy="steps", eval_steps=eval_every,
-                             save_steps=eval_every, save_total_limit=2,
-                             prediction_loss_only=True, label_names=["labels"], dataloader_num_workers=workers,
-                             remove_unused_columns=False, seed=seed, report_to="none")
+    "The settings of a run that evaluates and saves every so many steps."
+    return TrainingArguments(str(out), max_steps=steps, learning_rate=lr, warmup_steps=min(300, steps//10),
+                             use_cpu=not torch.cuda.is_available(), logging_steps=max(1, min(50, eval_every//5)),
+                             eval_steps=eval_every, save_steps=eval_every, dataloader_num_workers=workers, seed=seed,
+                             **_SCHEDULE)
 
 # %% ../nbs/34_compact_train.ipynb #c0c3dba7
 def train_compact(train:list, # of `Crystal`

@@ -10,6 +10,7 @@ __all__ = ['SOLVED', 'TIGHT', 'MATCH_TOLERANCE', 'FLAT_CELL', 'LENGTH_TOLERANCE'
 from dataclasses import dataclass
 from typing import NamedTuple
 import numpy as np
+from pymatgen.core import Structure
 from .crystal import (Atoms, CrystalError, Slab, cell_from_lengths, cell_lengths, from_slab,
                                    reduced_formula, space_group, standardize, to_slab)
 
@@ -72,7 +73,7 @@ def _rms(matcher, truth, guess, ltol=.3, scale=False):
     found = None if _cannot_match(truth, guess, ltol, scale) else matcher.get_rms_dist(truth, guess)
     return np.nan if found is None else float(found[0])
 
-def matched_rmsd(truth, guess # pymatgen structures, standardized
+def matched_rmsd(truth:Structure, guess:Structure # both standardized
                 )->float: # Å
     "Root mean square displacement by the matcher of the Solved tier, nan where it finds no match."
     stol = _stol(truth)
@@ -92,21 +93,34 @@ def _displacements(truth, guess):
 FLAT_CELL = 15 # Å, height of the cell of a flattened crystal
 LENGTH_TOLERANCE, ANGLE_TOLERANCE = .05, 2 # relative; degrees
 
+def _flat_cell(lattice):
+    "The vectors of a lattice (3, 3) in Å, c cut to 15 Å."
+    matrix = lattice.matrix.copy()
+    matrix[2] *= FLAT_CELL/np.linalg.norm(matrix[2])
+    return matrix
+
 def _flat(structure):
     "The structure pressed into its plane, in a cell 15 Å high."
-    flat = structure.copy()
-    for i, site in enumerate(flat): flat[i] = site.specie, [*site.frac_coords[:2], .5]
-    matrix = flat.lattice.matrix.copy()
-    matrix[2] *= FLAT_CELL/np.linalg.norm(matrix[2])
-    return type(flat)(matrix, flat.species, flat.frac_coords)
+    frac = structure.frac_coords.copy()
+    frac[:, 2] = .5
+    return type(structure)(_flat_cell(structure.lattice), structure.species, frac)
 
 # %% ../nbs/02_compare.ipynb #7c6bb144
+def _match_from_above(truth, guess):
+    "Whether two structures match once their heights are left out."
+    return _matcher(_stol(truth)).fit(_flat(truth), _flat(guess))
+
+def _is_other_lattice(da, db, dgamma):
+    "Whether lengths (relative) or the angle (degrees) are off by more than the tolerance."
+    return max(abs(da), abs(db)) > LENGTH_TOLERANCE or abs(dgamma) > ANGLE_TOLERANCE
+
+# %% ../nbs/02_compare.ipynb #dfa3ae6b
 def _why_not(truth, guess, solved, da, db, dgamma):
     "The failure class of a pair with the same formula (section 3 of the score definitions)."
     if solved: return ""
     if len(truth) != len(guess): return "atoms in cell"
-    if max(abs(da), abs(db)) > LENGTH_TOLERANCE or abs(dgamma) > ANGLE_TOLERANCE: return "lattice"
-    return "z" if _matcher(_stol(truth)).fit(_flat(truth), _flat(guess)) else "in-plane"
+    if _is_other_lattice(da, db, dgamma): return "lattice"
+    return "z" if _match_from_above(truth, guess) else "in-plane"
 
 # %% ../nbs/02_compare.ipynb #1f4e63e7
 _loose = dict(stol=.5, ltol=.3, angle_tol=10)
@@ -164,12 +178,16 @@ class Superposition(NamedTuple):
 # %% ../nbs/02_compare.ipynb #0278dd22
 SUPERPOSED_VACUUM = 6 # Å, so low that leaning by a whole cell is far outside the tolerance of angles
 
+def _supercell_matcher(r, o, tol):
+    "A matcher that lays `o` over `r`, repeated where it has fewer atoms, each atom off by at most `tol` (Å)."
+    return _matcher(tol/(r.volume/len(r))**(1/3), ltol=.3, angle_tol=5, attempt_supercell=len(o) < len(r))
+
+# %% ../nbs/02_compare.ipynb #e9ee99da
 def _common_description(r, o, tol):
     "The atoms of `o` in the cell, axes and order of `r`, both pymatgen's; None where there is no such description."
     if len(o) > len(r): return None
     if len(o) == len(r) and _cannot_match(r, o, .3, False): return None
-    matcher = _matcher(tol/(r.volume/len(r))**(1/3), ltol=.3, angle_tol=5, attempt_supercell=len(o) < len(r))
-    return matcher.get_s2_like_s1(r, o)
+    return _supercell_matcher(r, o, tol).get_s2_like_s1(r, o)
 
 # %% ../nbs/02_compare.ipynb #6bffd089
 def _superposition(slab, found, r, c):

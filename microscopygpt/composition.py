@@ -8,6 +8,7 @@ __all__ = ['CHARGES_BALANCE', 'EACH_ATOM', 'LARGEST_RATIO', 'MOST_ATOMS', 'FORMU
 
 # %% ../nbs/64_composition.ipynb #43b00003
 import itertools, math, re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 from pymatgen.core import Composition, Element
@@ -19,12 +20,14 @@ from .planes import solve_columns
 from .refine import CONTRAST_SIGMA
 
 # %% ../nbs/64_composition.ipynb #43b00006
-def read_elements(elements # "Mo,S", "Mo S", or a list of symbols
+def _listed(elements): return re.split(r"[\s,;+/-]+", elements.strip()) if isinstance(elements, str) else list(elements)
+
+def read_elements(elements:"str|list" # "Mo,S", "Mo S", or a list of symbols
                  )->list: # of symbols
     "The elements of a spectrum; raises `FormulaError` for what is none."
-    names = re.split(r"[\s,;+/-]+", elements.strip()) if isinstance(elements, str) else list(elements)
-    wrong = [n for n in names if not Element.is_valid_symbol(n)]
-    if wrong or not names: raise FormulaError(f"{elements!r} is no list of elements: give symbols, for example 'Mo,S'.")
+    names = _listed(elements)
+    if not names or not all(map(Element.is_valid_symbol, names)):
+        raise FormulaError(f"{elements!r} is no list of elements: give symbols, for example 'Mo,S'.")
     return list(dict.fromkeys(names))
 
 # %% ../nbs/64_composition.ipynb #ec3903ac
@@ -43,11 +46,16 @@ LARGEST_RATIO, MOST_ATOMS = 4, 10 # of one element in a formula unit; atoms in o
 
 def _formula_of(elements, ratio)->str: return reduced_formula("".join(f"{e}{n}" for e, n in zip(elements, ratio)))
 
+def _small_ratios(n):
+    "Ratios of n elements without a common divisor, up to the largest numbers."
+    ratios = itertools.product(range(1, LARGEST_RATIO + 1), repeat=n)
+    return [r for r in ratios if math.gcd(*r) == 1 and sum(r) <= MOST_ATOMS]
+
+# %% ../nbs/64_composition.ipynb #cdfeddfc
 def possible_formulas(elements:list # symbols
                      )->list: # of formulas, the most usual first
     "All small ratios of some elements."
-    ratios = itertools.product(range(1, LARGEST_RATIO + 1), repeat=len(elements))
-    ratios = [r for r in ratios if math.gcd(*r) == 1 and sum(r) <= MOST_ATOMS]
+    ratios = _small_ratios(len(elements))
     formulas = dict.fromkeys(_formula_of(elements, r) for r in ratios) # keeps their order, so that ties are decided
     return sorted(formulas, key=formula_cost)
 
@@ -67,14 +75,15 @@ def _best_plane(observation:Observation, formula:str, seed:int=0)->_Composed:
     else:
         found = unscaled_planes(observation, formula, seed)[0]
         plane, cost = found.plane, found.cost
-    contrast = .5*((plane.fit.power - observation.imaging.z_power)/CONTRAST_SIGMA)**2 # brightness counts atoms
+    off = plane.fit.contrast_exponent - observation.imaging.contrast_exponent
+    contrast = .5*(off/CONTRAST_SIGMA)**2 # brightness counts atoms
     return _Composed(formula, float(cost + contrast + formula_cost(formula)), plane)
 
 # %% ../nbs/64_composition.ipynb #6c55d1cc
 FORMULAS_TRIED = 8 # the most usual ones
 
 def compose(observation:Observation, elements:list, seed:int=0,
-            progress=None # called with the share done and what is tried
+            progress:"Callable|None"=None # called with the share done and what is tried
            )->list: # of (formula, cost, plane), most plausible first
     "The stoichiometries that explain an image, from its columns; raises `ColumnError` where none does."
     found, formulas = [], possible_formulas(elements)[:FORMULAS_TRIED]

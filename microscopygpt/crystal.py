@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['MONOLAYERS', 'OCTAHEDRAL', 'ISOTOPES', 'NAMED_CRYSTALS', 'HEAVIEST', 'MAX_MULTIPLE', 'SMALLEST_AREA', 'BRAVAIS',
            'UNIMODULAR', 'CrystalError', 'FormulaError', 'monolayer', 'plain_formula', 'wrong_case', 'parse_formula',
-           'reduced_formula', 'typed_formula', 'Slab', 'cell_lengths', 'cell_from_lengths', 'reduce_cell',
+           'reduced_formula', 'typed_formula', 'Slab', 'cell_area', 'cell_lengths', 'cell_from_lengths', 'reduce_cell',
            'plain_arrays', 'to_slab', 'from_slab', 'from_spglib', 'standardize', 'bravais_2d', 'space_group',
            'element_order', 'equivalent_bases', 'canonical']
 
 # %% ../nbs/01_crystal.ipynb #94bf8fe8
 import itertools, re, sys, warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import reduce
@@ -236,6 +237,10 @@ class Slab(NamedTuple):
     numbers: np.ndarray # (n,) atomic numbers
 
 # %% ../nbs/01_crystal.ipynb #e634ed27
+def cell_area(cell:np.ndarray)->float: # Å² for rows in Å
+    "The area of a two-dimensional cell; of a three-dimensional one the volume."
+    return abs(np.linalg.det(cell))
+
 def cell_lengths(cell:np.ndarray # (2, 2) in Å
                 )->tuple: # a (Å), b (Å), gamma (degrees)
     "Lengths and angle of a two-dimensional cell."
@@ -341,7 +346,7 @@ def from_slab(slab:Slab,
                  elements=_symbols(slab.numbers), cartesian=False)
 
 # %% ../nbs/01_crystal.ipynb #29c9cbff
-def from_spglib(call, *args, **options):
+def from_spglib(call:Callable, *args:object, **options:object)->object:
     "What spglib finds, None where it finds nothing; ASE may have switched it from returning None to raising."
     try: return call(*args, **options)
     except spglib.SpglibError: return None

@@ -14,11 +14,12 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import Image
 from tqdm.auto import tqdm
-from .core import writable_folder, write_atomically
+from .core import reason_of, writable_folder, write_atomically
 from .crystal import BRAVAIS, bravais_2d, space_group
-from .noise import random_view, render
+from .noise import Noise, random_view, render
 from .chat import dialect_of, make_prompt, to_answer, to_messages
-from .data import Crystal, DataError, load_crystals, read_crystals, save_crystals, split_crystals
+from .data import (Crystal, DataError, list_of_sources, load_crystals, read_crystals, save_crystals,
+                                small_enough, split_crystals)
 
 # %% ../nbs/32_dataset.ipynb #6362913c
 def _view_seed(crystal, seed, epoch):
@@ -28,7 +29,7 @@ def _view_seed(crystal, seed, epoch):
 
 # %% ../nbs/32_dataset.ipynb #3c86d03c
 def example(crystal:Crystal,
-            noise="paper", # "paper", "hard", "none", or a `Noise`
+            noise:"str|Noise"="paper", # "paper", "hard", "none", or a `Noise`
             seed:int=0, # another seed, another view and another noise
             bravais:bool=False, # name the Bravais lattice in the prompt
             epoch:int=0, # like the seed, for fresh micrographs while training
@@ -45,11 +46,13 @@ def example(crystal:Crystal,
                 space_group=space_group(atoms), bravais=lattice)
 
 # %% ../nbs/32_dataset.ipynb #917bb4f8
+def _messages_of(item): return to_messages(item["image"], item["prompt"], item["answer"])
+
 class ChatDataset:
     "Micrograph, prompt, answer and chat messages of each crystal, rendered on demand."
     def __init__(self,
-                 crystals, # list of `Crystal`
-                 noise="paper", # "paper", "hard", "none", or a `Noise`
+                 crystals:list, # list of `Crystal`
+                 noise:"str|Noise"="paper", # "paper", "hard", "none", or a `Noise`
                  seed:int=0,
                  bravais:bool=False, # name the Bravais lattice in the prompt
                  fresh:bool=False, # new micrographs every epoch
@@ -57,14 +60,14 @@ class ChatDataset:
                 ):
         self.crystals, self.noise, self.seed, self.bravais = list(crystals), noise, seed, bravais
         self.fresh, self.dialect, self.epoch = fresh, dialect, 0
-    def set_epoch(self, epoch:int): self.epoch = int(epoch)
+    def set_epoch(self, epoch:int)->None: self.epoch = int(epoch)
     def __len__(self): return len(self.crystals)
     def __repr__(self):
         return f"ChatDataset of {len(self)} crystals, noise {self.noise}{', fresh every epoch' if self.fresh else ''}"
     def __getitem__(self, i:int)->dict:
         epoch = self.epoch if self.fresh else 0
         item = example(self.crystals[i], self.noise, self.seed, self.bravais, epoch, self.dialect)
-        return {**item, "messages": to_messages(item["image"], item["prompt"], item["answer"])}
+        return {**item, "messages": _messages_of(item)}
 
 # %% ../nbs/32_dataset.ipynb #cdd3ca09
 def _features():
@@ -78,32 +81,46 @@ def _features():
 # %% ../nbs/32_dataset.ipynb #39f70a7d
 def _gathered(sources, max_atoms):
     "The crystals of all sources."
-    sources = [sources] if isinstance(sources, (str, os.PathLike, Crystal)) else list(sources)
-    crystals = [c for s in sources for c in ([s] if isinstance(s, Crystal) else load_crystals(s))]
-    return [c for c in crystals if not max_atoms or len(c.slab.z) <= max_atoms]
+    crystals = [c for s in list_of_sources(sources) for c in ([s] if isinstance(s, Crystal) else load_crystals(s))]
+    return small_enough(crystals, max_atoms)
+
+# %% ../nbs/32_dataset.ipynb #83b264aa
+def _lot(crystal, seed):
+    "What a crystal draws: bytes that depend on nothing but itself and the seed."
+    return hashlib.sha256(f"{seed}/{crystal.source}/{crystal.id}".encode()).digest()
 
 def _drawn(crystals, n, seed):
     "n of the crystals, in their order."
-    def lot(i): return hashlib.sha256(f"{seed}/{crystals[i].source}/{crystals[i].id}".encode()).digest()
-    return [crystals[i] for i in sorted(sorted(range(len(crystals)), key=lot)[:n])]
+    by_lot = sorted(range(len(crystals)), key=lambda i: _lot(crystals[i], seed))
+    return [crystals[i] for i in sorted(by_lot[:n])]
 
 # %% ../nbs/32_dataset.ipynb #1a6b1e52
+def _refuse_namesakes(crystals):
+    "Raise `DataError` where two crystals have one name."
+    if len({(c.source, c.id) for c in crystals}) < len(crystals):
+        raise DataError("Two crystals have the same source and identifier: name every source once, and give folders "
+                        "different names.")
+
+# %% ../nbs/32_dataset.ipynb #ee8219ba
 def _choose(sources, n, seed, max_atoms):
     "The crystals of a dataset: all of the sources, or `n` at random."
     crystals = _gathered(sources, max_atoms)
     if n: crystals = _drawn(crystals, n, seed)
     if not crystals: raise DataError("There are no crystals to make a dataset of.")
-    if len({(c.source, c.id) for c in crystals}) < len(crystals):
-        raise DataError("Two crystals have the same source and identifier: name every source once, and give folders "
-                        "different names.")
+    _refuse_namesakes(crystals)
     return crystals
 
 # %% ../nbs/32_dataset.ipynb #ddc091ac
+def _rounded(slab):
+    "The arrays of a slab as lists, to a thousandth, without -0."
+    return [(np.round(x, 3) + 0.).tolist() for x in slab]
+
 def _digest(crystals):
     "A hash of the crystals, their numbers to a thousandth."
-    rows = [(c.source, c.id, c.formula, [(np.round(x, 3) + 0.).tolist() for x in c.slab]) for c in crystals]
+    rows = [(c.source, c.id, c.formula, _rounded(c.slab)) for c in crystals]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
+# %% ../nbs/32_dataset.ipynb #88da562a
 def _recipe(crystals, sides, split, noise, seed, bravais):
     "How a dataset is made, as JSON can hold it."
     return dict(split=split, noise=noise if isinstance(noise, str) else asdict(noise), seed=seed, bravais=bravais,
@@ -111,23 +128,32 @@ def _recipe(crystals, sides, split, noise, seed, bravais):
                 counts={side: len(cs) for side, cs in sides.items()}, crystals=_digest(crystals))
 
 # %% ../nbs/32_dataset.ipynb #aebe0749
-def _require_recipe(path, recipe):
-    "Refuse a folder whose recipe is another one."
-    try: old = dict(json.loads(path.read_text(encoding="utf-8")))
+def _stored_recipe(path):
+    "The recipe in a file; raises `DataError` where it is damaged."
+    try: return dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as e:
         raise DataError(f"{path} is damaged: delete {path.parent}, or choose another folder.") from e
+
+# %% ../nbs/32_dataset.ipynb #aaac5491
+def _require_recipe(path, recipe):
+    "Refuse a folder whose recipe is another one."
+    old = _stored_recipe(path)
     for k, v in recipe.items():
         if old.get(k) != v:
             raise DataError(f"{path.parent} holds another dataset, whose {k} is {old.get(k)!r} and not {v!r}: choose "
                             "another folder, or delete it.")
 
 # %% ../nbs/32_dataset.ipynb #5272cf2f
+def _require_empty(out):
+    "Refuse a folder that holds anything but hidden files."
+    if any(not p.name.startswith(".") for p in out.iterdir()):
+        raise DataError(f"{out} is not empty and holds no dataset: choose another folder.")
+
 def _claim(out, recipe):
     "Make `out` the folder of this recipe, or say what it holds."
     path = out/"recipe.json"
     if path.is_file(): return _require_recipe(path, recipe)
-    if any(not p.name.startswith(".") for p in out.iterdir()):
-        raise DataError(f"{out} is not empty and holds no dataset: choose another folder.")
+    _require_empty(out)
     write_atomically(path, json.dumps(recipe, indent=1, ensure_ascii=False))
 
 # %% ../nbs/32_dataset.ipynb #9d000861
@@ -249,12 +275,12 @@ class DatasetFolder:
         except (ValueError, KeyError, TypeError) as e:
             raise DataError(f"{self.path/'recipe.json'} is damaged: make the dataset again.") from e
     def __repr__(self):
-        counts = ", ".join(f"{n} {side}" for side, n in self.counts.items())
-        return f"{self.path}: {counts} micrographs (split {self.recipe['split']}, noise {self.recipe['noise']})"
+        counts, recipe = ", ".join(f"{n} {side}" for side, n in self.counts.items()), self.recipe
+        return f"{self.path}: {counts} micrographs (split {recipe['split']}, noise {recipe['noise']})"
 
 # %% ../nbs/32_dataset.ipynb #aae00f6d
 @patch
-def load(self:DatasetFolder): # datasets.DatasetDict
+def load(self:DatasetFolder)->dict: # datasets.DatasetDict
     "The examples."
     from datasets import load_from_disk
     return load_from_disk(str(self.path))
@@ -282,10 +308,10 @@ def _make(out, crystals, sides, recipe, how):
     _assemble(out, shards, recipe)
 
 # %% ../nbs/32_dataset.ipynb #40f8e4b6
-def build_dataset(sources, # database names, files and folders of one's own, `Crystal`s, or a list of these
+def build_dataset(sources:"str|Path|Crystal|list", # database names, files and folders of one's own, `Crystal`s
                   out:"str|Path", # folder to write to; an interrupted run goes on there
                   split:str="formula", # "formula" or "paper"
-                  noise="paper", # "paper", "hard", "none", or a `Noise`
+                  noise:"str|Noise"="paper", # "paper", "hard", "none", or a `Noise`
                   seed:int=0,
                   n:"int|None"=None, # that many crystals, drawn at random, instead of all
                   bravais:bool=False, # name the Bravais lattice in the prompts
@@ -302,7 +328,7 @@ def build_dataset(sources, # database names, files and folders of one's own, `Cr
         _claim(out, recipe)
         if not (out/"dataset_dict.json").is_file(): _make(out, crystals, sides, recipe, how)
     except OSError as e:
-        raise DataError(f"Cannot write to {out} ({(e.strerror or str(e)).lower()}). Mend that and run it again: it "
+        raise DataError(f"Cannot write to {out} ({reason_of(e)}). Mend that and run it again: it "
                         "goes on where it stopped.") from e
     shutil.rmtree(out/"unfinished", ignore_errors=True)
     return DatasetFolder(out)

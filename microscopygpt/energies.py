@@ -46,6 +46,11 @@ class PotentialError(MicroscopyGPTError):
     "A potential that is unknown, not installed, ignorant of an element, or without a finite answer."
 
 # %% ../nbs/50_energies.ipynb #550c43c1
+def _named(numbers):
+    "Symbols of elements, the number itself where it has none."
+    return ", ".join(chemical_symbols[n] if 0 < n < len(chemical_symbols) else str(n) for n in sorted(numbers))
+
+# %% ../nbs/50_energies.ipynb #01403fa6
 class Potential:
     "Energies and forces of slabs. A subclass sets `name`, perhaps `elements`, and defines `compute`."
     name = "" # as it is shown
@@ -53,20 +58,18 @@ class Potential:
     atoms_at_once = 240 # more at a time fill memory and save nothing
     effort = 0. # so far: atoms, each as often as it was evaluated, and what else takes time, in atoms
 
-    def check(self, numbers # atomic numbers
+    def check(self, numbers:np.ndarray # atomic numbers
              )->None:
         "Raise `PotentialError` when there are elements that the potential cannot treat."
-        if self.elements is None: return
-        unknown = sorted(set(map(int, numbers)) - self.elements)
-        if not unknown: return
-        named = ", ".join(chemical_symbols[n] if 0 < n < len(chemical_symbols) else str(n) for n in unknown)
-        raise PotentialError(f"{self.name} does not know {named}: use another potential, or none.")
+        unknown = set() if self.elements is None else set(map(int, numbers)) - self.elements
+        if unknown:
+            raise PotentialError(f"{self.name} does not know {_named(unknown)}: use another potential, or none.")
 
     def compute(self, slabs:list, forces:bool)->tuple: # energies (b,), list of forces (n, 3) or None
         "What a subclass defines: energies in eV/atom, forces in eV/Å."
         raise NotImplementedError(f"{type(self).__name__} defines no compute(slabs, forces).")
 
-    def begin(self, slabs)->list: # of `Slab`
+    def begin(self, slabs:list)->list: # of `Slab`
         "Check what is to be evaluated, and count it."
         slabs = list(slabs)
         for slab in slabs: self.check(slab.numbers)
@@ -143,7 +146,7 @@ class CalculatorPotential(Potential):
     def __init__(self, calculator:Calculator, name:str=""):
         self.calculator, self.name = calculator, name or type(calculator).__name__
 
-    def compute(self, slabs, forces):
+    def compute(self, slabs:list, forces:bool)->tuple:
         energies, found = [], []
         for slab in slabs:
             cell, positions = embed(slab)
@@ -195,10 +198,14 @@ class Bonds(NamedTuple):
     lost: np.ndarray # (b,) slabs with an atom that stands alone or two that stand in one place
 
 # %% ../nbs/50_energies.ipynb #c0b8d92e
+def _atoms_before(found, size)->np.ndarray: # (m,)
+    "How many atoms lie in the slabs before that of each bond."
+    return np.repeat(np.cumsum(size) - size, [len(f[0]) for f in found])
+
 def _numbered_through(found:list, # of what `neighbours` gives
                       size)->tuple: # first (m,), second (m,), vectors (m, 3) Å
     "The bonds of all slabs, atoms numbered through the batch."
-    before = np.repeat(np.cumsum(size) - size, [len(f[0]) for f in found])
+    before = _atoms_before(found, size)
     first, second, vectors = map(np.concatenate, zip(*found))
     return first + before, second + before, vectors
 
@@ -234,10 +241,13 @@ def virials_of(bonds:Bonds, gradient:np.ndarray # (m, 3) eV/Å, of the energy wi
     return (virials + virials.transpose(0, 2, 1))/2
 
 # %% ../nbs/50_energies.ipynb #90021171
+def _by_slab(bonds, forces)->list: # of (n, 3)
+    "The forces on the atoms of each slab, none on those of a lost one."
+    return np.split(forces*~bonds.lost[bonds.owner, None], np.cumsum(bonds.size)[:-1])
+
 def share_out(bonds:Bonds, energies:np.ndarray, # (b,) eV
               forces:"np.ndarray|None" # (n, 3) eV/Å
              )->tuple: # energies (b,) eV/atom, forces by slab
     "Energies and forces by slab, the lost ones' infinite and zero."
     energies = np.where(bonds.lost, np.inf, energies/bonds.size)
-    if forces is None: return energies, None
-    return energies, np.split(forces*~bonds.lost[bonds.owner, None], np.cumsum(bonds.size)[:-1])
+    return energies, None if forces is None else _by_slab(bonds, forces)

@@ -8,18 +8,22 @@ __all__ = ['SUBSETS', 'write_answers', 'read_answers', 'write_truth', 'EvaluateE
 
 # %% ../nbs/75_evaluation.ipynb #4ec376dd
 import hashlib, json, tempfile, time, warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 from tqdm import tqdm
+from ase.calculators.calculator import Calculator
 from .core import MicroscopyGPTError, parallel_map
 from .crystal import CrystalError, reduced_formula, standardize
 from .compare import prepare
 from .structure_files import read_crystal, write_crystal
-from .data import load_crystals
+from .data import Crystal, load_crystals
 from .micrograph import Micrograph
 from .observe import observe
+from .compact import CompactVLM
+from .large_model import LargeVLM
 from .model import load_model
 from .potentials import load_potential
 from .search import PROPOSERS, active_proposers, remembered
@@ -47,6 +51,7 @@ def _read_answer(path):
     try: return read_crystal(path)
     except CrystalError as e: return e
 
+# %% ../nbs/75_evaluation.ipynb #c34efee8
 def read_answers(folder:"str|Path", # holds rank_1.cif ... rank_5.cif
                  k:int=5 # how many
                 )->list: # `Atoms`, None where a rank is left out, the `CrystalError` where a file cannot be used
@@ -109,6 +114,7 @@ class _Structure(NamedTuple):
     about: dict # its source, and what the run says of it
     other: "str|None" # whose answers it gets when they are shuffled
 
+# %% ../nbs/75_evaluation.ipynb #1207f698
 def _structures(known, said, about)->list: # of `_Structure`, in the order of the records
     names = sorted(known, key=lambda name: _hash("row", name))
     about = {name: {"source": "all"} | said.get(name, {}) | about.get(name, {}) for name in names}
@@ -155,7 +161,7 @@ def score(predictions:"str|Path", # folder of ID_0/rank_1.cif ... rank_5.cif
           settings:"dict|None"=None, # what the report says of where the answers come from
           about:"dict|None"=None, # id -> more to keep in its record
           beside:list=(), # of `Report`, to stand in the same tables
-          micrograph=None # function of an id: the image of its micrograph
+          micrograph:"Callable|None"=None # function of an id: the image of its micrograph
          )->Report:
     "Score the answers of any method; raises `EvaluateError` where a folder does not have the layout above."
     predictions = Path(predictions)
@@ -172,7 +178,7 @@ def score(predictions:"str|Path", # folder of ID_0/rank_1.cif ... rank_5.cif
     return report
 
 # %% ../nbs/75_evaluation.ipynb #560fc6bb
-def draw_micrograph(crystal, # `Crystal`
+def draw_micrograph(crystal:Crystal, # `Crystal`
                     noise:str="paper", # a key of `microscopygpt.noise.NOISE` or of `microscopygpt.scan.SCANS`
                     seed:int=0)->Micrograph: # 256 x 256 px, 0.1 Å/px, or what a raw scan tells
     "The micrograph that a crystal is evaluated on."
@@ -195,7 +201,7 @@ class Question:
     propose: tuple = PROPOSERS # the proposers of structures for `predict`
     heights: object = "chgnet" # name, ASE calculator, or None
 
-    def micrograph(self, crystal)->Micrograph: return draw_micrograph(crystal, self.noise, self.seed)
+    def micrograph(self, crystal:Crystal)->Micrograph: return draw_micrograph(crystal, self.noise, self.seed)
 
 # %% ../nbs/75_evaluation.ipynb #ddc2f16d
 def _constant(q, crystal): return constant(crystal.formula, q.library)
@@ -229,7 +235,7 @@ def _answer(q, crystal)->tuple: # ranked `Atoms`, what the prediction says of it
     return _predicted(q, crystal)
 
 # %% ../nbs/75_evaluation.ipynb #f8a7a364
-def ask(question:Question, crystal # `Crystal`
+def ask(question:Question, crystal:Crystal # `Crystal`
        )->dict: # id, error, seconds, and what the prediction says of itself
     "Put the question to one crystal and write the answers."
     start, error, says, answers = time.perf_counter(), "", {}, []
@@ -271,7 +277,7 @@ class Journal:
         self.path = out/"answers.jsonl"
         self.lines = _finished(self.path) if self.path.is_file() else {} # {id: its line}
 
-    def add(self, line):
+    def add(self, line:dict)->None:
         "Keep a line, on disk at once."
         self.lines[line["id"]] = line
         with self.path.open("a") as f: f.write(json.dumps(line) + "\n")
@@ -286,12 +292,13 @@ def _load_subset(sources, subset)->list: # of `Crystal`
     if subset not in SUBSETS: raise EvaluateError(f"There is no subset {subset!r}: choose {', '.join(SUBSETS)}.")
     return load_crystals(sources, None if subset == "all" else subset)
 
+# %% ../nbs/75_evaluation.ipynb #cef4d47a
 def _first_of_each_source(crystals, n)->list: # source by source
     names = sorted({c.source for c in crystals})
     return [c for name in names for c in [c for c in crystals if c.source == name][:n]]
 
 # %% ../nbs/75_evaluation.ipynb #4b779983
-def draw(sources, # database names, .json files or folders of structures, or a list of `Crystal`
+def draw(sources:"str|Path|list", # database names, .json files or folders of structures, or a list of `Crystal`
          subset:str="test", # one of `SUBSETS`; a list of `Crystal` is taken as it is
          n:"int|None"=None, # how many from each source; None for all
          seed:int=0)->list: # of `Crystal`
@@ -406,9 +413,9 @@ def _score_run(question, journal, crystals, folder, **options)->Report: # option
                  micrograph=lambda name: question.micrograph(asked[name]).data, **options)
 
 # %% ../nbs/75_evaluation.ipynb #1ddff279
-def evaluate(sources, # database names, .json files or folders of structures, or a list of `Crystal`
+def evaluate(sources:"str|Path|list", # database names, .json files or folders of structures, or a list of `Crystal`
              subset:"str|None"=None, # one of `SUBSETS`, default "test"; for a list of `Crystal`, its name in the report
-             model="compact", # a name from the table above, a folder, a hub id or a loaded model
+             model:"str|CompactVLM|LargeVLM|None"="compact", # a name from the table above, a folder, a hub id
              noise:str="paper", # as for `draw_micrograph`
              n:"int|None"=None, # structures from each source; None for all
              out:"str|Path|None"=None, # folder for answers and report; a rerun continues there
@@ -417,8 +424,8 @@ def evaluate(sources, # database names, .json files or folders of structures, or
              templates:"list|None"=None, # `Crystal`s instead of the databases' train side
              workers:int=1, # processes
              beside:list=(), # of `Report`, to stand in the same tables
-             propose=PROPOSERS, # one name or several, of those that the model's name allows
-             heights="chgnet" # potential that computes heights: a name, an ASE calculator, or None
+             propose:"str|tuple"=PROPOSERS, # one name or several, of those that the model's name allows
+             heights:"str|Calculator|None"="chgnet" # potential that computes heights
             )->Report:
     "Score answers on micrographs of known crystals; raises `EvaluateError` for options that do not fit together."
     given = _are_crystals(sources)

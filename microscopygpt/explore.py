@@ -375,7 +375,7 @@ def imaging(self:Explorer)->Imaging:
     "What the fields assume of the image."
     part, start = self._question, Imaging()
     distortion = None if part["inferred"].value else part["distortion"].value/100
-    return Imaging(part["probe"].value if part["probe"].value != .52 else start.probe, part["z_power"].value,
+    return Imaging(part["probe"].value if part["probe"].value != .52 else start.probe_sigma, part["z_power"].value,
                    distortion)
 
 # %% ../nbs/81_explore.ipynb #819ee01e

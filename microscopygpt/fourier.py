@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['RIDGE', 'FEWEST_PIXELS', 'COARSEST', 'NARROWEST', 'FLAT', 'RINGS', 'PRIOR_POINTS', 'LEAST_FREE', 'MOST_TURNS',
            'CONVERGED', 'NOISE_RING', 'LOBE', 'LOBES_REACH', 'AXIS_LOBE', 'AXIS_WIDTH', 'DARK', 'SLOWEST', 'TRUSTED',
-           'harmonics', 'without_background', 'Waves', 'LatticeError', 'levelled_grid', 'noise_of_coefficients',
-           'fourier_coefficients', 'fold', 'plot_folded', 'refine_cell', 'Spectrum', 'padded_spectrum', 'find_peaks',
-           'weight_of_frequency']
+           'harmonics', 'without_background', 'wave_factors', 'Waves', 'LatticeError', 'levelled_grid',
+           'noise_of_coefficients', 'fourier_coefficients', 'fold', 'plot_folded', 'refine_cell', 'Spectrum',
+           'padded_spectrum', 'find_peaks', 'weight_of_frequency']
 
 # %% ../nbs/20_fourier.ipynb #8231530c
 from dataclasses import dataclass
@@ -17,7 +17,10 @@ import numpy as np
 from fastcore.basics import patch
 from scipy.linalg import cho_factor, cho_solve
 from scipy.ndimage import maximum_filter
+from matplotlib.axes import Axes
 from .core import MicroscopyGPTError
+from .pictures import binned, hann_window
+from .micrograph import Micrograph
 
 # %% ../nbs/20_fourier.ipynb #268b2c53
 def harmonics(cell:np.ndarray, # (2, 2) in Å, rows a and b
@@ -46,10 +49,11 @@ def without_background(image:np.ndarray # (h, w)
 # %% ../nbs/20_fourier.ipynb #3b3ab102
 RIDGE = 2e-6 # of the number of pixels, added to the diagonal: keeps the matrix regular where two waves hardly differ
 
-def _wave_factors(t, frequencies):
+def wave_factors(t:np.ndarray, frequencies:np.ndarray)->np.ndarray:
     "exp(2 pi i f t) of coordinates t (n,) and frequencies f (m,): (n, m)."
     return np.exp(2j*np.pi*np.outer(t, frequencies))
 
+# %% ../nbs/20_fourier.ipynb #4cadd750
 def _overlaps(ex, ey):
     "Sums over the grid of products of the waves' cosines and sines, as one matrix (2m, 2m)."
     minus = (ex.conj().T@ex)*(ey.conj().T@ey)
@@ -58,11 +62,14 @@ def _overlaps(ex, ey):
     return 2*np.block([[cc, -cs], [-cs.T, ss]])
 
 # %% ../nbs/20_fourier.ipynb #cc3239f7
+def _cosines_and_sines(c):
+    "Sums with cosines, then with sines (2m, ...), of sums with complex waves (m, ...)."
+    return 2*np.r_[c.real, -c.imag]
+
 def _background_overlaps(ex, ey):
     "Sums over the grid of products of the waves with the slow polynomials: (2m, 16)."
     along_y, along_x = (_slow_polynomials(len(e)).T@e for e in (ey, ex))
-    slow = np.einsum("im,jm->mij", along_y, along_x).reshape(ex.shape[1], -1)
-    return 2*np.r_[slow.real, -slow.imag]
+    return _cosines_and_sines(np.einsum("im,jm->mij", along_y, along_x).reshape(ex.shape[1], -1))
 
 # %% ../nbs/20_fourier.ipynb #c3dd0dd3
 class Waves:
@@ -73,28 +80,28 @@ class Waves:
                  g:np.ndarray # (m, 2) 1/Å, frequencies of the waves
                 ):
         self.m = len(g)
-        self.ex, self.ey = _wave_factors(x, g[:, 0]), _wave_factors(y, g[:, 1])
+        self.ex, self.ey = wave_factors(x, g[:, 0]), wave_factors(y, g[:, 1])
         slow = _background_overlaps(self.ex, self.ey)
         normal = _overlaps(self.ex, self.ey) - slow@slow.T
         self.factor = cho_factor(normal + RIDGE*(len(x)*len(y))*np.eye(2*self.m))
 
-    def image(self, c):
+    def image(self, c:np.ndarray)->np.ndarray:
         "The image (h, w) with the complex coefficients `c` (m,)."
         rows = self.ey*c
         return 2*(rows.real@self.ex.real.T - rows.imag@self.ex.imag.T)
 
 # %% ../nbs/20_fourier.ipynb #4e9243e8
 @patch
-def project(self:Waves, image):
+def project(self:Waves, image:np.ndarray)->np.ndarray:
     "Sums of the image (h, w) with the waves: (m,) complex."
     rows = (image@self.ex.view(float)).view(complex)
     return np.einsum("ym,ym->m", self.ey, rows)
 
 @patch
-def solve(self:Waves, image):
+def solve(self:Waves, image:np.ndarray)->np.ndarray:
     "Complex coefficients c (m,) with image = sum of 2 Re(c exp(2 pi i g.r)); the image (h, w) has no background."
     b = self.project(image)
-    c = cho_solve(self.factor, 2*np.r_[b.real, -b.imag])
+    c = cho_solve(self.factor, _cosines_and_sines(b))
     return c[:self.m] + 1j*c[self.m:]
 
 # %% ../nbs/20_fourier.ipynb #2d3cc478
@@ -111,16 +118,27 @@ def _check_shape(shape):
                            f"at least {FEWEST_PIXELS} x {FEWEST_PIXELS} pixels.")
 
 # %% ../nbs/20_fourier.ipynb #90a1f778
+def _check_width(width):
+    "A `LatticeError` when a view of this width (Å) cannot show a lattice."
+    if width < NARROWEST:
+        raise LatticeError(f"The view is only {width:.2g} Å wide, too narrow for a lattice: use a "
+                           "larger one, and check the pixel size.")
+
+# %% ../nbs/20_fourier.ipynb #274195af
 def _check_scale(shape, pixel):
     "A `LatticeError` when pixels of this size (Å) cannot show a lattice."
     if not 0 < pixel <= COARSEST:
         raise LatticeError(f"A pixel size of {pixel:g} Å does not resolve atoms: check its unit, it must be in Å per "
                            f"pixel, at most {COARSEST:g}.")
-    if min(shape)*pixel < NARROWEST:
-        raise LatticeError(f"The view is only {min(shape)*pixel:.2g} Å wide, too narrow for a lattice: use a "
-                           "larger one, and check the pixel size.")
+    _check_width(min(shape)*pixel)
 
 # %% ../nbs/20_fourier.ipynb #946858f4
+def _check_finite(image):
+    "A `LatticeError` when pixels have no value."
+    if not np.isfinite(image).all():
+        raise LatticeError("The image holds values that are not finite: mask or crop the bad pixels first.")
+
+# %% ../nbs/20_fourier.ipynb #a1d2922b
 def _checked_image(view):
     "The pixels of a view, or a `LatticeError` that says why they can show no lattice."
     image = np.asarray(view.data, float)
@@ -128,27 +146,26 @@ def _checked_image(view):
         raise LatticeError("The pixel size is unknown, so lengths cannot be measured: give pixel_size in Å per pixel.")
     _check_shape(image.shape)
     _check_scale(image.shape, view.pixel_size)
-    if not np.isfinite(image).all():
-        raise LatticeError("The image holds values that are not finite: mask or crop the bad pixels first.")
+    _check_finite(image)
     return image
 
 # %% ../nbs/20_fourier.ipynb #bd23dbc0
-def _binned(image, pixel, n):
+def _on_coarse_grid(image, pixel, n):
     "Means of n x n pixels, and the coordinates x, y (Å) of their middles."
-    h, w = (s//n for s in image.shape)
-    y, x = ((np.arange(s)*n + (n-1)/2)*pixel for s in (h, w))
-    return image[:h*n, :w*n].reshape(h, n, w, n).mean((1, 3)), x, y
+    means = binned(image, n)
+    y, x = ((np.arange(s)*n + (n-1)/2)*pixel for s in means.shape)
+    return means, x, y
 
 # %% ../nbs/20_fourier.ipynb #d66f065f
 FLAT = 1e-6 # of the largest value: an image that varies less than this is constant
 
-def levelled_grid(view, # a Micrograph: data (h, w), pixel_size in Å per pixel
+def levelled_grid(view:Micrograph, # a Micrograph: data (h, w), pixel_size in Å per pixel
                   coarse:"float|None"=None # Å per pixel, to which the image is binned; None keeps its pixels
                  )->tuple: # (image (h, w) of unit variance, x (w,) in Å, y (h,) in Å, standard deviation before)
     "The image without background and its pixels' coordinates; raises `LatticeError` when it can show no lattice."
     image, pixel = _checked_image(view), view.pixel_size
     n = max(1, int(coarse/pixel + .05)) if coarse else 1
-    image, x, y = _binned(image, pixel, n)
+    image, x, y = _on_coarse_grid(image, pixel, n)
     level = without_background(image - image.mean())
     if level.std() <= FLAT*np.abs(image).max():
         raise LatticeError("The image is constant or a plain ramp: there is nothing to measure. Check that the right "
@@ -190,7 +207,7 @@ def noise_of_coefficients(residual:np.ndarray, # (h, w), the image without the w
     return _RingNoise(np.sqrt((total + PRIOR_POINTS*total.sum()/free.sum())/(free + PRIOR_POINTS)))
 
 # %% ../nbs/20_fourier.ipynb #53b897ad
-def fourier_coefficients(view, # a Micrograph: data (h, w), pixel_size in Å per pixel
+def fourier_coefficients(view:Micrograph, # a Micrograph: data (h, w), pixel_size in Å per pixel
                          cell:np.ndarray, # (2, 2) in Å, rows a and b
                          gmax:float=1.1 # largest spatial frequency, 1/Å
                         )->tuple: # (hk (m, 2), g (m, 2) in 1/Å, c (m,) complex, sigma: noise of one coefficient)
@@ -208,13 +225,13 @@ def fold(hk:np.ndarray, # (m, 2) integers
          shape:tuple=(24, 32) # grid points along a and along b
         )->np.ndarray: # (na, nb), point [i, j] at (i/na) a + (j/nb) b
     "One cell of the image, averaged over all cells."
-    ea, eb = (np.exp(2j*np.pi*np.outer(np.arange(n)/n, hk[:, i])) for i, n in enumerate(shape))
+    ea, eb = (wave_factors(np.arange(n)/n, h) for n, h in zip(shape, hk.T))
     return 2*((ea*c)@eb.T).real
 
 # %% ../nbs/20_fourier.ipynb #5400bb6e
 def plot_folded(folded:np.ndarray, # (na, nb), of `fold`
                 cell:np.ndarray, # (2, 2) in Å
-                ax, # matplotlib's
+                ax:Axes, # matplotlib's
                 repeats:int=2 # cells along a and along b
                )->None:
     "A folded cell and its neighbours, drawn to scale, y downward."
@@ -290,9 +307,8 @@ def padded_spectrum(image:np.ndarray, # (h, w)
                     pad:int=4 # times the longer side, with zeros
                    )->Spectrum:
     "Windowed, zero-padded Fourier amplitude."
-    h, w = image.shape
-    window = np.outer(np.hanning(h), np.hanning(w))
-    n, pixel = pad*max(h, w), x[1]-x[0]
+    window = hann_window(image.shape)
+    n, pixel = pad*max(image.shape), x[1]-x[0]
     F = np.abs(np.fft.fftshift(np.fft.fft2(image*window, (n, n))))/window.sum()
     return Spectrum(F, 1/(n*pixel), _high_frequency_noise(F, pixel))
 
@@ -341,12 +357,15 @@ def _is_side_lobe(g, amplitude, peak, peak_amplitude, extent):
         if away.min() < AXIS_WIDTH and amplitude < AXIS_LOBE*peak_amplitude: return True
     return False
 
+def _is_lobe_of_any(i, kept, g, amplitude, extent):
+    "Whether maximum `i` may be a side lobe of one of those that were kept."
+    return any(_is_side_lobe(g[i], amplitude[i], g[j], amplitude[j], extent) for j in kept)
+
 def _without_lobes(g, amplitude, extent, nmax):
     "Indices of at most `nmax` peaks that are no side lobes; the strongest peaks come first."
     kept = []
     for i in range(len(g)):
-        if any(_is_side_lobe(g[i], amplitude[i], g[j], amplitude[j], extent) for j in kept): continue
-        kept.append(i)
+        if not _is_lobe_of_any(i, kept, g, amplitude, extent): kept.append(i)
         if len(kept) == nmax: break
     return kept
 

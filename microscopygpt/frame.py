@@ -118,12 +118,16 @@ def _bar_in(drawn):
     return _with_label(max(bars, key=lambda part: part.width), parts, reach.start, drawn.shape) if bars else None
 
 # %% ../nbs/09_frame.ipynb #36ce9de7
+def _extreme_pixels(data):
+    "Masks of the brightest pixels and of the darkest."
+    low, high = float(data.min()), float(data.max())
+    tolerance = UNIFORM*(high - low)
+    return data > high - tolerance, data < low + tolerance
+
 def drawn_bar(data:np.ndarray # (rows, columns)
              )->"tuple|None": # slices of rows and columns
     "Where a scale bar and its label were drawn into an image."
-    low, high = float(data.min()), float(data.max())
-    tolerance = UNIFORM*(high - low)
-    for drawn in (data > high - tolerance, data < low + tolerance):
+    for drawn in _extreme_pixels(data):
         box = _bar_in(drawn)
         if box is not None: return box
 

@@ -8,6 +8,7 @@ __all__ = ['USUAL_ATOMS', 'STEPS', 'CHANGED', 'BEST_CHANGED', 'STEEPEST', 'START
            'PATIENCE', 'FINISH', 'changed', 'in_turn', 'HeightSpace', 'height_spaces', 'shares', 'find_heights']
 
 # %% ../nbs/57_height_search.ipynb #c824ce90
+from collections.abc import Callable
 from dataclasses import dataclass
 import numpy as np
 from fastcore.basics import patch
@@ -20,8 +21,8 @@ from .heights import (FLATNESS, Adam, HeightRelaxation, cells_over, centred, che
 from .surrogate import HeightFeatures, Surrogate
 
 # %% ../nbs/57_height_search.ipynb #59acc988
-def changed(z, # (n,) Å
-            rng)->np.ndarray: # (n,) Å
+def changed(z:np.ndarray, # (n,) Å
+            rng:np.random.Generator)->np.ndarray: # (n,) Å
     "Heights with some atoms turned over, displaced or exchanged."
     z, n = z.copy(), len(z)
     some = rng.choice(n, rng.integers(1, max(2, n//2) + 1), replace=n < 2)
@@ -32,8 +33,8 @@ def changed(z, # (n,) Å
     return z
 
 # %% ../nbs/57_height_search.ipynb #27db53c8
-def in_turn(rows, # (k,) the best first
-            kinds # kind of each row
+def in_turn(rows:np.ndarray, # (k,) the best first
+            kinds:np.ndarray # kind of each row
            )->np.ndarray: # (k,)
     "Rows in their order, but the first of each kind before the second of any."
     turn, seen = np.empty(len(rows), int), {}
@@ -45,6 +46,11 @@ def in_turn(rows, # (k,) the best first
 # %% ../nbs/57_height_search.ipynb #ae1e5dbc
 USUAL_ATOMS = 4 # in a multiple of the measured cell; larger ones get proportionally more starts
 
+def _ranks(projectors)->np.ndarray: # (p,)
+    "How many heights each projector (p, n, n) leaves free."
+    return np.round(np.trace(projectors, axis1=1, axis2=2)).astype(int)
+
+# %% ../nbs/57_height_search.ipynb #43618959
 @dataclass
 class HeightSpace:
     "The heights over one cell: where the atoms stand, what symmetry allows, what was evaluated."
@@ -60,11 +66,11 @@ class HeightSpace:
         "How many times as many starts as usual it needs."
         return max(1., len(self.slab.z)/USUAL_ATOMS) if self.index > 1 else 1.
 
-    def allowed(self, rng)->tuple: # projectors (p, n, n), group orders (p,), free heights (p,)
+    def allowed(self, rng:np.random.Generator)->tuple: # projectors (p, n, n), group orders (p,), free heights (p,)
         "What the layer groups over this plane allow; computed once."
         if self.kept is None:
             projectors, orders = height_projectors(*self.slab[:2], self.slab.numbers, self.operations, rng)
-            self.kept = projectors, orders, np.round(np.trace(projectors, axis1=1, axis2=2)).astype(int)
+            self.kept = projectors, orders, _ranks(projectors)
         return self.kept
 
 # %% ../nbs/57_height_search.ipynb #70d3a771
@@ -103,9 +109,9 @@ WIDEST = 14. # Å, beyond which a start is no slab
 
 @patch
 def propose(self:HeightSpace, surrogate:Surrogate,
-            known, # (k, n) Å, evaluated heights, the lowest first
+            known:np.ndarray, # (k, n) Å, evaluated heights, the lowest first
             keep:int, # most heights to propose
-            rng)->np.ndarray: # (k, n) Å
+            rng:np.random.Generator)->np.ndarray: # (k, n) Å
     "The lowest and most different minima of the surrogate that are not known yet."
     z, P, kinds = self._drawn(max(FEWEST_STARTS, STARTS_PER_KEPT*keep), known, rng)
     z, energies = self._relaxed(z, P, surrogate.tables)
@@ -117,7 +123,7 @@ def propose(self:HeightSpace, surrogate:Surrogate,
     return z[chosen[seen:]]
 
 # %% ../nbs/57_height_search.ipynb #0118d5ef
-def height_spaces(columns:Columns, indices=(1, 2))->list: # of `HeightSpace`
+def height_spaces(columns:Columns, indices:tuple=(1, 2))->list: # of `HeightSpace`
     "The measured cell over a plane, and larger ones that may be needed."
     return [HeightSpace(slab, operations, index) for index, slab, operations in cells_over(columns, indices)]
 
@@ -214,12 +220,16 @@ def _look(self:_HeightSearch, surrogate, larger:bool, rng):
 
 # %% ../nbs/57_height_search.ipynb #4c6e8a27
 @patch
+def _lowest_of_sizes(self:_HeightSearch, sizes, each)->list: # row numbers
+    "The lowest rows of each size of cell."
+    return [r for size in sizes for r in self.of_size(size)[:each]]
+
+@patch
 def _finish(self:_HeightSearch, plan):
     "Follow the lowest of each size of cell to the end."
     sizes = sorted({space.index for space in self.spaces})
     for most, steps in plan:
-        each = max(FEWEST_KEPT, most//len(sizes))
-        self.follow([r for size in sizes for r in self.of_size(size)[:each]], steps)
+        self.follow(self._lowest_of_sizes(sizes, max(FEWEST_KEPT, most//len(sizes))), steps)
 
 # %% ../nbs/57_height_search.ipynb #a7c2bf90
 ROUNDS = 5
@@ -231,9 +241,9 @@ FINISH = ((8, 8), (4, 10)) # how many are followed to the end, for how many step
 def find_heights(columns:Columns, potential:Potential,
                  rounds:int=ROUNDS,
                  finish:tuple=FINISH, # (how many, steps), ...
-                 indices=(1, 2), # how many measured cells the cells hold
+                 indices:tuple=(1, 2), # how many measured cells the cells hold
                  seed:int=0,
-                 tick=None # called before each evaluation; may raise to stop
+                 tick:"Callable|None"=None # called before each evaluation; may raise to stop
                 )->list: # of `Relaxed`, lowest energy first
     "Search the heights over a solved plane, in the measured cell and in larger ones."
     begun, rng, surrogate = potential.effort, np.random.default_rng(seed), Surrogate()

@@ -6,12 +6,13 @@
 __all__ = ['TRIALS', 'MOST_GENERATORS', 'SAME_PROJECTOR', 'PAIR_REACH', 'STIFFNESS', 'OPTIMUM', 'REPULSION', 'FLATNESS',
            'LARGEST_EXPONENT', 'DIFFERENT', 'CHEAP_STEPS', 'FEW_STEPS', 'HOPELESS', 'NEARLY_FLAT', 'SOFTEST',
            'SMALL_FORCE', 'LONGEST_STEP', 'PLAN', 'LARGER_CELLS', 'SAME_ENERGY', 'STARTS_KEPT', 'FLAT_PLAN',
-           'TOO_CROWDED', 'tile', 'height_projectors', 'electronegativities', 'bond_strengths', 'near_pairs', 'morse',
-           'in_order', 'distinct', 'centred', 'draw_projectors', 'random_heights', 'Adam', 'cheap_heights', 'Relaxed',
-           'HeightRelaxation', 'relax_heights', 'cells_over', 'height_starts', 'flat']
+           'TOO_CROWDED', 'tile', 'height_projectors', 'electronegativities', 'bond_strengths', 'near_pairs',
+           'morse_energy', 'morse', 'in_order', 'distinct', 'centred', 'draw_projectors', 'random_heights', 'Adam',
+           'cheap_heights', 'Relaxed', 'HeightRelaxation', 'relax_heights', 'cells_over', 'height_starts', 'flat']
 
 # %% ../nbs/53_heights.ipynb #28c19e6e
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -74,9 +75,9 @@ def _random_signs(table, identity, generators:int, rng)->"dict|None": # operatio
     return signed_subgroup(table, identity, signed)
 
 # %% ../nbs/53_heights.ipynb #72d0ab9c
-def height_projectors(cell, frac, numbers, # (2, 2) Å, (n, 2), (n,)
+def height_projectors(cell:np.ndarray, frac:np.ndarray, numbers:np.ndarray, # (2, 2) Å, (n, 2), (n,)
                       operations:list, # of `PlaneOperation`
-                      rng, most:int=24)->tuple: # (p, n, n) projectors, (p,) group orders
+                      rng:np.random.Generator, most:int=24)->tuple: # (p, n, n) projectors, (p,) group orders
     "Projectors onto the heights that the layer groups over a plane allow; the first leaves all free."
     table, groups = group_table(operations, cell), stacks(cell, frac, numbers)
     identity, images = _identity(operations, cell), _column_images(operations, groups)
@@ -100,7 +101,7 @@ def electronegativities()->np.ndarray: # (104,) by atomic number
     values = [Element.from_Z(z).data.get("X") for z in range(1, 104)]
     return np.array([0.] + [v if isinstance(v, (int, float)) and np.isfinite(v) else 0. for v in values])
 
-def bond_strengths(numbers)->np.ndarray: # (2, n, n)
+def bond_strengths(numbers:np.ndarray)->np.ndarray: # (2, n, n)
     "Depths of the Morse potential for each pair, covalent and ionic; -1 marks pairs that only repel."
     chi = electronegativities()[numbers]
     side = chi - chi.mean()
@@ -125,8 +126,7 @@ def _plane_distances(cell, frac)->np.ndarray: # (n, n, images) Å²
     vectors = (nearest_vectors(frac[:, None] - frac[None])[:, :, None] + images)@cell
     return (vectors**2).sum(-1)
 
-def near_pairs(cell, frac, numbers # (2, 2) Å, (n, 2), (n,)
-              )->_Pairs:
+def near_pairs(cell:np.ndarray, frac:np.ndarray, numbers:np.ndarray)->_Pairs: # (2, 2) Å, (n, 2), (n,)
     "Pairs within reach in the plane, periodic images included; an atom's own images do not depend on heights."
     plane, r = _plane_distances(cell, frac), covalent_radii[numbers]
     radius = r[:, None] + r
@@ -142,23 +142,25 @@ REPULSION = .35 # of pairs on the same side of the mean electronegativity, in un
 FLATNESS = .002 # per Å², so that loose parts do not drift away
 LARGEST_EXPONENT = 4. # nearer atoms are held at this height of the wall
 
-def morse(z, # (s, n) Å
-          pairs:_Pairs, depth # (s, m) or (m,), -1 for pairs that repel
+def morse_energy(e:np.ndarray, depth:"np.ndarray|float")->np.ndarray: # exp(-stiffness (x - optimum)); -1: repulsion
+    "The Morse potential of a pair that binds, or what pushes others apart, in units of a bond."
+    return np.where(depth > 0, depth*(e*e - 2*e), REPULSION*(e*e + e))
+
+def morse(z:np.ndarray, # (s, n) Å
+          pairs:_Pairs, depth:np.ndarray # (s, m) or (m,), -1 for pairs that repel
          )->tuple: # energies (s,), slopes (s, n) per Å
     "Energy of heights under the cheap potential, in units of a bond, and its gradient."
     rise = z[:, pairs.first] - z[:, pairs.second]
     distance = np.sqrt(pairs.plane + rise**2 + 1e-6)
     e = np.exp(np.minimum(-STIFFNESS*(distance/pairs.radius - OPTIMUM), LARGEST_EXPONENT))
-    binds = depth > 0
-    energy = np.where(binds, depth*(e*e - 2*e), REPULSION*(e*e + e))
-    slope = np.where(binds, depth*(2*e*e - 2*e), REPULSION*(2*e*e + e))
+    slope = np.where(depth > 0, depth*(2*e*e - 2*e), REPULSION*(2*e*e + e))
     slope = slope*-STIFFNESS/pairs.radius*rise/distance
-    return energy.sum(1) + FLATNESS*(z**2).sum(1), slope@pairs.ends + 2*FLATNESS*z
+    return morse_energy(e, depth).sum(1) + FLATNESS*(z**2).sum(1), slope@pairs.ends + 2*FLATNESS*z
 
 # %% ../nbs/53_heights.ipynb #0099bd48
 DIFFERENT = .35 # Å, heights that differ less are the same start
 
-def in_order(z, # (s, n) Å
+def in_order(z:np.ndarray, # (s, n) Å
              groups:list # of atoms that are interchangeable
             )->np.ndarray: # (s, n)
     "Heights with equal atoms of one column sorted."
@@ -166,9 +168,9 @@ def in_order(z, # (s, n) Å
     for group in groups: z[:, group] = np.sort(z[:, group], axis=1)
     return z
 
-def distinct(z, # (s, n) Å
-             rows, # the best first
-             groups, most:int, kept:list)->list: # row numbers
+def distinct(z:np.ndarray, # (s, n) Å
+             rows:np.ndarray, # the best first
+             groups:list, most:int, kept:list)->list: # row numbers
     "The rows that were kept and up to `most` others that differ from all before, also when turned over."
     groups = [group for group in groups if len(group) > 1]
     up, down, kept = in_order(z, groups), in_order(-z, groups), list(kept)
@@ -183,13 +185,12 @@ def distinct(z, # (s, n) Å
     return kept
 
 # %% ../nbs/53_heights.ipynb #754c979d
-def centred(z # (..., n) Å
-           )->np.ndarray: # (..., n) Å
+def centred(z:np.ndarray)->np.ndarray: # (..., n) Å
     "Heights from the middle between the highest and the lowest."
     return z - (z.max(-1, keepdims=True) + z.min(-1, keepdims=True))/2
 
-def draw_projectors(weight, # (p,) how often each is wanted
-                    starts:int, rng)->np.ndarray: # (starts,) which
+def draw_projectors(weight:np.ndarray, # (p,) how often each is wanted
+                    starts:int, rng:np.random.Generator)->np.ndarray: # (starts,) which
     "A random projector for each start; the first starts take each of them once."
     weight = weight + 1e-9
     which = rng.choice(len(weight), starts, p=weight/weight.sum())
@@ -198,9 +199,9 @@ def draw_projectors(weight, # (p,) how often each is wanted
 
 def _projected(P, z): return np.einsum("sij,sj->si", P, z)
 
-def random_heights(projectors, # (s, n, n), one for each start
-                   free, # (s,) how many heights each leaves free
-                   rng)->np.ndarray: # (s, n) Å
+def random_heights(projectors:np.ndarray, # (s, n, n), one for each start
+                   free:np.ndarray, # (s,) how many heights each leaves free
+                   rng:np.random.Generator)->np.ndarray: # (s, n) Å
     "Heights that symmetry allows, spread as thick as their number of atoms may need."
     starts, n = projectors.shape[:2]
     spread = np.clip(.8*np.sqrt(n), 1.2, 3.)*np.sqrt(n/np.maximum(free, 1)).clip(max=2.)
@@ -211,8 +212,7 @@ class Adam:
     "Steps of Adam (Kingma and Ba 2015) with a rate that falls like half a cosine."
     def __init__(self, steps:int): self.steps, self.step, self.first, self.second = steps, 0, 0., 0.
 
-    def move(self, slope # (...,) eV/Å
-            )->np.ndarray: # (...,) Å
+    def move(self, slope:np.ndarray)->np.ndarray: # (...,) Å from (...,) eV/Å
         "How far to go against a slope."
         self.first, self.second = .9*self.first + .1*slope, .999*self.second + .001*slope**2
         rate = .06*(1 + np.cos(np.pi*self.step/self.steps)) + .01
@@ -244,7 +244,7 @@ def _lowest_distinct(z, energies, few, groups, keep:int)->list: # row numbers
 # %% ../nbs/53_heights.ipynb #12d2c985
 NEARLY_FLAT = .15 # of the usual spread, for an eighth of the starts
 
-def cheap_heights(cell, frac, numbers, # (2, 2) Å, (n, 2), (n,)
+def cheap_heights(cell:np.ndarray, frac:np.ndarray, numbers:np.ndarray, # (2, 2) Å, (n, 2), (n,)
                   operations:list, # of `PlaneOperation`
                   starts:int=256, keep:int=48, seed:int=0)->np.ndarray: # (s, n) Å
     "Heights that symmetry allows and a cheap potential likes, the lowest and most different of them."
@@ -294,19 +294,19 @@ class HeightRelaxation:
         self.inverse = [np.eye(self.coordinates(s).size)/SOFTEST for s in slabs]
         self.last = [None]*len(slabs)
 
-    def coordinates(self, slab)->np.ndarray: # Å
+    def coordinates(self, slab:Slab)->np.ndarray: # Å
         "What may move, in one row."
         return slab.z
 
-    def moved(self, slab, step)->Slab:
+    def moved(self, slab:Slab, step:np.ndarray)->Slab:
         "The slab after a step of its coordinates (Å)."
         return slab._replace(z=slab.z + step)
 
-    def pull(self, row, energy, force)->tuple: # cost (eV/atom), pull (eV/Å) on the coordinates
+    def pull(self, row:int, energy:float, force:np.ndarray)->tuple: # cost (eV/atom), pull (eV/Å) on the coordinates
         "What is minimized, and what drives the coordinates."
         return energy, force[:, 2] - force[:, 2].mean()
 
-    def evaluate(self, rows, forces:bool=True)->tuple: # energies (r,) eV/atom, list of forces (n, 3) eV/Å or None
+    def evaluate(self, rows:list, forces:bool=True)->tuple: # energies (r,) eV/atom, list of forces (n, 3) eV/Å or None
         "Energies and forces; where the potential diverges for some slabs only, those have an infinite energy."
         slabs = [self.slabs[r] for r in rows]
         try: return self.potential.evaluate(slabs, forces)
@@ -351,7 +351,7 @@ def _remember_lowest(self:HeightRelaxation, row, cost, energy, force, pull):
 
 # %% ../nbs/53_heights.ipynb #8728e472
 @patch
-def step(self:HeightRelaxation, rows)->bool: # whether anything was left to do
+def step(self:HeightRelaxation, rows:list)->bool: # whether anything was left to do
     "One evaluation and one move of each of these slabs."
     rows = [r for r in rows if self.force[r] > self.small_force]
     if not rows: return False
@@ -366,14 +366,14 @@ def step(self:HeightRelaxation, rows)->bool: # whether anything was left to do
     return True
 
 @patch
-def follow(self:HeightRelaxation, rows, times:int, tick=None):
+def follow(self:HeightRelaxation, rows:list, times:int, tick:"Callable|None"=None)->None:
     "Up to `times` steps of these slabs; `tick` is called before each and may raise to stop."
     for _ in range(times):
         if tick: tick()
         if not self.step(rows): break
 
 @patch
-def result(self:HeightRelaxation, row)->Relaxed:
+def result(self:HeightRelaxation, row:int)->Relaxed:
     "The lowest point that a slab has seen."
     z = centred(self.best[row].z)
     d = z - centred(self.start[row].z)
@@ -382,8 +382,7 @@ def result(self:HeightRelaxation, row)->Relaxed:
 
 # %% ../nbs/53_heights.ipynb #4a9b733d
 @patch
-def add(self:HeightRelaxation, slabs:list # of `Slab`
-       ):
+def add(self:HeightRelaxation, slabs:list)->None: # of `Slab`
     "Take more slabs in."
     more = HeightRelaxation(slabs, self.potential)
     for name in ("slabs", "start", "best", "inverse", "last"): getattr(self, name).extend(getattr(more, name))
@@ -400,7 +399,7 @@ def _lowest_finite(energy)->list: # row numbers
 def relax_heights(slabs:list, # of `Slab`
                   potential:Potential,
                   plan:tuple=PLAN, # (how many, steps), ...
-                  tick=None, # called before each evaluation; may raise to stop
+                  tick:"Callable|None"=None, # called before each evaluation; may raise to stop
                   relaxation:type=HeightRelaxation # what may move
                  )->list: # of `Relaxed`, those that were followed to the end, lowest energy first
     "Relax the heights of many slabs, columns held; at each stage the lowest go on."
@@ -417,7 +416,7 @@ def relax_heights(slabs:list, # of `Slab`
 LARGER_CELLS = {1: 24, 2: 24, 3: 12, 4: 16} # index -> most atoms in the larger cell for which it is tried
 SAME_ENERGY = .004 # eV/atom, the noise of a relaxation
 
-def cells_over(columns:Columns, indices=(1, 2))->list: # of (index, slab with heights 0, its plane operations)
+def cells_over(columns:Columns, indices:tuple=(1, 2))->list: # of (index, slab with heights 0, its plane operations)
     "The measured cell over a plane, and larger ones that may be needed."
     found = []
     for index in indices:
@@ -431,7 +430,7 @@ def cells_over(columns:Columns, indices=(1, 2))->list: # of (index, slab with he
 # %% ../nbs/53_heights.ipynb #fd96db1d
 STARTS_KEPT = 48 # starts, all cells together
 
-def height_starts(columns:Columns, seed:int=0, indices=(1, 2))->list: # of `Slab`
+def height_starts(columns:Columns, seed:int=0, indices:tuple=(1, 2))->list: # of `Slab`
     "Slabs over solved columns with heights to begin with, larger cells included."
     slabs = []
     for index, slab, operations in cells_over(columns, indices):

@@ -40,13 +40,19 @@ def _score(g, amp, R, tol):
     return share + .02*np.log(det)
 
 # %% ../nbs/19_indexing.ipynb #c745d08b
+def _closest_basis(k, g, amp):
+    "The basis R (2, 2) with k @ R closest to the peaks g (n, 2), strong ones first; None where k spans no plane."
+    if len(k) < 2 or np.linalg.matrix_rank(k) < 2: return None
+    weight = amp[:, None]
+    return np.linalg.lstsq(k*weight, g*weight, rcond=None)[0]
+
 def _fitted_basis(g, amp, R, tol):
     "The reciprocal basis (2, 2) that lies closest to the peaks on its nodes."
     for _ in range(2):
         k, on = _on_nodes(g, R, tol)
-        if on.sum() < 2 or np.linalg.matrix_rank(k[on]) < 2: break
-        weight = amp[on, None]
-        R = np.linalg.lstsq(k[on]*weight, g[on]*weight, rcond=None)[0]
+        closest = _closest_basis(k[on], g[on], amp[on])
+        if closest is None: break
+        R = closest
     return R
 
 # %% ../nbs/19_indexing.ipynb #cc75f0bb

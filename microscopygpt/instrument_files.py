@@ -9,9 +9,10 @@ __all__ = ['MAX_DATA_SETS', 'MAX_TAGS', 'DM_TYPES', 'MAX_BYTES', 'ROSETTA_SUFFIX
 # %% ../nbs/14_instrument_files.ipynb #4b8bb040
 import json, re
 from importlib import import_module
+from pathlib import Path
 import numpy as np
 from PIL import UnidentifiedImageError
-from .pictures import (MIN_PIXELS, Instrument, MicrographError, Picture, finite_number, first_nested,
+from .pictures import (MIN_PIXELS, Instrument, MicrographError, Picture, as_text, finite_number, first_nested,
                                     kilovolts, length_of, library_for, one_picture)
 
 # %% ../nbs/14_instrument_files.ipynb #7a9a0e38
@@ -33,13 +34,16 @@ def swift_instrument(said:dict # properties of a data set; voltages in V
 def _attribute(item, name, missing=""):
     "An attribute as text or number, the first of several."
     value = item.attrs.get(name, missing)
-    value = value if isinstance(value, (str, bytes)) else next(iter(np.ravel(value)), missing)
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return as_text(value if isinstance(value, (str, bytes)) else next(iter(np.ravel(value)), missing))
 
 # %% ../nbs/14_instrument_files.ipynb #a5290185
+def _is_vector(axis):
+    "Whether an item holds at least two numbers in a row."
+    return getattr(axis, "ndim", None) == 1 and len(axis) > 1 and axis.dtype.kind in "uif"
+
 def _vector_step(axis):
     "Step and unit of an axis that is stored as its values, or as the first two of them; None for what is none."
-    if getattr(axis, "ndim", None) != 1 or len(axis) < 2 or axis.dtype.kind not in "uif": return None
+    if not _is_vector(axis): return None
     return (float(axis[-1]) - float(axis[0]))/(len(axis) - 1), str(_attribute(axis, "units"))
 
 # %% ../nbs/14_instrument_files.ipynb #14b0c605
@@ -47,6 +51,7 @@ def _first_dimension(group):
     "EMD counts the axes of an array from dim1, emdfile from dim0."
     return 0 if "dim0" in group else 1
 
+# %% ../nbs/14_instrument_files.ipynb #df2a55e6
 def _axis_step(data, i):
     "Step and unit of axis `i` of a data set; (0, '') where nothing says so."
     group, dimension = data.parent, data.dims[i]
@@ -71,7 +76,7 @@ def _hdf5_axes(data, said):
 
 # %% ../nbs/14_instrument_files.ipynb #14b0c608
 def _columns_first(data):
-    "Whether the names of the axes of a picture say that x comes before y."
+    "Whether the names of the axes of an image say that x comes before y."
     first = _first_dimension(data.parent)
     axes = [data.parent.get(f"dim{i + first}") or (dimension[0] if len(dimension) else None)
             for i, dimension in enumerate(data.dims)]
@@ -86,15 +91,18 @@ def _properties(data)->dict:
     return said if isinstance(said, dict) else {}
 
 # %% ../nbs/14_instrument_files.ipynb #14b0c60a
+def _is_column(data):
+    "Whether an item is a data set of one column."
+    return hasattr(data, "shape") and len(data.shape) == 2 and data.shape[1] == 1
+
 def _is_usid(data, indices, values):
-    "Whether data, indices and values of positions belong to one picture."
-    if not hasattr(data, "shape") or len(data.shape) != 2 or data.shape[1] != 1: return False
-    if indices is None or values is None: return False
+    "Whether data, indices and values of positions belong to one image."
+    if not _is_column(data) or indices is None or values is None: return False
     return indices.shape == (len(data), 2) and values.shape == indices.shape
 
 # %% ../nbs/14_instrument_files.ipynb #a5b53d5e
-def _usid_picture(data)->"tuple|None": # picture, steps, units
-    "The picture in a list of values at positions; the first position runs fastest."
+def _usid_picture(data)->"tuple|None": # image, steps, units
+    "The image in a list of values at positions; the first position runs fastest."
     def beside(name): return data.file[data.attrs[name]] if name in data.attrs else data.parent.get(name)
     indices, values = beside("Position_Indices"), beside("Position_Values")
     if not _is_usid(data, indices, values): return None
@@ -167,19 +175,19 @@ def _velox(file):
         yield wanted, name, data, steps, units, _velox_instrument(said)
 
 # %% ../nbs/14_instrument_files.ipynb #a5c01ec3
-def read_hdf5(path, # of the file
+def read_hdf5(path:"str|Path", # of the file
               warnings:list, # gets texts about what is doubtful
               frame:"int|None"=None # number of the frame to read; None for the mean of all
              )->Picture:
-    "The picture in an HDF5 file of any dialect; raises `MicrographError` where there is none."
+    "The image in an HDF5 file of any dialect; raises `MicrographError` where there is none."
     with library_for("h5py", path).File(path, "r") as file:
         velox = "Data/Image" in file
         pictures = [p for p in (_velox if velox else _hdf5_pictures)(file) if p[2].ndim > 1
                     and p[2].dtype.kind in "buif"]
         if not pictures:
-            raise MicrographError(f"{path}: is an HDF5 file, but no picture was found in it; export the picture itself")
+            raise MicrographError(f"{path}: is an HDF5 file, but no image was found in it; export the image itself")
         _, name, data, steps, units, instrument = min(pictures, key=lambda p: p[0])
-        if len(pictures) > 1: warnings.append(f"{len(pictures)} pictures in one file: only {name[-60:]!r} is read")
+        if len(pictures) > 1: warnings.append(f"{len(pictures)} images in one file: only {name[-60:]!r} is read")
         turned = hasattr(data, "dims") and data.ndim == 2 and _columns_first(data)
         axes = (0, 1) if velox else (1, 0) if turned else None
         return one_picture(path, data, steps, units, warnings, axes, frame, instrument)
@@ -233,21 +241,29 @@ def _branch(tree, *names):
     return tree
 
 # %% ../nbs/14_instrument_files.ipynb #a5b59585
+def _holds_picture(image):
+    "Whether an entry of a list of images holds real numbers in two dimensions or more."
+    kind, sizes = _branch(image, "ImageData", "DataType"), _branch(image, "ImageData", "Dimensions")
+    return kind in DM_TYPES and len(sizes) > 1
+
 def _dm_images(tags:dict)->list: # of dict
     "The images of real numbers: neither thumbnails and Fourier transforms nor spectra."
     images = [image for image in _branch(tags, "ImageList").values() if isinstance(image, dict)]
-    return [image for image in images if _branch(image, "ImageData", "DataType") in DM_TYPES
-            and len(_branch(image, "ImageData", "Dimensions")) > 1]
+    return [image for image in images if _holds_picture(image)]
 
 # %% ../nbs/14_instrument_files.ipynb #4cfca19a
+def _dm_detector(image):
+    "The detector that the tags of an image or its name tell, else an empty text."
+    name = first_nested(_branch(image, "ImageTags"), "signal name", "detector") or image.get("Name", "")
+    return name if isinstance(name, str) and re.search(r"DF|BF|HAADF|annular|detector", name, re.I) else ""
+
+# %% ../nbs/14_instrument_files.ipynb #140480b9
 def _dm_instrument(image):
     "What Digital Micrograph notes of the microscope."
     tags = _branch(image, "ImageTags")
     angle = finite_number(first_nested(tags, "convergence semi-angle (mrad)", "probe semi-angle (mrad)",
                                        "convergence angle"))
-    name = first_nested(tags, "signal name", "detector") or image.get("Name", "")
-    detector = name if isinstance(name, str) and re.search(r"DF|BF|HAADF|annular|detector", name, re.I) else ""
-    return Instrument(kilovolts(first_nested(tags, "voltage")), angle or None, detector)
+    return Instrument(kilovolts(first_nested(tags, "voltage")), angle or None, _dm_detector(image))
 
 # %% ../nbs/14_instrument_files.ipynb #14b0c615
 def _dm_axes(image, n):
@@ -266,16 +282,16 @@ def _dm_array(path, image):
     raise ValueError(f"{data.nbytes} bytes expected, {stored['size_bytes']} there")
 
 # %% ../nbs/14_instrument_files.ipynb #a594fa97
-def read_dm(path, # of a DM3 or DM4 file
+def read_dm(path:"str|Path", # of a DM3 or DM4 file
             warnings:list, # gets texts about what is doubtful
             frame:"int|None"=None # number of the frame to read; None for the mean of all
            )->Picture:
     "The first image of Digital Micrograph; raises `MicrographError` where there is none of real numbers."
     images = _dm_images(_dm_tags(path))
     if not images:
-        raise MicrographError(f"{path}: holds no picture of real numbers, only spectra, colours or Fourier transforms; "
-                              "export the picture itself")
-    if len(images) > 1: warnings.append(f"{len(images)} pictures in one file: only the first is read")
+        raise MicrographError(f"{path}: holds no image of real numbers, only spectra, colours or Fourier transforms; "
+                              "export the image itself")
+    if len(images) > 1: warnings.append(f"{len(images)} images in one file: only the first is read")
     image = images[0]["ImageData"]
     steps, units = _dm_axes(image, len(image["Dimensions"]))
     data = _dm_array(path, image)
@@ -303,11 +319,11 @@ MAX_BYTES = 2**31 # of a file that has to be read as a whole
 
 def _refuse_large(path):
     if path.stat().st_size > MAX_BYTES:
-        raise MicrographError(f"{path}: is larger than {MAX_BYTES >> 30} GB; export the picture itself")
+        raise MicrographError(f"{path}: is larger than {MAX_BYTES >> 30} GB; export the image itself")
 
 # %% ../nbs/14_instrument_files.ipynb #a5685438
 def _rosetta_picture(path, found, warnings, frame, instrument):
-    "A picture from what RosettaSciIO returns."
+    "An image from what RosettaSciIO returns."
     data, axes = found["data"], found["axes"]
     if all("index_in_array" in axis for axis in axes): axes = sorted(axes, key=lambda axis: axis["index_in_array"])
     steps, units = [axis.get("scale", 0) for axis in axes], [str(axis.get("units") or "") for axis in axes]
@@ -315,11 +331,11 @@ def _rosetta_picture(path, found, warnings, frame, instrument):
     return one_picture(path, data, steps, units, warnings, None, frame, instrument)
 
 # %% ../nbs/14_instrument_files.ipynb #a57dea8f
-def read_ser(path, # of a .ser file
+def read_ser(path:"str|Path", # of a .ser file
              warnings:list, # gets texts about what is doubtful
              frame:"int|None"=None # number of the frame to read; None for the mean of all
             )->Picture:
-    "A series of pictures by TIA; raises `MicrographError` where it is too large."
+    "A series of images by TIA; raises `MicrographError` where it is too large."
     _refuse_large(path)
     found, = library_for("rsciio.tia._api", path).ser_reader(str(path))
     return _rosetta_picture(path, found, warnings, frame, _emi_instrument(path))
@@ -343,21 +359,25 @@ def _rosetta_api(path):
     raise UnidentifiedImageError(suffix)
 
 # %% ../nbs/14_instrument_files.ipynb #a5224692
+def _is_large_enough(data):
+    "Whether an array has two dimensions that are long enough for an image."
+    return data.ndim >= 2 and sorted(data.shape)[-2] >= MIN_PIXELS
+
 def _largest_picture(found):
-    "The largest of the pictures that RosettaSciIO found, single ones first, and their number."
-    pictures = [one for one in found if one["data"].ndim >= 2 and min(sorted(one["data"].shape)[-2:]) >= MIN_PIXELS]
+    "The largest of the images that RosettaSciIO found, single ones first, and their number."
+    pictures = [one for one in found if _is_large_enough(one["data"])]
     flat = [one for one in pictures if one["data"].ndim == 2] or pictures
     return max(flat, key=lambda one: one["data"].size, default=None), len(pictures)
 
 # %% ../nbs/14_instrument_files.ipynb #14b0c61a
-def read_rosetta(path, # of a file with a suffix in `ROSETTA_SUFFIXES`
+def read_rosetta(path:"str|Path", # of a file with a suffix in `ROSETTA_SUFFIXES`
                  warnings:list, # gets texts about what is doubtful
                  frame:"int|None"=None # number of the frame to read; None for the mean of all
                 )->Picture:
-    "The largest picture in a file of any format of RosettaSciIO; raises `MicrographError` where there is none."
+    "The largest image in a file of any format of RosettaSciIO; raises `MicrographError` where there is none."
     _refuse_large(path)
     best, n = _largest_picture(import_module(_rosetta_api(path)).file_reader(str(path)))
     if best is None:
-        raise MicrographError(f"{path}: holds no picture, only spectra or other data; export the picture itself")
-    if n > 1: warnings.append(f"{n} pictures in one file: only the largest is read")
+        raise MicrographError(f"{path}: holds no image, only spectra or other data; export the image itself")
+    if n > 1: warnings.append(f"{n} images in one file: only the largest is read")
     return _rosetta_picture(path, best, warnings, frame, _metadata_instrument(best.get("metadata", {})))

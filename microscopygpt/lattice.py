@@ -8,12 +8,15 @@ __all__ = ['no_lattice', 'COARSE', 'G_MAX', 'STRONGEST', 'SMALLEST_AREA', 'TRANS
            'ABOVE', 'CONVINCING', 'Alternative', 'Lattice2D', 'measure_lattice', 'plot_cell', 'plot_lattice']
 
 # %% ../nbs/21_lattice.ipynb #2b4709b9
+import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
+from matplotlib.axes import Axes
 from .crystal import CrystalError, cell_lengths, reduce_cell
 from .plotting import styled
+from .micrograph import Micrograph
 from .fourier import (LatticeError, Spectrum, Waves, find_peaks, fold, fourier_coefficients, harmonics,
                                    levelled_grid, noise_of_coefficients, padded_spectrum, refine_cell,
                                    weight_of_frequency, without_background)
@@ -33,6 +36,7 @@ class _Grid(NamedTuple):
     @property
     def extent(self): return np.array([np.ptp(self.x), np.ptp(self.y)]) # Å
 
+# %% ../nbs/21_lattice.ipynb #0f64a829
 def _grid_of(view):
     "The grid of a view, binned for the search."
     image, x, y, _ = levelled_grid(view, COARSE)
@@ -64,6 +68,7 @@ class _Fit(NamedTuple):
     residual: np.ndarray # (h, w), the image without the waves
     curvature: np.ndarray = None # (4, 4), for the reciprocal basis a*x a*y b*x b*y
 
+# %% ../nbs/21_lattice.ipynb #8e4f034b
 def _linear(grid, cell, gmax=G_MAX):
     "Coefficients and residual on a given cell."
     hk, g = harmonics(cell, gmax)
@@ -123,7 +128,7 @@ def _extinctions(fit):
 def _offsets(n):
     "The offsets (p a* + q b*)/n, one of each pair ±, that belong to no smaller n."
     return [(p, q, n) for p in range(n) for q in range(n)
-            if np.gcd.reduce([p, q, n]) == 1 and (p, q) <= ((-p) % n, (-q) % n)]
+            if math.gcd(p, q, n) == 1 and (p, q) <= ((-p) % n, (-q) % n)]
 
 def _supercell(cell, p, q, n):
     "The cell, n times larger, whose reciprocal lattice also has the point (p a* + q b*)/n."
@@ -184,7 +189,7 @@ def _resolved_offsets(found, cell, reach):
 class Alternative(NamedTuple):
     "A cell that was not chosen, and how strongly the image speaks against or for it."
     cell: np.ndarray # (2, 2) in Å, reduced
-    evidence: float  # strongest coefficient that only the larger of the two cells has, over the strongest of all
+    superlattice_ratio: float # strongest coefficient that only the larger of the two cells has, over all
     index: float     # its area over that of the chosen cell: 2, 3, ... or 1/2, 1/3, ...
     snr: float       # that coefficient over the noise
 
@@ -244,17 +249,17 @@ class Lattice2D:
     warnings: list = field(default_factory=list) # what to keep in mind, one line each
 
     @property
-    def a(self): return cell_lengths(self.cell)[0] # Å
+    def a(self)->float: return cell_lengths(self.cell)[0] # Å
     @property
-    def b(self): return cell_lengths(self.cell)[1] # Å
+    def b(self)->float: return cell_lengths(self.cell)[1] # Å
     @property
-    def gamma(self): return cell_lengths(self.cell)[2] # degrees
+    def gamma(self)->float: return cell_lengths(self.cell)[2] # degrees
 
 # %% ../nbs/21_lattice.ipynb #a9aebd95
 def _in_words(alternative):
     "An alternative as a line of text."
     lengths = "a = {:.3f} Å, b = {:.3f} Å, gamma = {:.2f}°".format(*cell_lengths(alternative.cell))
-    return f"  or {lengths}, {alternative.index:.3g} times the area (superlattice {alternative.evidence:.1%})"
+    return f"  or {lengths}, {alternative.index:.3g} times the area (superlattice {alternative.superlattice_ratio:.1%})"
 
 @patch
 def __repr__(self:Lattice2D):
@@ -312,8 +317,8 @@ def _choose(grid, guesses):
         larger, rejected = _grow(grid, fit, guesses)
         if larger is None: break
         fit = larger
-    alternatives = [a for a in rejected + _smaller_cells(fit) if a.evidence > .003]
-    return fit, sorted(alternatives, key=lambda a: abs(np.log(a.evidence/.06)))[:4]
+    alternatives = [a for a in rejected + _smaller_cells(fit) if a.superlattice_ratio > .003]
+    return fit, sorted(alternatives, key=lambda a: abs(np.log(a.superlattice_ratio/.06)))[:4]
 
 # %% ../nbs/21_lattice.ipynb #77fd18df
 def _strays(fit, grid):
@@ -338,7 +343,7 @@ def _warnings_for(fit, grid, quality, alternatives):
     if strays > .2:
         found.append(f"A peak of {strays:.0%} of the strongest lies off the lattice: a second grain or layer, or "
                      "strong distortion.")
-    larger = [o.evidence for o in alternatives if o.index > 1 and o.snr > CLEAR]
+    larger = [o.superlattice_ratio for o in alternatives if o.index > 1 and o.snr > CLEAR]
     if larger:
         found.append(f"Superlattice peaks ({larger[0]:.1%} of the strongest) were ignored: see alternatives.")
     return found
@@ -363,7 +368,7 @@ def _search(grid, above):
 ABOVE = 0, 3.5 # the background, in the first and in the second search
 CONVINCING = .7 # quality that needs no second search
 
-def measure_lattice(view # a Micrograph: data (h, w), pixel_size in Å per pixel
+def measure_lattice(view:Micrograph # a Micrograph: data (h, w), pixel_size in Å per pixel
                    )->Lattice2D:
     "Measure the reduced cell of the projected crystal; raises `LatticeError` when the image shows none."
     grid, found, errors = _grid_of(view), [], []
@@ -403,9 +408,9 @@ def _draw_vectors(ax, cell, origin):
                 ha="center", va="center")
 
 # %% ../nbs/21_lattice.ipynb #eb91d6b1
-def plot_cell(view, # a Micrograph
+def plot_cell(view:Micrograph, # a Micrograph
               lattice:Lattice2D,
-              ax # matplotlib's
+              ax:Axes # matplotlib's
              )->None:
     "The image, faint lattice lines and the two vectors."
     (h, w), p = view.data.shape, view.pixel_size
@@ -431,7 +436,7 @@ def _plot_nodes(view, lattice, ax, gmax=G_MAX):
 
 # %% ../nbs/21_lattice.ipynb #44155618
 @styled()
-def plot_lattice(view, # a Micrograph
+def plot_lattice(view:Micrograph, # a Micrograph
                  lattice:Lattice2D=None # measured if not given
                 )->np.ndarray: # the two matplotlib axes
     "The cell over the image, and the lattice over its Fourier transform."

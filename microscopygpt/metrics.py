@@ -11,6 +11,7 @@ __all__ = ['LIMIT', 'PROPERTIES', 'FAILURES', 'TOP', 'NOTHING', 'BINS', 'RATES',
 
 # %% ../nbs/70_metrics.ipynb #6f6f5c51
 import json, signal, threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ class TimeLimit(MetricsError): "A comparison that took too long."
 LIMIT = 10. # seconds for one comparison; a usual one takes 0.03
 
 @contextmanager
-def time_limit(seconds:float):
+def time_limit(seconds:float)->Iterator:
     "Raise `TimeLimit` in the block when it runs longer; without effect outside a main thread, and on Windows."
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
@@ -88,12 +89,15 @@ def _failure(found):
     return first.failure
 
 # %% ../nbs/70_metrics.ipynb #b1bbd618
+def _least_rms(found):
+    "The least deviation that the loose matcher found, None where it found none."
+    return rounded_or_none(np.min([c.rms for c in found if np.isfinite(c.rms)], initial=np.inf))
+
 def _benchmark_scores(found):
     "Scores of the loose matcher, and the space group of the first answer."
     first = found[0]
-    rms = [c.rms for c in found if np.isfinite(c.rms)]
     return dict(match_abs=any(bool(c.match_abs) for c in found), match_abs_1=bool(first.match_abs),
-                same_space_group=bool(first.same_space_group), min_rms=rounded_or_none(np.min(rms, initial=np.inf)))
+                same_space_group=bool(first.same_space_group), min_rms=_least_rms(found))
 
 def _distances(first):
     "How far off the first answer is: Å, shares of a and b, degrees."
@@ -121,13 +125,17 @@ def score_answers(truth:"Atoms|Prepared",
 # %% ../nbs/70_metrics.ipynb #f8ccc6fb
 NOTHING = dict(value=None, low=None, high=None, n=0)
 
+def _wilson(hits, n):
+    "Wilson's 95 % interval of a share."
+    interval = binomtest(hits, n).proportion_ci(method="wilson")
+    return dict(low=float(interval.low), high=float(interval.high))
+
 def rate(flags:list # of bool, failures included
         )->dict: # value, low, high, n
     "A share with Wilson's 95 % interval."
     n, hits = len(flags), int(sum(map(bool, flags)))
     if not n: return NOTHING
-    interval = binomtest(hits, n).proportion_ci(method="wilson")
-    return dict(value=hits/n, low=float(interval.low), high=float(interval.high), n=n)
+    return dict(value=hits/n, **_wilson(hits, n), n=n)
 
 # %% ../nbs/70_metrics.ipynb #2126e3b9
 def _bootstrapped(statistic, samples, n_resamples):
@@ -148,20 +156,20 @@ def percentile(values:list, # numbers, None where nothing could be measured
     return _bootstrapped(lambda x, axis=-1: np.percentile(x, q, axis=axis), (x,), n_resamples=2000)
 
 # %% ../nbs/70_metrics.ipynb #316fa98d
-def kld_as_published(truth, guess, # (..., n) one value for each structure, in the same order
+def kld_as_published(truth:np.ndarray, guess:np.ndarray, # (..., n) one value for each structure, in the same order
                      axis:int=-1)->np.ndarray: # (...) nats
     "Table 1's KLD: two lists of values, each divided by its sum, compared row by row (scipy's `entropy`)."
     return entropy(truth, guess, axis=axis)
 
 # %% ../nbs/70_metrics.ipynb #de51cbf6
-def emd_as_published(truth, guess, # (..., n) one value for each structure, in the same order
+def emd_as_published(truth:np.ndarray, guess:np.ndarray, # (..., n) one value for each structure, in the same order
                      axis:int=-1)->np.ndarray: # (...) rows
     "Table 1's EMD: how far shares must move along the row numbers (scipy's `wasserstein_distance`, vectorized)."
     p, q = (x/np.sum(x, axis=axis, keepdims=True) for x in (truth, guess))
     return np.abs(np.cumsum(p - q, axis=axis)).sum(axis)
 
 # %% ../nbs/70_metrics.ipynb #f85c0787
-def w1(truth, guess, # (..., n) values, as many of each
+def w1(truth:np.ndarray, guess:np.ndarray, # (..., n) values, as many of each
        axis:int=-1)->np.ndarray: # (...) the values' unit
     "Wasserstein-1 distance of two sets of one size (scipy's `wasserstein_distance`, vectorized)."
     return np.abs(np.sort(truth, axis=axis) - np.sort(guess, axis=axis)).mean(axis)
@@ -178,7 +186,7 @@ def histograms(truth:list, guess:list, # values
     return float(first*width), *(np.bincount(x - first, minlength=last - first + 1) for x in bins)
 
 # %% ../nbs/70_metrics.ipynb #cfed1b5b
-def kld(truth, guess, # (..., n) values
+def kld(truth:np.ndarray, guess:np.ndarray, # (..., n) values
         width:float # of a bin
        )->np.ndarray: # (...) nats
     "Kullback-Leibler divergence of the guess's histogram from the truth's, with add-one smoothing."
@@ -227,6 +235,7 @@ def _paired(records, name):
     "A property of the truth and of the first answer, over the records that have an answer."
     return tuple(np.array([r[side][name] for r in records if r["guess"]], float) for side in ("truth", "guess"))
 
+# %% ../nbs/70_metrics.ipynb #fcbb55d7
 def compare_distributions(records:list # with "truth" and "guess"
                          )->dict: # score -> {value, low, high, n}
     "W1, KLD, and the paper's two scores as published, for each property; over the records that have an answer."
@@ -257,12 +266,16 @@ def _sizes(records):
     return {name: rate([r["solved@1"] for r in records if low <= r["n_atoms"] <= high])
             for name, (low, high) in SIZES.items()}
 
+# %% ../nbs/70_metrics.ipynb #347d917f
+def _histogram_pair(truth, guess, width):
+    "The histograms of truth and answers on the same bins, as lists."
+    first, t, g = histograms(truth, guess, width)
+    return dict(first=first, width=width, truth=t.tolist(), guess=g.tolist())
+
 def _distributions(records):
     "Histograms of all properties, over the records that have an answer."
     pairs = {p: _paired(records, p) for p in PROPERTIES}
-    found = {p: histograms(*pair, BINS[p]) for p, pair in pairs.items() if len(pair[0])}
-    return {p: dict(first=first, width=BINS[p], truth=t.tolist(), guess=g.tolist())
-            for p, (first, t, g) in found.items()}
+    return {p: _histogram_pair(*pair, BINS[p]) for p, pair in pairs.items() if len(pair[0])}
 
 # %% ../nbs/70_metrics.ipynb #de055b41
 def sum_up(records:list)->dict: # scores, failures, sizes, distributions, baselines
@@ -284,20 +297,24 @@ class Report:
     records: list = field(default_factory=list, repr=False) # one for each structure
 
     @property
-    def name(self): return self.settings["model"]
-    def as_dict(self):
+    def name(self)->str: return self.settings["model"]
+    def as_dict(self)->dict:
         parts = {k: v for k, v in self.total.items() if k != "scores"}
         return {**self.total["scores"], **parts, "sources": self.sources, "settings": self.settings}
-    def write(self, path):
+    def write(self, path:"str|Path")->Path:
         text = json.dumps(self.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
         Path(path).write_text(text + "\n", encoding="utf-8")
 
 # %% ../nbs/70_metrics.ipynb #56759ff5
+def _by_source(records):
+    "The records summed up by source."
+    names = sorted({r["source"] for r in records})
+    return {name: sum_up([r for r in records if r["source"] == name]) for name in names}
+
 def make_report(records:list, # with "source" and "n_atoms"
                 settings:dict)->Report:
     "Sum up records, in all and by source."
-    names = sorted({r["source"] for r in records})
-    sources = {name: sum_up([r for r in records if r["source"] == name]) for name in names}
+    sources = _by_source(records)
     total = sum_up(records) if len(sources) > 1 else next(iter(sources.values()))
     return Report(settings, total, sources, records)
 
@@ -327,6 +344,7 @@ def _example_truths()->dict: # "Mo-S-2H" -> `Atoms`
     return {f"{m}-{x}-{phase}": _dichalcogenide(m, x, 3 + .06*i + .1*j, 2.8 + .2*j, phase)
             for i, m in enumerate(METALS) for j, x in enumerate(ANIONS) for phase in ("2H", "1T")}
 
+# %% ../nbs/70_metrics.ipynb #04a75af7
 def _careless(name, truth, luck): # structures, confidence in the first
     "Answers that are missing, wrong or right by luck, from 0 to 1."
     metal, anion, phase = name.split("-")
@@ -354,6 +372,7 @@ def _example_record(name, truths, answers, shuffled):
                  n_atoms=3, confidence=confidence, residual=residual)
     return score_answers(truths[name], given) | about | dict(shuffled=score_answers(truths[name], answers[shuffled][0]))
 
+# %% ../nbs/70_metrics.ipynb #d392fd3d
 def example_evaluation(model:str="careless", # the name in the report
                        luck:float=1., # below 1 more answers are wrong
                        seed:int=0)->ExampleEvaluation:

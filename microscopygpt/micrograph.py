@@ -18,9 +18,11 @@ import tifffile
 from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import affine_transform, gaussian_filter
+from matplotlib.axes import Axes
+from .core import is_number
 from .frame import DARK_SPOTS, drawn_bar, gray_skewness, picture_box, without_bar
 from .pictures import (MIN_PIXELS, PIXEL_SIZES, Instrument, MicrographError, Picture, agreed_sizes,
-                                    array_picture, middle_slice)
+                                    array_picture, binned, is_pixel_size, middle_slice)
 from .readers import BESIDE, load_picture, pil_picture
 
 # %% ../nbs/16_micrograph.ipynb #cd191d27
@@ -34,10 +36,11 @@ class Micrograph:
     instrument: Instrument = Instrument() # voltage, convergence and detector, where the file tells
 
     @property
-    def shape(self): return self.data.shape
+    def shape(self)->tuple: return self.data.shape
 
     @property
-    def fov(self): return None if self.pixel_size is None else tuple(n*self.pixel_size for n in self.shape[::-1])
+    def fov(self)->"tuple|None":
+        return None if self.pixel_size is None else tuple(n*self.pixel_size for n in self.shape[::-1])
 
     def __repr__(self):
         size, scale = f"{self.shape[1]} x {self.shape[0]} px", "pixel size unknown"
@@ -75,6 +78,7 @@ def _font(size):
     from matplotlib import get_data_path
     return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
 
+# %% ../nbs/16_micrograph.ipynb #f9f69a59
 def _draw_bar(image, fov):
     "A scale bar in the lower left corner of a PIL image that shows `fov` (Å)."
     length, label = _bar(fov)
@@ -110,9 +114,9 @@ def _plot_bar(ax, w, h, p):
 # %% ../nbs/16_micrograph.ipynb #8f796a2e
 @patch
 def plot(self:Micrograph,
-         ax=None, # matplotlib's; None makes some
+         ax:"Axes|None"=None, # matplotlib's; None makes some
          bar:bool=True # draw a scale bar
-        ): # the axes, in Å (in pixels when the pixel size is unknown), origin in the centre of the first pixel
+        )->Axes: # the axes, in Å (in pixels when the pixel size is unknown), origin in the centre of the first pixel
     "Draw the image."
     import matplotlib.pyplot as plt
     if ax is None: ax = plt.subplots(figsize=(4, 4), layout="constrained")[1]
@@ -136,7 +140,7 @@ def _usable(data, source, warnings):
     n = np.count_nonzero(bad)
     if n > REPAIRABLE*data.size:
         raise MicrographError(f"{source}: {100*n/data.size:.2g} % of the pixels are NaN or infinite; repair or "
-                              "crop the picture (up to 1 % is repaired here)")
+                              "crop the image (up to 1 % is repaired here)")
     if n:
         warnings.append(f"{n} pixels were NaN or infinite: filled with the median")
         data = np.where(bad, np.median(data[~bad]), data)
@@ -147,7 +151,7 @@ def _usable(data, source, warnings):
 # %% ../nbs/16_micrograph.ipynb #5d76f70b
 def _pixel_size(value, source):
     "A pixel size that a user gave, in Å/px, or a `MicrographError`."
-    if isinstance(value, bool) or not isinstance(value, Real) or not PIXEL_SIZES[0] <= value <= PIXEL_SIZES[1]:
+    if not is_pixel_size(value):
         raise MicrographError(f"{source}: the pixel size must be a number from {PIXEL_SIZES[0]} to {PIXEL_SIZES[1]:g} "
                               f"Å/px, not {value!r}; mind the unit (1 nm = 10 Å)")
     return float(value)
@@ -170,7 +174,7 @@ def _check_width(shape, pixel_size, source):
     if pixel_size is not None and min(shape)*pixel_size < MIN_FOV*(1-1e-6):
         raise MicrographError(f"{source}: shows {shape[1]*pixel_size:.3g} x {shape[0]*pixel_size:.3g} Å; at least "
                               f"{MIN_FOV:g} x {MIN_FOV:g} Å are needed: check the pixel size ({pixel_size:g} Å/px) "
-                              "or give a larger picture")
+                              "or give a larger image")
 
 # %% ../nbs/16_micrograph.ipynb #91e4cf11
 def square_pixels(data:np.ndarray, # (rows, columns)
@@ -190,7 +194,7 @@ def _without_frame(data, warnings):
     box = picture_box(data)
     shape = tuple(part.stop - part.start for part in box)
     if min(shape) < MIN_PIXELS or max(n - m for n, m in zip(data.shape, shape)) < 2: return data
-    warnings.append(f"a uniform frame, or the axes of a plot, around the picture is left out: {shape[1]} x {shape[0]} "
+    warnings.append(f"a uniform frame, or the axes of a plot, around the image is left out: {shape[1]} x {shape[0]} "
                     f"of {data.shape[1]} x {data.shape[0]} px remain")
     return data[box]
 
@@ -198,7 +202,7 @@ def _without_frame(data, warnings):
 COARSEST = .3 # Å/px, above which neighbouring columns merge
 _UNKNOWN = "no pixel size: give pixel_size in Å/px"
 _INVERTED = "dark spots on a bright ground: if this is a bright-field image, invert it (invert=True)"
-_BAR = "a scale bar is drawn into the picture: it is left out when the lattice is measured"
+_BAR = "a scale bar is drawn into the image: it is left out when the lattice is measured"
 
 def _note_contrast(m):
     "A remark where the detector or the gray values say that atoms are dark."
@@ -253,7 +257,7 @@ def _rescaled(m, pixel_size, invert):
 
 # %% ../nbs/16_micrograph.ipynb #9a6886dd
 def _check_unit(picture, source):
-    "A `MicrographError` when a picture is no image of real space."
+    "A `MicrographError` when an image is not one of real space."
     if picture.reciprocal:
         raise MicrographError(f"{source}: its axes are in {picture.reciprocal}: a diffraction pattern or a Fourier "
                               "transform; give the image itself, or pixel_size in Å/px if the file is wrong")
@@ -267,8 +271,8 @@ def _given_over_stated(given, stated, warnings):
     return given, warnings
 
 # %% ../nbs/16_micrograph.ipynb #4f4ad47a
-def read_micrograph(image, # path of a PNG, TIFF, DM4, EMD, MRC or other file; an array; a PIL image; a Micrograph
-                    pixel_size=None, # Å/px, or (y, x) for pixels that are not square; None takes what the file says
+def read_micrograph(image:"str|Path|np.ndarray|Image.Image|Micrograph", # a PNG, TIFF, DM4, EMD, MRC or other file
+                    pixel_size:"float|tuple|None"=None, # Å/px, or (y, x) if not square; None takes what the file says
                     frame:"int|None"=None, # number of the frame that is read; None averages all
                     invert:bool=False # atoms are dark, as in bright field
                    )->Micrograph:
@@ -322,19 +326,19 @@ def _point(point, name):
     return found
 
 # %% ../nbs/16_micrograph.ipynb #85da08c5
-def pixel_size_from_ruler(start, # one end (x, y) in pixels
-                          end, # the other end (x, y) in pixels
+def pixel_size_from_ruler(start:tuple, # one end (x, y) in pixels
+                          end:tuple, # the other end (x, y) in pixels
                           length:float # known distance between them, in Å
                          )->float: # Å/px
     "The pixel size from a known length in the image, such as its scale bar; raises `MicrographError`."
     pixels = float(np.hypot(*(_point(end, "end")-_point(start, "start"))))
     if pixels == 0: raise MicrographError("ruler: both ends are the same point; give the two ends of the scale bar")
-    if isinstance(length, bool) or not isinstance(length, Real) or not 0 < length < np.inf:
+    if not is_number(length) or not 0 < length < np.inf:
         raise MicrographError(f"ruler: its length must be a positive number of Å, not {length!r}; mind the unit (1 nm "
                               "= 10 Å)")
     size = float(length)/pixels
     if not PIXEL_SIZES[0] <= size <= PIXEL_SIZES[1]:
-        raise MicrographError(f"ruler: {length:g} Å along {pixels:.4g} px make {size:.3g} Å/px, which no picture of "
+        raise MicrographError(f"ruler: {length:g} Å along {pixels:.4g} px make {size:.3g} Å/px, which no image of "
                               "atoms has; check both ends, and the unit (1 nm = 10 Å)")
     return size
 
@@ -343,7 +347,7 @@ def _check_crop(left, top, width, height, shape):
     "A `MicrographError` when a part does not lie in an image of this shape."
     h, w = shape
     if min(left, top) < 0 or left+width > w or top+height > h:
-        raise MicrographError(f"crop: {width} x {height} px from column {left}, row {top} reach beyond the picture of "
+        raise MicrographError(f"crop: {width} x {height} px from column {left}, row {top} reach beyond the image of "
                               f"{w} x {h} px; keep inside it")
     if min(width, height) < MIN_PIXELS:
         raise MicrographError(f"crop: keeps {width} x {height} px; at least {MIN_PIXELS} x {MIN_PIXELS} are needed")
@@ -377,7 +381,7 @@ def level(self:Micrograph,
           high:float=99.9 # percentile that becomes 1
          )->Micrograph: # values from 0 to 1
     "The micrograph clipped to two percentiles (0 to 100) and scaled to 0..1. Raises `MicrographError`."
-    if not all(isinstance(n, Real) and not isinstance(n, bool) for n in (low, high)) or not 0 <= low < high <= 100:
+    if not is_number(low) or not is_number(high) or not 0 <= low < high <= 100:
         raise MicrographError(f"level: the percentiles must be two numbers, 0 <= low < high <= 100, not {low!r} and "
                               f"{high!r}")
     dark, bright = map(float, _levels(self.data, low, high))
@@ -389,18 +393,13 @@ def level(self:Micrograph,
 # %% ../nbs/16_micrograph.ipynb #4bf8e93b
 SPLINE_MARGIN = 24 # px around the region, so that the spline does not feel the borders
 
-def _binned(data, k):
-    "Means of k x k pixels."
-    h, w = (n//k for n in data.shape)
-    return data[:h*k, :w*k].reshape(h, k, w, k).mean((1, 3), dtype=np.float32)
-
 # %% ../nbs/16_micrograph.ipynb #8cdf71b0
 def _resample(data, ratio, shape):
     "An image of this shape, each pixel as wide as `ratio` old ones, about the centre of `data`."
     parts = [middle_slice(n, int(np.ceil((m+SPLINE_MARGIN)*max(ratio, 1)))) for n, m in zip(data.shape, shape)]
     k = max(1, int(ratio/2))
     centre = [((n-1)/2 - p.start - (k-1)/2)/k for n, p in zip(data.shape, parts)]
-    region, ratio = _binned(data[tuple(parts)], k), ratio/k
+    region, ratio = binned(data[tuple(parts)], k, np.float32), ratio/k
     if ratio > 1: region = gaussian_filter(region, (ratio-1)/2)
     offset = [c - ratio*(m-1)/2 for c, m in zip(centre, shape)]
     return affine_transform(region, np.full(2, ratio), offset, shape, np.float32, order=3, mode="reflect")
@@ -438,7 +437,7 @@ def view(self:Micrograph,
     data = _sampled_middle(self.data, ratio, shape)
     low, high = np.percentile(data, [.1, 99.9])
     if low == high:
-        raise MicrographError(f"{self.source}: the middle of the picture is empty; crop it to where the crystal is")
+        raise MicrographError(f"{self.source}: the middle of the image is empty; crop it to where the crystal is")
     warnings = [*self.warnings]
     if shape != (side, side):
         warnings.append(f"shows {shape[1]*pixel_size:.3g} x {shape[0]*pixel_size:.3g} Å, less than {fov:g} Å")

@@ -59,15 +59,19 @@ _MACHINE_ADVICE = (
     (SafetensorError, ModelError, "The weights of {name} are damaged ({said}): download or copy them again."))
 
 # %% ../nbs/37_model.ipynb #ee1f0da4
+def _advised(cause, name, said):
+    "A known error, and what to do about it; None for others."
+    for kinds, named, words in (*_hub_advice(), *_MACHINE_ADVICE):
+        if isinstance(cause, kinds): return named(words.format(name=name, said=said))
+
 def explain(error:Exception, # met while a model was loaded
             name:str # of the model
            )->ModelError: # to be raised
     "What to do about an error met while a model was loaded."
-    said, advice = _first_line(error), (*_hub_advice(), *_MACHINE_ADVICE)
+    said = _first_line(error)
     for cause in _causes(error):
         if isinstance(cause, ModelError): return cause
-        for kinds, named, words in advice:
-            if isinstance(cause, kinds): return named(words.format(name=name, said=said))
+        if advised := _advised(cause, name, said): return advised
     return ModelError(f"{name} cannot be loaded ({said}).")
 
 # %% ../nbs/37_model.ipynb #52e8e409
@@ -79,7 +83,7 @@ def compute_dtype()->torch.dtype:
 # %% ../nbs/37_model.ipynb #9ac394b8
 _PRECISE = ["lm_head", "vision_model", "vision_tower", "visual", "multi_modal_projector", "connector"]
 
-def nf4(): # BitsAndBytesConfig
+def nf4()->object: # BitsAndBytesConfig
     "QLoRA's quantisation (Dettmers et al. 2023)."
     from transformers import BitsAndBytesConfig
     if not importlib.util.find_spec("bitsandbytes"):
@@ -148,15 +152,19 @@ def load_base(name:str, # folder, or name on the hub
 # %% ../nbs/37_model.ipynb #acd07c5b
 class AdapterError(ModelError): "An adapter that is damaged or belongs to another model."
 
+def _is_cached(name):
+    "Whether a model of the hub was loaded on this machine before."
+    from huggingface_hub import try_to_load_from_cache
+    configs = "config.json", "adapter_config.json"
+    return any(isinstance(try_to_load_from_cache(name, config), str) for config in configs)
+
+# %% ../nbs/37_model.ipynb #1215d5eb
 def _optional_file(name, file): # path, or None
     "A file of a folder or of a model on the hub, when it has one."
     if Path(name).is_dir(): return str(Path(name)/file) if (Path(name)/file).is_file() else None
-    from huggingface_hub import try_to_load_from_cache
     from transformers.utils import cached_file
-    configs = "config.json", "adapter_config.json"
-    is_cached = any(isinstance(try_to_load_from_cache(name, config), str) for config in configs)
     return cached_file(name, file, _raise_exceptions_for_missing_entries=False,
-                       _raise_exceptions_for_connection_errors=not is_cached)
+                       _raise_exceptions_for_connection_errors=not _is_cached(name))
 
 # %% ../nbs/37_model.ipynb #5886193a
 def model_json(name:str, # folder, or name on the hub
@@ -189,19 +197,23 @@ def modern_names(weights:dict # name -> tensor
 # %% ../nbs/37_model.ipynb #4c97b9eb
 GATES = "gates.safetensors" # cross-attention gates that were trained with an adapter
 
-def open_gates(model, # with or without the adapter
+def open_gates(model:torch.nn.Module, # with or without the adapter
                adapter:str # folder, or name on the hub
-              ): # the model
+              )->torch.nn.Module: # the model
     "Set the gates that were trained with an adapter, if any were."
     if gates := _optional_file(adapter, GATES): model.load_state_dict(load_file(gates), strict=False)
     return model
 
 # %% ../nbs/37_model.ipynb #49a1e4f7
+def _require_weights(adapter):
+    "Refuse the folder of an adapter without weights."
+    if Path(adapter).is_dir() and not (Path(adapter)/"adapter_model.safetensors").is_file():
+        raise AdapterError(f"{adapter} holds no adapter_model.safetensors: copy it again, or train it again.")
+
 def _adapter_config(adapter): # PeftConfig
     "The configuration of an adapter, to be asked."
     from peft import PeftConfig
-    if Path(adapter).is_dir() and not (Path(adapter)/"adapter_model.safetensors").is_file():
-        raise AdapterError(f"{adapter} holds no adapter_model.safetensors: copy it again, or train it again.")
+    _require_weights(adapter)
     model_json(adapter, "adapter_config.json") # says so when it is damaged
     config = PeftConfig.from_pretrained(adapter)
     config.inference_mode = True
@@ -219,9 +231,9 @@ def _adapter_weights(adapter): # name -> tensor
 # %% ../nbs/37_model.ipynb #d62f37dc
 def _shapes(weights): return {name: weight.shape for name, weight in weights.items()}
 
-def load_adapter(model, # base, by transformers
+def load_adapter(model:torch.nn.Module, # base, by transformers
                  adapter:str # folder, or name on the hub
-                ): # PeftModel
+                )->torch.nn.Module: # PeftModel
     "Put an adapter on its base; raises `AdapterError` when it is damaged or belongs to another one."
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
     config = _adapter_config(adapter)
@@ -235,14 +247,18 @@ def load_adapter(model, # base, by transformers
     return open_gates(model, adapter).eval()
 
 # %% ../nbs/37_model.ipynb #0c4250d0
+def _load_by_unsloth(name, adapter, load_in_4bit): # model, processor
+    "The parts of a large model that Unsloth makes quicker."
+    from unsloth import FastVisionModel
+    model, processor = FastVisionModel.from_pretrained(adapter or name, load_in_4bit=load_in_4bit,
+                                                       use_gradient_checkpointing="unsloth")
+    if adapter: open_gates(model, adapter)
+    return model, processor
+
+# %% ../nbs/37_model.ipynb #c0c1eb8b
 def _load_parts(name, adapter, load_in_4bit, device, unsloth): # model, processor
     "The parts of a large model, by Unsloth or by transformers."
-    if unsloth:
-        from unsloth import FastVisionModel
-        model, processor = FastVisionModel.from_pretrained(adapter or name, load_in_4bit=load_in_4bit,
-                                                           use_gradient_checkpointing="unsloth")
-        if adapter: open_gates(model, adapter)
-        return model, processor
+    if unsloth: return _load_by_unsloth(name, adapter, load_in_4bit)
     model, processor = load_base(name, load_in_4bit, device)
     if adapter: model = load_adapter(model, adapter)
     return model, processor
@@ -261,17 +277,19 @@ def _load_large(name, adapter, load_in_4bit, device, dialect, _when):
     finally: logging.enable_progress_bar()
 
 # %% ../nbs/37_model.ipynb #5905ff67
-def forget_models():
+def forget_models()->None:
     "Let go of the large model that is kept, because it was changed or its memory is wanted."
     _load_large.cache_clear()
 
 # %% ../nbs/37_model.ipynb #9200d732
 KNOWN = {"knc6/microscopy_gpt_llama3.2_vision_11b": "author"} # dialects of published adapters
 
+def _holds_model(folder): return any((folder/f).is_file() for f in ("config.json", "adapter_config.json"))
+
 def _model_folder(name):
     "The folder that a name stands for; raises `ModelError` when it holds no model."
     folder = weights_folder()/"compact" if name == "compact" else Path(name)
-    if folder.is_dir() and not any((folder/f).is_file() for f in ("config.json", "adapter_config.json")):
+    if folder.is_dir() and not _holds_model(folder):
         raise ModelError(f"{folder} holds no model: neither config.json nor adapter_config.json is there.")
     return folder
 

@@ -10,48 +10,52 @@ from dataclasses import dataclass, fields
 from numbers import Integral
 import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, map_coordinates
+from .crystal import Atoms
 from .stem import StemError, list_of_structures, number_within, simulate
 
 # %% ../nbs/11_noise.ipynb #2332ba75
 NOT_NEGATIVE, POSITIVE, EITHER_SIGN = (0, 1e9), (1e-3, 1e9), (-100, 100)
-NOISE_LIMITS = dict(brightness=EITHER_SIGN, flyback=EITHER_SIGN, sway_lines=POSITIVE, settling=POSITIVE,
-                    length=POSITIVE, contrast=POSITIVE) # the others are not negative
+NOISE_LIMITS = dict(brightness=EITHER_SIGN, flyback=EITHER_SIGN, slow_drift_lines=POSITIVE, settling=POSITIVE,
+                    correlation_length=POSITIVE, contrast=POSITIVE) # the others are not negative
 
 @dataclass(frozen=True)
 class Noise:
     "What separates a recorded image from a perfect one; lengths in Å, intensities relative to an image from 0 to 1."
     jitter: float = 0. # Standard deviation of each scan line's own displacement along x, Å
-    sway: float = 0. # The same for slow displacement, which neighbouring lines share, Å
-    sway_lines: float = 10. # Number of lines over which the slow displacement persists
+    slow_drift: float = 0. # The same for slow displacement, which neighbouring lines share, Å
+    slow_drift_lines: float = 10. # Number of lines over which the slow displacement persists
     drift: float = 0. # Path of the specimen from the first line to the last, in a random direction, Å
     flyback: float = 0. # Displacement along x at the start of each line, where the beam has not settled, Å
     settling: float = 3. # Length over which it settles, Å
     blur: float = 0. # Standard deviation of a Gaussian blur, Å
     astigmatism: float = 0. # Standard deviation of more blur along one random direction, Å
-    tilt: float = 0. # Linear change of the intensity across the image, in a random direction
-    gain: float = 0. # Slow change of the intensity, smallest to largest
+    illumination_gradient: float = 0. # Linear change of the intensity across the image, in a random direction
+    gain_variation: float = 0. # Slow change of the intensity, smallest to largest
     background: float = 0. # Contamination: slow background added to the image, smallest to largest
     offset: float = 0. # Even background
-    length: float = 4. # Standard deviation of the Gaussian that makes slow changes slow, Å
+    correlation_length: float = 4. # Standard deviation of the Gaussian that makes slow changes slow, Å
     dose: float = 0. # Detected electrons per Å² at intensity 1; 0 means no shot noise
-    readout: float = 0. # Standard deviation of the detector's Gaussian noise
+    read_noise: float = 0. # Standard deviation of the detector's Gaussian noise
     contrast: float = 1. # Gain of the detector; intensities outside 0..1 are clipped
     brightness: float = 0. # Offset of the detector
-    steady: bool = False # Counts depend on their own pixel alone: a rounding error in one leaves the others unchanged
+    reproducible: bool = False # Counts depend on their own pixel alone: a rounding error leaves the others unchanged
 
     def __post_init__(self):
         for field in fields(self):
-            if field.name == "steady": continue
+            if field.name == "reproducible": continue
             number_within(field.name, getattr(self, field.name), *NOISE_LIMITS.get(field.name, NOT_NEGATIVE))
 
 # %% ../nbs/11_noise.ipynb #a2bebefe
 NOISE = dict(
     none=Noise(),
-    paper=Noise(blur=.1, tilt=.2, gain=.1, readout=.02**.5),
-    hard=Noise(jitter=.04, sway=.05, blur=.1, background=.4, offset=.1, dose=800, readout=.1),
-    low=Noise(jitter=.01, sway=.02, blur=.05, background=.1, offset=.05, dose=1e4, readout=.02, steady=True),
-    mid=Noise(jitter=.03, sway=.04, blur=.15, background=.3, offset=.1, dose=1500, readout=.05, steady=True),
-    high=Noise(jitter=.08, sway=.08, blur=.25, background=.6, offset=.2, dose=200, readout=.1, steady=True))
+    paper=Noise(blur=.1, illumination_gradient=.2, gain_variation=.1, read_noise=.02**.5),
+    hard=Noise(jitter=.04, slow_drift=.05, blur=.1, background=.4, offset=.1, dose=800, read_noise=.1),
+    low=Noise(jitter=.01, slow_drift=.02, blur=.05, background=.1, offset=.05, dose=1e4, read_noise=.02,
+              reproducible=True),
+    mid=Noise(jitter=.03, slow_drift=.04, blur=.15, background=.3, offset=.1, dose=1500, read_noise=.05,
+              reproducible=True),
+    high=Noise(jitter=.08, slow_drift=.08, blur=.25, background=.6, offset=.2, dose=200, read_noise=.1,
+               reproducible=True))
 
 # %% ../nbs/11_noise.ipynb #ca3cb133
 def _unit(image):
@@ -66,19 +70,29 @@ def _slow(shape, length, rng):
     return _unit(y @ rng.normal(size=(y.shape[1], x.shape[1])) @ x.T)
 
 # %% ../nbs/11_noise.ipynb #11b0c603
-def _tilt(shape, rng):
-    "A plane from -1/2 to 1/2 that rises in a random direction."
+def _random_direction(rng):
+    "A random unit vector x, y."
     angle = rng.uniform(0, 2*np.pi)
+    return np.cos(angle), np.sin(angle)
+
+def _gradient(shape, rng):
+    "A plane from -1/2 to 1/2 that rises in a random direction."
+    along_x, along_y = _random_direction(rng)
     y, x = np.mgrid[-1:1:shape[0]*1j, -1:1:shape[1]*1j]
-    plane = np.cos(angle)*x + np.sin(angle)*y
+    plane = along_x*x + along_y*y
     return plane/max(np.ptp(plane), 1e-9)
 
 # %% ../nbs/11_noise.ipynb #cf4f608d
+def _slow_walk(n, lines, rng):
+    "Random numbers with a standard deviation of about 1 that change over so many lines."
+    return gaussian_filter1d(rng.normal(size=n), lines)*(2*np.pi**.5*lines)**.5
+
 def _line_shifts(n, noise, pixel_size, rng):
     "Displacement of each of `n` scan lines along x, in pixels."
-    slow = gaussian_filter1d(rng.normal(size=n), noise.sway_lines)*(2*np.pi**.5*noise.sway_lines)**.5
-    return (noise.jitter/pixel_size)*rng.normal(size=n) + (noise.sway/pixel_size)*slow
+    slow = _slow_walk(n, noise.slow_drift_lines, rng)
+    return (noise.jitter/pixel_size)*rng.normal(size=n) + (noise.slow_drift/pixel_size)*slow
 
+# %% ../nbs/11_noise.ipynb #5ef56191
 def _flyback(n, noise, pixel_size):
     "Displacement of each of `n` columns along x while the beam settles, in pixels."
     return noise.flyback/pixel_size*np.exp(-np.arange(n)*pixel_size/noise.settling)
@@ -86,15 +100,15 @@ def _flyback(n, noise, pixel_size):
 # %% ../nbs/11_noise.ipynb #a5b1fd25
 def _drift(n, noise, pixel_size, rng):
     "Displacement of each of `n` scan lines along x and y, (n, 1) each, in pixels."
-    angle = rng.uniform(0, 2*np.pi)
+    along_x, along_y = _random_direction(rng)
     path = np.linspace(-.5, .5, n)[:, None]*noise.drift/pixel_size
-    return np.cos(angle)*path, np.sin(angle)*path
+    return along_x*path, along_y*path
 
 # %% ../nbs/11_noise.ipynb #11b0c606
 def _displaced(image, noise, pixel_size, rng):
     "The image that a moving scan records."
     y, x = np.indices(image.shape).astype(float)
-    if noise.jitter or noise.sway: x = x + _line_shifts(len(image), noise, pixel_size, rng)[:, None]
+    if noise.jitter or noise.slow_drift: x = x + _line_shifts(len(image), noise, pixel_size, rng)[:, None]
     if noise.flyback: x = x + _flyback(image.shape[1], noise, pixel_size)
     if noise.drift:
         dx, dy = _drift(len(image), noise, pixel_size, rng)
@@ -112,45 +126,64 @@ def _astigmatic(image, sigma, rng):
     return blurred[:image.shape[0], :image.shape[1]]
 
 # %% ../nbs/11_noise.ipynb #2197b09b
-def _counts(mean, steady, rng):
+def _counts(mean, reproducible, rng):
     "Electrons that arrive where `mean` are expected."
-    if not steady: return rng.poisson(mean)
+    if not reproducible: return rng.poisson(mean)
     from scipy.stats import poisson
     return poisson.ppf(rng.random(mean.shape), mean)
 
 # %% ../nbs/11_noise.ipynb #18126187
-def _moved_and_blurred(image, noise, pixel_size, rng):
-    "The image that a moving, blurred probe gives."
-    if noise.jitter or noise.sway or noise.flyback or noise.drift:
-        image = _unit(_displaced(image, noise, pixel_size, rng))
+def _blurred(image, noise, pixel_size, rng):
+    "The image that a wider probe gives, round or astigmatic."
     if noise.blur: image = gaussian_filter(image, noise.blur/pixel_size)
     if noise.astigmatism: image = _astigmatic(image, noise.astigmatism/pixel_size, rng)
     return image
 
+def _moved_and_blurred(image, noise, pixel_size, rng):
+    "The image that a moving, blurred probe gives."
+    if noise.jitter or noise.slow_drift or noise.flyback or noise.drift:
+        image = _unit(_displaced(image, noise, pixel_size, rng))
+    return _blurred(image, noise, pixel_size, rng)
+
 # %% ../nbs/11_noise.ipynb #a515b1bc
 def _uneven(image, noise, pixel_size, rng):
     "The image under uneven illumination, with contamination."
-    length = max(1, noise.length/pixel_size)
-    if noise.tilt: image = image*(1 + noise.tilt*_tilt(image.shape, rng))
-    if noise.gain: image = image*(1 + noise.gain*(_slow(image.shape, length, rng) - .5))
+    length = max(1, noise.correlation_length/pixel_size)
+    if noise.illumination_gradient: image = image*(1 + noise.illumination_gradient*_gradient(image.shape, rng))
+    if noise.gain_variation: image = image*(1 + noise.gain_variation*(_slow(image.shape, length, rng) - .5))
     if noise.background: image = image + noise.background*_slow(image.shape, length, rng)
     return image + noise.offset
 
 # %% ../nbs/11_noise.ipynb #a531ef44
+def _counted(image, noise, pixel_size, rng):
+    "The image in electrons that are counted, as a share of those at intensity 1."
+    electrons = noise.dose*pixel_size**2 # per pixel at intensity 1
+    return _counts(electrons*image.clip(0), noise.reproducible, rng)/electrons
+
+def _amplified(image, noise):
+    "The image with the contrast and brightness of the detector, which clips."
+    if noise.contrast == 1 and not noise.brightness: return image
+    return (noise.contrast*image + noise.brightness).clip(0, 1)
+
+# %% ../nbs/11_noise.ipynb #dd31aac2
 def _detected(image, noise, pixel_size, rng):
     "The image that the detector counts, reads out and clips."
-    electrons = noise.dose*pixel_size**2 # per pixel at intensity 1
-    if noise.dose: image = _counts(electrons*image.clip(0), noise.steady, rng)/electrons
-    if noise.readout: image = image + noise.readout*rng.normal(size=image.shape)
-    if noise.contrast != 1 or noise.brightness: image = (noise.contrast*image + noise.brightness).clip(0, 1)
-    return image
+    if noise.dose: image = _counted(image, noise, pixel_size, rng)
+    if noise.read_noise: image = image + noise.read_noise*rng.normal(size=image.shape)
+    return _amplified(image, noise)
 
 # %% ../nbs/11_noise.ipynb #e3cc9692
+def _seed_list(seed, b):
+    "`b` seeds that follow each other, or those that were given."
+    return [seed+i for i in range(b)] if isinstance(seed, Integral) else list(np.atleast_1d(seed))
+
+def _is_seed(s): return isinstance(s, Integral) and s >= 0
+
 def _seeds(seed, b):
     "One seed for each of `b` images."
-    seeds = [seed+i for i in range(b)] if isinstance(seed, Integral) else list(np.atleast_1d(seed))
-    if len(seeds) != b or not all(isinstance(s, Integral) and s >= 0 for s in seeds):
-        raise StemError(f"seed must be a whole number >= 0, or one for each of the {b} pictures, not {seed!r}")
+    seeds = _seed_list(seed, b)
+    if len(seeds) != b or not all(map(_is_seed, seeds)):
+        raise StemError(f"seed must be a whole number >= 0, or one for each of the {b} images, not {seed!r}")
     return [int(s) for s in seeds]
 
 # %% ../nbs/11_noise.ipynb #a562cf5a
@@ -170,42 +203,47 @@ def _noisy(image, noise, pixel_size, rng):
 
 # %% ../nbs/11_noise.ipynb #a5f5fd44
 def add_noise(
-    images, # (rows, columns) or (b, rows, columns)
-    noise="paper", # a name in `NOISE`, or a `Noise`
-    pixel_size=.1, # Å/px
-    seed=0, # One number (image i uses seed + i), or one for each image
+    images:np.ndarray, # (rows, columns) or (b, rows, columns)
+    noise:"str|Noise"="paper", # a name in `NOISE`, or a `Noise`
+    pixel_size:float=.1, # Å/px
+    seed:"int|list"=0, # One number (image i uses seed + i), or one for each image
 ) -> np.ndarray: # The shape of `images`, float32, each from 0 to 1
     "Images as a microscope would record them, levelled to 0..1; raises `StemError` for unusable input."
     images, noise = np.asarray(images), _named_noise(noise)
     pixel_size = number_within("pixel_size", pixel_size, .001, 10, " Å/px")
     if images.ndim not in (2, 3) or not images.size:
-        raise StemError("give a picture (rows, columns) or a batch (b, rows, columns), not an array of shape "
+        raise StemError("give an image (rows, columns) or a batch (b, rows, columns), not an array of shape "
                         f"{images.shape}")
-    if not np.isfinite(images).all(): raise StemError("the picture holds numbers that are not finite")
+    if not np.isfinite(images).all(): raise StemError("the image holds numbers that are not finite")
     batch = images.astype(float).reshape(-1, *images.shape[-2:])
     noisy = [_noisy(im, noise, pixel_size, np.random.default_rng(s)) for im, s in zip(batch, _seeds(seed, len(batch)))]
     return np.stack(noisy).reshape(images.shape).astype(np.float32)
 
 # %% ../nbs/11_noise.ipynb #6af208a2
+def _drawn_view(seed):
+    "Rotation (degrees), shift (x, y in Å), and whether the flake is turned over."
+    rng = np.random.default_rng([_seeds(seed, 1)[0], 1])
+    return rng.uniform(0, 360), tuple(map(float, rng.uniform(0, 10, 2))), bool(rng.random() < .5)
+
+# %% ../nbs/11_noise.ipynb #10b89ae8
 def random_view(
-    seed=0, # Whole number
-    mirror=False, # True or False, or None to draw it too
+    seed:int=0, # Whole number
+    mirror:"bool|None"=False, # True or False, or None to draw it too
 ) -> dict: # rotation (degrees), shift (x, y in Å), mirror: arguments of `simulate`
     "A random orientation of a flake under the beam."
-    rng = np.random.default_rng([_seeds(seed, 1)[0], 1])
-    rotation, shift, flip = rng.uniform(0, 360), rng.uniform(0, 10, 2), bool(rng.random() < .5)
-    return dict(rotation=rotation, shift=tuple(map(float, shift)), mirror=flip if mirror is None else bool(mirror))
+    rotation, shift, flip = _drawn_view(seed)
+    return dict(rotation=rotation, shift=shift, mirror=flip if mirror is None else bool(mirror))
 
 # %% ../nbs/11_noise.ipynb #2b69ad34
 def render(
-    atoms, # A jarvis Atoms slab, or a list of them
-    noise="paper", # a name in `NOISE`, or a `Noise`
-    seed=0, # One number (image i uses seed + i), or one for each structure
-    rotation=None, # Degrees; None draws it from the seed
-    shift=None, # x, y in Å; None draws it from the seed
-    mirror=False, # Flip y; None draws it from the seed
-    pixel_size=.1, # Å/px
-    **kwargs, # More for `simulate`
+    atoms:"Atoms|list", # A slab, or a list of them
+    noise:"str|Noise"="paper", # a name in `NOISE`, or a `Noise`
+    seed:"int|list"=0, # One number (image i uses seed + i), or one for each structure
+    rotation:"float|None"=None, # Degrees; None draws it from the seed
+    shift:"tuple|None"=None, # x, y in Å; None draws it from the seed
+    mirror:"bool|None"=False, # Flip y; None draws it from the seed
+    pixel_size:float=.1, # Å/px
+    **kwargs:object, # More for `simulate`
 ) -> np.ndarray: # (rows, columns) or (b, rows, columns) float32, from 0 to 1
     "A micrograph of the crystal in a random orientation, with noise; raises `StemError` for unusable input."
     many = list_of_structures(atoms)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PERPENDICULAR', 'Z_POWER', 'PROBE2', 'IMAGING_LIMITS', 'LARGEST_SIDE', 'FASTEST', 'SHORT', 'LONG', 'FINEST',
-           'COARSEST', 'SPACINGS', 'CONVINCING', 'PROJECTED', 'NAMED', 'DRIFT', 'ENOUGH_PERIODS', 'LARGEST_VIEW',
-           'idealize', 'lattices_near', 'most_symmetric_cell', 'ImagingError', 'Imaging', 'spot_radii',
-           'pixel_size_from_lattice', 'Observation', 'figures', 'observe']
+           'COARSEST', 'SPACINGS', 'SHORTEST_VIEW', 'CONVINCING', 'PROJECTED', 'NAMED', 'DRIFT', 'ENOUGH_PERIODS',
+           'LARGEST_VIEW', 'idealize', 'lattices_near', 'most_symmetric_cell', 'ImagingError', 'Imaging', 'spot_radii',
+           'without_near_equals', 'pixel_size_from_lattice', 'Observation', 'figures', 'observe']
 
 # %% ../nbs/22_observe.ipynb #68d12052
 from dataclasses import dataclass, field, replace
@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from scipy.ndimage import maximum_filter
 from .core import MicroscopyGPTError
 from .crystal import BRAVAIS, bravais_2d, cell_from_lengths, cell_lengths
+from .pictures import frequency_lengths, hann_window, middle_slice
 from .micrograph import Micrograph
 from .fourier import LatticeError, fourier_coefficients, without_background
 from .lattice import Lattice2D, measure_lattice, no_lattice
@@ -23,10 +24,15 @@ from .lattice import Lattice2D, measure_lattice, no_lattice
 # by index into `BRAVAIS`: the bases, in terms of a and b, in which the vectors of the lattice are perpendicular
 PERPENDICULAR = {2: [((1, 0), (0, 1))], 3: [((1, 1), (1, -1)), ((1, 0), (1, 2))]}
 
+def _made_perpendicular(cell, H):
+    "A cell on its own basis once the vectors H @ cell are made perpendicular, their lengths kept."
+    return np.linalg.inv(H)@np.diag(np.linalg.norm(H@cell, axis=1))
+
+# %% ../nbs/22_observe.ipynb #c6c81511
 def _shapes(cell, bravais):
     "The lattices of a class that may be nearest to a reduced cell, on its basis."
     if bravais < 2: return [cell_from_lengths(1, 1, (120, 90)[bravais])]
-    return [np.linalg.inv(H)@np.diag(np.linalg.norm(H@cell, axis=1)) for H in map(np.array, PERPENDICULAR[bravais])]
+    return [_made_perpendicular(cell, H) for H in map(np.array, PERPENDICULAR[bravais])]
 
 # %% ../nbs/22_observe.ipynb #e91ea317
 def _aligned(shape, cell):
@@ -52,42 +58,48 @@ def lattices_near(cell:np.ndarray, # (2, 2) Å, reduced
     return [candidate for candidate in candidates if candidate[2] <= most]
 
 # %% ../nbs/22_observe.ipynb #5ab58c9e
+_MOST_SYMMETRIC_FIRST = (0,), (1,), (2, 3) # indices into `BRAVAIS`: hexagonal; square; rectangular or rhombic
+
 def most_symmetric_cell(cell:np.ndarray, # (2, 2) in Å, reduced
                         limit:float # largest strain
                        )->tuple: # (cell (2, 2) in Å, same basis and area; strain)
     "Hexagonal, square, rectangular or rhombic: the most symmetric lattice within a strain, else the cell itself."
-    tried = (idealize(cell, *classes) for classes in ((0,), (1,), (2, 3)))
+    tried = (idealize(cell, *classes) for classes in _MOST_SYMMETRIC_FIRST)
     return next(((ideal, strain) for ideal, strain in tried if strain <= limit), (cell, 0.))
 
 # %% ../nbs/22_observe.ipynb #403056e7
 class ImagingError(MicroscopyGPTError): "Imaging conditions that no fit can start from."
 
 Z_POWER, PROBE2 = 1.7, .27 # eq. 2 and the variance (Å²) of probe and blur, where the fit starts
-IMAGING_LIMITS = dict(probe=(.2, 1., " Å"), z_power=(.5, 2.5, ""), distortion=(0, .2, ""))
+IMAGING_LIMITS = dict(probe_sigma=(.2, 1., " Å"), contrast_exponent=(.5, 2.5, ""), distortion=(0, .2, ""))
 
+def _lies_within(value, low, high):
+    "Whether a value is a number in a range."
+    try: return low <= float(value) <= high
+    except (TypeError, ValueError): return False
+
+# %% ../nbs/22_observe.ipynb #fdf23548
 def _check_imaging(name, value):
     "An `ImagingError` when a value lies outside its limits."
     low, high, unit = IMAGING_LIMITS[name]
-    try: fine = low <= float(value) <= high
-    except (TypeError, ValueError): fine = False
-    if not fine:
-        raise ImagingError(f"The imaging's {name} is {value!r}: give a number from {low:g} to {high:g}{unit}.")
+    if _lies_within(value, low, high): return
+    raise ImagingError(f"The imaging's {name} is {value!r}: give a number from {low:g} to {high:g}{unit}.")
 
 # %% ../nbs/22_observe.ipynb #258b3d2b
 @dataclass(frozen=True)
 class Imaging:
     "What may be assumed of the microscope."
-    probe: float = PROBE2**.5 # standard deviation of probe and blur together, Å
-    z_power: float = Z_POWER # exponent of the contrast where the fit starts
+    probe_sigma: float = PROBE2**.5 # standard deviation of probe and blur together, Å
+    contrast_exponent: float = Z_POWER # exponent of the contrast where the fit starts
     distortion: "float|None" = None # largest strain by drift and scan; 0: none; None: columns and physics decide
 
     def __post_init__(self):
-        _check_imaging("probe", self.probe)
-        _check_imaging("z_power", self.z_power)
+        _check_imaging("probe_sigma", self.probe_sigma)
+        _check_imaging("contrast_exponent", self.contrast_exponent)
         if self.distortion is not None: _check_imaging("distortion", self.distortion)
 
     @property
-    def variance(self): return round(self.probe**2, 12) # Å²
+    def probe_variance(self)->float: return round(self.probe_sigma**2, 12) # Å²
 
 # %% ../nbs/22_observe.ipynb #853cce25
 LARGEST_SIDE = 512 # px of the middle of an image, that are enough to find its spots
@@ -96,9 +108,8 @@ FASTEST = .45 # periods per pixel, beyond which only noise is left
 def _middle_square(data):
     "The windowed middle of an image, without its background: (side, side)."
     side = min(*data.shape, LARGEST_SIDE)
-    rows, columns = ((n - side)//2 for n in data.shape)
-    middle = np.asarray(data[rows:rows+side, columns:columns+side], float)
-    return without_background(middle)*np.outer(np.hanning(side), np.hanning(side))
+    middle = np.asarray(data[tuple(middle_slice(n, side) for n in data.shape)], float)
+    return without_background(middle)*hann_window(middle.shape)
 
 # %% ../nbs/22_observe.ipynb #4b7418a3
 def spot_radii(data:np.ndarray, # (rows, columns)
@@ -106,9 +117,8 @@ def spot_radii(data:np.ndarray, # (rows, columns)
               )->np.ndarray: # (n,) periods per pixel, at most eight
     "Radii of the strongest spots of an image's Fourier transform, the strongest first."
     image = _middle_square(data)
-    side, F = len(image), np.abs(np.fft.rfft2(image))
-    r = np.hypot(*np.meshgrid(np.fft.rfftfreq(side), np.fft.fftfreq(side)))
-    peak = (F == maximum_filter(F, 5, mode="wrap")) & (r > least/side) & (r < FASTEST)
+    F, r = np.abs(np.fft.rfft2(image)), frequency_lengths(image.shape)
+    peak = (F == maximum_filter(F, 5, mode="wrap")) & (r > least/len(image)) & (r < FASTEST)
     return r[peak][np.argsort(-F[peak])][:8]
 
 # %% ../nbs/22_observe.ipynb #94601d20
@@ -116,11 +126,23 @@ SHORT, LONG = 1.5, 30 # Å, range of lattice constants
 FINEST, COARSEST = .01, .39 # Å per pixel, of sizes that are tried
 SPACINGS = .866, 1., .5, .707 # of the lattice planes of a strong spot, over a: hexagonal, square, and of higher order
 
+def without_near_equals(sizes:list, # positive numbers
+                        log_ratio:float # below which two are nearly equal
+                       )->list:
+    "The numbers of a list that do not nearly equal one before."
+    return [p for i, p in enumerate(sizes) if not any(abs(np.log(p/q)) < log_ratio for q in sizes[:i])]
+
+# %% ../nbs/22_observe.ipynb #90dbc6a4
+SHORTEST_VIEW = 8 # Å, of an image whose lattice is sought on trial scales
+
+def _is_possible(size, shape):
+    "Whether pixels of this size (Å) resolve atoms, and so many of them show enough."
+    return FINEST <= size <= COARSEST and min(shape)*size >= SHORTEST_VIEW
+
 def _trial_sizes(micrograph, a):
     "Pixel sizes (Å) that the strongest spots suggest for a lattice constant a (Å), no two nearly the same."
     sizes = [a*r*f for r in spot_radii(micrograph.data) for f in SPACINGS]
-    sizes = [p for p in sizes if FINEST <= p <= COARSEST and min(micrograph.shape)*p >= 8]
-    return [p for i, p in enumerate(sizes) if not any(abs(np.log(p/q)) < .04 for q in sizes[:i])]
+    return without_near_equals([p for p in sizes if _is_possible(p, micrograph.shape)], .04)
 
 # %% ../nbs/22_observe.ipynb #3e57954c
 def _calibrated(micrograph, a, pixel_size, distortion, steps=6):
@@ -215,6 +237,7 @@ def noise_residual(self:Observation,
     _, _, c, noise = self.coefficients(cell)
     return float(noise*np.sqrt(len(c))/np.linalg.norm(c))
 
+# %% ../nbs/22_observe.ipynb #2b57b889
 @patch
 def n_measured(self:Observation,
                cell:np.ndarray # (2, 2) Å, the lattice's or a multiple
@@ -250,10 +273,14 @@ def figures(cell:np.ndarray # (2, 2) Å
     return "a = {:.3f} Å, b = {:.3f} Å, γ = {:.2f}°".format(*cell_lengths(cell))
 
 # %% ../nbs/22_observe.ipynb #e065d125
+def _correction_note(measured, ideal, strain):
+    "What was done to a measured cell, in words."
+    return (f"The image was corrected by {strain:.1%}: {figures(measured)} was measured and taken as "
+            f"{BRAVAIS[bravais_2d(ideal)]}, {figures(ideal)}.")
+
 def _onto(lattice, ideal, strain):
     "The lattice corrected onto an ideal cell of the same basis, with a remark on what was done."
-    note = (f"The image was corrected by {strain:.1%}: {figures(lattice.cell)} was measured and taken as "
-            f"{BRAVAIS[bravais_2d(ideal)]}, {figures(ideal)}.")
+    note = _correction_note(lattice.cell, ideal, strain)
     return replace(_on_cell(lattice, ideal), warnings=lattice.warnings + [note]*(strain > .001))
 
 # %% ../nbs/22_observe.ipynb #2c854fa0

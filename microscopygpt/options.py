@@ -11,6 +11,7 @@ __all__ = ['PROPOSER_NAMES', 'POTENTIAL_NAMES', 'UsageError', 'Parser', 'formula
 
 # %% ../nbs/82_options.ipynb #90e5586d
 import argparse, re, warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from .core import writable_folder
@@ -20,9 +21,9 @@ class UsageError(ValueError): "A command that cannot be understood."
 
 class Parser(argparse.ArgumentParser):
     "An argument parser that raises its complaint as `UsageError` instead of printing the usage."
-    def __init__(self, *args, **kwargs): super().__init__(*args, allow_abbrev=False, **kwargs)
+    def __init__(self, *args:object, **kwargs:object): super().__init__(*args, allow_abbrev=False, **kwargs)
 
-    def error(self, message): raise UsageError(f"{message}. See `{self.prog} --help`.")
+    def error(self, message:str)->None: raise UsageError(f"{message}. See `{self.prog} --help`.")
 
 # %% ../nbs/82_options.ipynb #8319671e
 def _given(text, what, example):
@@ -31,6 +32,7 @@ def _given(text, what, example):
         raise argparse.ArgumentTypeError(f"{what}: give {example}, or leave the option out")
     return text.strip()
 
+# %% ../nbs/82_options.ipynb #0534a35d
 def formula_text(text:str # chemical formula, such as MoS2
                 )->str:
     "The formula as it was typed; an empty one is refused."
@@ -51,11 +53,15 @@ def distortion_share(text:str # inferred, or a share such as 0.03
         raise argparse.ArgumentTypeError(f"{text!r} is no distortion: give inferred, or a share such as 0.03") from None
 
 # %% ../nbs/82_options.ipynb #ed3656b8
+def _whole_numbers(text):
+    "The whole numbers of a text, perhaps in brackets; none where something else is in it."
+    try: return tuple(int(n) for n in text.strip("() ").replace(",", " ").split())
+    except ValueError: return ()
+
 def miller_index(text:str # three whole numbers, such as 0,0,1
                 )->tuple: # (h, k, l)
     "Read a Miller index."
-    try: hkl = tuple(int(n) for n in text.strip("() ").replace(",", " ").split())
-    except ValueError: hkl = ()
+    hkl = _whole_numbers(text)
     if len(hkl) != 3 or not any(hkl):
         raise argparse.ArgumentTypeError(f"{text!r} is not a Miller index: give three whole numbers such as 0,0,1")
     return hkl
@@ -73,12 +79,11 @@ def point(text:str # two numbers, such as 1.5,-2
 def pixel_size(text:str # Å per pixel, or two numbers for y and x
               )->"float|tuple": # Å, or (y, x)
     "Read a pixel size."
-    try: sizes = tuple(float(part) for part in text.replace(",", " ").split())
-    except ValueError: sizes = ()
-    if len(sizes) not in (1, 2):
+    from microscopygpt.batch import pixel_size_of
+    try: return pixel_size_of(text)
+    except ValueError as e:
         raise argparse.ArgumentTypeError(f"{text!r} is not a pixel size: give Å per pixel, such as 0.1, or two for "
-                                         "pixels that are not square, Y,X")
-    return sizes[0] if len(sizes) == 1 else sizes
+                                         "pixels that are not square, Y,X") from e
 
 # %% ../nbs/82_options.ipynb #eaa1ac4a
 def at_least_one(text:str # a whole number
@@ -97,6 +102,7 @@ def values(text:str # NAME=NUMBER,..., such as voltage=80,semi_angle=30
         raise argparse.ArgumentTypeError(f"{text!r} cannot be read: write NAME=NUMBER, more of them after "
                                          "commas") from None
 
+# %% ../nbs/82_options.ipynb #b7ce2ae8
 def number_or_values(text:str # a number, or NAME=NUMBER,...
                     )->"float|dict": # dict: name -> number
     "Read one number, or named ones."
@@ -134,7 +140,7 @@ def output_folder(path:"str|Path" # folder to write to, made when missing
 
 # %% ../nbs/82_options.ipynb #58aad0a1
 def output_file(path:"str|Path", # file to write
-                suffixes=(".tif", ".tiff", ".png", ".npy") # what can be written
+                suffixes:tuple=(".tif", ".tiff", ".png", ".npy") # what can be written
                )->Path:
     "The file's path, its folder proven writable; raises `OSError` when it cannot be written."
     path = Path(path).expanduser()
@@ -180,14 +186,14 @@ def complaint(error:Exception)->str: # one line, or "" when the error is not one
 
 # %% ../nbs/82_options.ipynb #62fe29b1
 @contextmanager
-def telling_doubts():
+def telling_doubts()->Iterator:
     "Print what structure files left in doubt, as notes."
     from microscopygpt.structure_files import CrystalWarning
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", CrystalWarning)
         yield
-    for note in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, CrystalWarning)):
-        print(f"Note: {note}")
+    notes = [str(w.message) for w in caught if issubclass(w.category, CrystalWarning)]
+    for note in dict.fromkeys(notes): print(f"Note: {note}")
 
 # %% ../nbs/82_options.ipynb #fea285c9
 def _seed(p):
@@ -224,7 +230,7 @@ def _out(p, what="folder for the results", metavar="DIR"):
     p.add_argument("--out", required=True, metavar=metavar, help=what)
 
 # %% ../nbs/82_options.ipynb #0d6e0ad5
-def read_options(declare, # a function that declares options, such as `predict_options`
+def read_options(declare:Callable, # a function that declares options, such as `predict_options`
                  line:str, # words of the command line, without program and verb
                  prog:str="microscopygpt")->argparse.Namespace:
     "What a verb's options make of a command line; raises `UsageError`."
@@ -256,7 +262,7 @@ def _reading_options(p):
     p.add_argument("--invert", action="store_true", help="atoms are dark, as in bright field")
 
 # %% ../nbs/82_options.ipynb #f445d04b
-def predict_options(p:Parser):
+def predict_options(p:Parser)->None:
     "Declare the options of `predict`."
     _question_options(p)
     _reading_options(p)
@@ -303,7 +309,7 @@ def _imaging_options(p):
                         "voltage=80,semi_angle=30,defocus=0,cs=0,source_size=.3 (kV, mrad, Å, mm, Å) (default: "
                         "%(default)s)")
     p.add_argument("--z-power", type=float, default=1.7, help="exponent of the atomic number (default: %(default)s)")
-    p.add_argument("--thermal", type=number_or_values, default=0., metavar="U",
+    p.add_argument("--u-rms", type=number_or_values, default=0., metavar="U",
                    help="root mean square displacement along one axis in Å, or Mo=.06,S=.08 (default: 0)")
 
 # %% ../nbs/82_options.ipynb #e3704a6a
@@ -319,7 +325,7 @@ def _defect_options(p):
     p.add_argument("--twist", type=float, metavar="DEG", help="a bilayer, the upper sheet turned by so many degrees")
 
 # %% ../nbs/82_options.ipynb #7e75176d
-def simulate_options(p:Parser):
+def simulate_options(p:Parser)->None:
     "Declare the options of `simulate`."
     _film_options(p)
     _view_options(p)
@@ -332,7 +338,7 @@ def simulate_options(p:Parser):
     _out(p, "the image: .tif with the pixel size in its tags, .png or .npy", "IMAGE")
 
 # %% ../nbs/82_options.ipynb #4a99b052
-def dataset_options(p:Parser):
+def dataset_options(p:Parser)->None:
     "Declare the options of `dataset`."
     p.add_argument("--source", nargs="+", required=True, metavar="NAME|FILE|DIR",
                    help="dft_2d_2021, c2db, or a .json of entries (in a .zip too) or folder of your own")
@@ -358,7 +364,7 @@ def _large_model_options(p):
     p.add_argument("--workers", type=int, help="processes that render micrographs (default: 0)")
 
 # %% ../nbs/82_options.ipynb #a68ee003
-def train_options(p:Parser):
+def train_options(p:Parser)->None:
     "Declare the options of `train`."
     p.add_argument("--dataset", required=True, metavar="DIR", help="made by the verb dataset")
     p.add_argument("--base", default="compact", metavar="compact|PATH|HUB-ID",
@@ -372,7 +378,7 @@ def train_options(p:Parser):
     _large_model_options(p.add_argument_group("large models (QLoRA)"))
 
 # %% ../nbs/82_options.ipynb #ffa44117
-def evaluate_options(p:Parser):
+def evaluate_options(p:Parser)->None:
     "Declare the options of `evaluate`."
     p.add_argument("--source", nargs="+", metavar="NAME|FILE|DIR",
                    help="databases (dft_2d_2021, c2db), or .json files of entries (in a .zip too) or folders of your "
@@ -393,7 +399,7 @@ def evaluate_options(p:Parser):
     _out(p, "folder for answers and report; the same command goes on where it stopped")
 
 # %% ../nbs/82_options.ipynb #bc3b9d3d
-def score_options(p:Parser):
+def score_options(p:Parser)->None:
     "Declare the options of `score`."
     p.add_argument("predictions", metavar="PREDICTIONS", help="folder of ID_0/rank_1.cif to rank_5.cif, best first")
     p.add_argument("truth", metavar="TRUTH", help="folder of ID.cif")
@@ -403,7 +409,7 @@ def score_options(p:Parser):
     _out(p, "folder for the report")
 
 # %% ../nbs/82_options.ipynb #25c156aa
-def benchmark_options(p:Parser):
+def benchmark_options(p:Parser)->None:
     "Declare the options of `benchmark`."
     p.add_argument("--source", nargs="+", choices=("dft_2d_2021", "c2db"), default=("dft_2d_2021", "c2db"),
                    help="only this database's crystals (default: both)")
@@ -413,7 +419,7 @@ def benchmark_options(p:Parser):
     _out(p, "folder for the benchmark, about 150 MB; the same command goes on where it stopped")
 
 # %% ../nbs/82_options.ipynb #6824e41c
-def lab_options(p:Parser):
+def lab_options(p:Parser)->None:
     "Declare the options of `lab`."
     p.add_argument("folder", nargs="?", default=".", metavar="DIR",
                    help="where the app's notebook is kept (default: here)")

@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['UNITS', 'NO_UNIT', 'SPELLINGS', 'RECIPROCAL_ENDS', 'ANGLES', 'MIN_PIXELS', 'PIXEL_SIZES', 'ROUNDING', 'SQUARE',
            'MAX_ASPECT', 'CORRELATION_SIDE', 'SAME_FIELD', 'BY_CHANCE', 'MAX_PIXELS', 'MAX_FRAMES', 'ENERGIES',
-           'SERIES_IN_TIME', 'Instrument', 'Picture', 'length_of', 'is_reciprocal', 'agreed_sizes', 'scale_of',
-           'middle_slice', 'MicrographError', 'one_frame', 'one_picture', 'finite_number', 'kilovolts', 'first_nested',
-           'library_for', 'array_picture']
+           'SERIES_IN_TIME', 'Instrument', 'Picture', 'as_text', 'length_of', 'is_reciprocal', 'is_pixel_size',
+           'agreed_sizes', 'scale_of', 'middle_slice', 'hann_window', 'frequency_lengths', 'binned', 'MicrographError',
+           'one_frame', 'one_picture', 'finite_number', 'kilovolts', 'first_nested', 'library_for', 'array_picture']
 
 # %% ../nbs/13_pictures.ipynb #9e6bd5c3
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import NamedTuple
 import numpy as np
-from .core import MicroscopyGPTError
+from .core import MicroscopyGPTError, is_number
 
 # %% ../nbs/13_pictures.ipynb #308dc602
 class Instrument(NamedTuple):
@@ -46,15 +48,18 @@ UNITS = {"pm": .01, "picometer": .01, "a": 1, "å": 1, "ang": 1, "angstrom": 1, 
 NO_UNIT = ("", "none", "px", "pixel", "pixels", "<undefined>", "undefined", "unknown", "t.traits.api.undefined")
 SPELLINGS = {r"\u00b5": "µ", r"\u00c5": "å", r"\xb5": "µ", "\u03bc": "µ", "metre": "meter"}
 
+def as_text(value:object)->object:
+    "Bytes as text, everything else as it is."
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
 def _unit_name(unit):
     "A unit in lower case, in one spelling."
-    if isinstance(unit, bytes): unit = unit.decode("utf-8", "replace")
-    name = str(unit).strip("[](){} \0").replace("_", "").replace(" ", "").lower()
+    name = str(as_text(unit)).strip("[](){} \0").replace("_", "").replace(" ", "").lower()
     for spelling, usual in SPELLINGS.items(): name = name.replace(spelling, usual)
     return name
 
 # %% ../nbs/13_pictures.ipynb #a515553e
-def length_of(unit # text or bytes
+def length_of(unit:"str|bytes"
              )->"float|None": # Å
     "The length of a unit, however it is spelled; None for what is no unit of length."
     name = _unit_name(unit)
@@ -64,13 +69,19 @@ def length_of(unit # text or bytes
 RECIPROCAL_ENDS = ("^-1", "-1", "⁻¹")
 ANGLES = ("mrad", "rad", "µrad", "milliradian", "milliradians", "radian")
 
-def is_reciprocal(unit)->bool:
+def is_reciprocal(unit:"str|bytes")->bool:
     "Whether a unit is a reciprocal length or an angle."
     name = _unit_name(unit)
     return name.startswith("1/") or name.endswith(RECIPROCAL_ENDS) or name in ANGLES
 
 # %% ../nbs/13_pictures.ipynb #5f078a38
-MIN_PIXELS, PIXEL_SIZES = 32, (.005, 2.) # px; Å/px of pictures that resolve atoms
+MIN_PIXELS, PIXEL_SIZES = 32, (.005, 2.) # px; Å/px of images that resolve atoms
+
+def is_pixel_size(value:object)->bool:
+    "Whether a value is a pixel size, in Å, at which atoms are resolved."
+    return is_number(value) and PIXEL_SIZES[0] <= value <= PIXEL_SIZES[1]
+
+# %% ../nbs/13_pictures.ipynb #7087e6ea
 ROUNDING, SQUARE = 1e-3, .005 # relative differences: not worth a note; still square
 MAX_ASPECT = 1.3 # ratio above which the calibration is wrong
 
@@ -82,7 +93,7 @@ def agreed_sizes(y:float, # pixel size along y, Å
     "The pixel sizes to use; None where they make no sense."
     low, high = PIXEL_SIZES
     if not low <= x <= high or not low <= y <= high:
-        warnings.append(f"{said} {x if low <= y <= high else y:.3g} Å/px, which no picture of atoms has: ignored")
+        warnings.append(f"{said} {x if low <= y <= high else y:.3g} Å/px, which no image of atoms has: ignored")
         return None
     both, difference = f"{said} {x:.4g} Å/px along x and {y:.4g} along y", abs(x/y - 1)
     if max(x, y)/min(x, y) > MAX_ASPECT:
@@ -95,12 +106,12 @@ def agreed_sizes(y:float, # pixel size along y, Å
 # %% ../nbs/13_pictures.ipynb #a519dd41
 def _unknown_units(units):
     "The units, as text, that are neither lengths nor empty."
-    texts = [str(unit.decode("utf-8", "replace") if isinstance(unit, bytes) else unit).strip() for unit in units]
+    texts = [str(as_text(unit)).strip() for unit in units]
     return [text for text, unit in zip(texts, units) if not length_of(unit) and _unit_name(unit) not in NO_UNIT]
 
 # %% ../nbs/13_pictures.ipynb #a591f7c8
-def scale_of(steps, # along y and x, in units
-             units, # names, along y and x
+def scale_of(steps:list, # along y and x, in units
+             units:list, # names, along y and x
              warnings:list # gets a text where the scale is not used
             )->tuple: # pixel sizes (Å) along y and x or None, reciprocal unit or ""
     "The pixel sizes that steps and units mean."
@@ -126,23 +137,46 @@ def middle_slice(n:int, # pixels
     length = min(n, length)
     return slice((n-length)//2, (n-length)//2 + length)
 
+# %% ../nbs/13_pictures.ipynb #57ab68e2
+def hann_window(shape:tuple # rows, columns
+               )->np.ndarray: # (rows, columns), from 0 to 1
+    "The product of two Hann windows."
+    return np.outer(*(np.hanning(n) for n in shape))
+
+def frequency_lengths(shape:tuple # rows, columns
+                     )->np.ndarray: # (rows, columns//2 + 1), periods per pixel
+    "Length of the frequencies of `np.fft.rfft2`."
+    return np.hypot(*np.meshgrid(np.fft.rfftfreq(shape[1]), np.fft.fftfreq(shape[0])))
+
+# %% ../nbs/13_pictures.ipynb #57952e2f
+def binned(data:np.ndarray, # (rows, columns)
+           n:int, # pixels along an edge of a new one
+           dtype:"type|None"=None # of the means; None for that of the data
+          )->np.ndarray: # (rows//n, columns//n)
+    "Means of n x n pixels."
+    h, w = (size//n for size in data.shape)
+    return data[:h*n, :w*n].reshape(h, n, w, n).mean((1, 3), dtype=dtype)
+
 # %% ../nbs/13_pictures.ipynb #ff5d3984
 CORRELATION_SIDE = 1024 # px; of larger frames the middle gives the shift
 
 def _spectrum_of(frame):
     "Fourier transform of the middle of a frame, windowed and smoothed."
     part = np.nan_to_num(frame[tuple(middle_slice(n, CORRELATION_SIDE) for n in frame.shape)].astype(np.float32))
-    window = np.outer(*(np.hanning(n) for n in part.shape))
     blur = np.exp(-sum(np.meshgrid(*[(np.fft.fftfreq(n)/.2)**2 for n in part.shape], indexing="ij")))
-    return np.fft.fft2((part - part.mean())*window)*blur
+    return np.fft.fft2((part - part.mean())*hann_window(part.shape))*blur
 
 # %% ../nbs/13_pictures.ipynb #13b0c60a
+def _without_large_shifts(correlation):
+    "A map of shifts, minus infinity at those above a third of the frame; changed in place."
+    for axis, n in enumerate(correlation.shape): np.moveaxis(correlation, axis, 0)[n//3+1:-(n//3)] = -np.inf
+    return correlation
+
 def _sharp_correlation(cross):
     "Cross correlation whose amplitudes have the power 1/2, without shifts above a third of the frame."
     amplitude = np.abs(cross)
     sharp = np.fft.ifft2(cross/np.sqrt(amplitude + 1e-9*amplitude.max() + 1e-30)).real
-    for axis, n in enumerate(sharp.shape): np.moveaxis(sharp, axis, 0)[n//3+1:-(n//3)] = -np.inf
-    return sharp
+    return _without_large_shifts(sharp)
 
 # %% ../nbs/13_pictures.ipynb #a507d2af
 def _frame_shift(reference, other):
@@ -184,17 +218,17 @@ def _average_frames(frame, n):
     return (mean/n).astype(np.float32), int(np.abs(shifts).max())
 
 # %% ../nbs/13_pictures.ipynb #86159003
-class MicrographError(MicroscopyGPTError): "A picture that cannot be used as a micrograph."
+class MicrographError(MicroscopyGPTError): "An image that cannot be used as a micrograph."
 
 # %% ../nbs/13_pictures.ipynb #13b0c618
 MAX_PIXELS = 2**28 # 1 GB as float32
 MAX_FRAMES = 64 # more add little, and take long
 
-def one_frame(frame, # function: number -> (rows, columns)
+def one_frame(frame:Callable, # function: number -> (rows, columns)
               n:int, # number of frames
               shape:tuple, # (rows, columns)
               wanted:"int|None", # number of the frame to read; None for the mean of all
-              path, # of the file, for messages
+              path:"str|Path", # of the file, for messages
               warnings:list # gets a text where frames are averaged or left out
              )->np.ndarray: # (rows, columns)
     "The frame that is wanted, or the mean of all after alignment; raises `MicrographError`."
@@ -202,7 +236,7 @@ def one_frame(frame, # function: number -> (rows, columns)
     if height*width > MAX_PIXELS:
         raise MicrographError(f"{path}: has {width} x {height} pixels, too many to be safe; crop it, or save it "
                               "as TIFF")
-    if n == 0: raise MicrographError(f"{path}: holds no picture; export it again")
+    if n == 0: raise MicrographError(f"{path}: holds no image; export it again")
     if wanted is None: return np.array(frame(0)) if n == 1 else _mean_or_first(frame, n, shape, warnings)
     if not -n <= wanted < n: raise MicrographError(f"{path}: has no frame {wanted}: it holds {n}, numbered from 0")
     return np.array(frame(wanted % n))
@@ -213,7 +247,7 @@ def _mean_or_first(frame, n, shape, warnings):
     used = max(1, min(n, MAX_FRAMES, MAX_PIXELS//(shape[0]*shape[1])))
     found = _average_frames(frame, used) if min(shape) >= MIN_PIXELS else None
     if found is None:
-        warnings.append(f"{n} pictures in one file that do not show the same: only the first is read")
+        warnings.append(f"{n} images in one file that do not show the same: only the first is read")
         return np.array(frame(0))
     mean, largest = found
     of = f" of {n}" if used < n else ""
@@ -225,52 +259,56 @@ def _mean_or_first(frame, n, shape, warnings):
 ENERGIES = ("ev", "kev", "mev")
 
 def _picture_axes(units, ndim):
-    "The two axes of a picture."
+    "The two axes of an image."
     lengths = [i for i, unit in enumerate(units) if length_of(unit)]
     return lengths if len(lengths) == 2 else [ndim-2, ndim-1]
 
 # %% ../nbs/13_pictures.ipynb #a522d9d4
 def _series_axis(path, shape, units, axes):
-    "The axis that numbers the pictures, or None; raises `MicrographError` for spectra and diffraction patterns."
+    "The axis that numbers the images, or None; raises `MicrographError` for spectra and diffraction patterns."
     others = [i for i in range(len(shape)) if i not in axes and shape[i] > 1]
     if not others: return None
     if len(others) > 1:
         raise MicrographError(f"{path}: has {' x '.join(map(str, shape))} values, a diffraction pattern at every "
                               "point (4D-STEM) or another data cube; "
-                              "compute a picture first, such as that of a virtual annular detector, and give that")
+                              "compute an image first, such as that of a virtual annular detector, and give that")
     if _unit_name(units[others[0]]) in ENERGIES:
-        raise MicrographError(f"{path}: holds a spectrum at every point; give the picture that was recorded with it, "
+        raise MicrographError(f"{path}: holds a spectrum at every point; give the image that was recorded with it, "
                               "such as HAADF")
     return others[0]
 
 # %% ../nbs/13_pictures.ipynb #13b0c610
 SERIES_IN_TIME = ("s", "ms", "seconds", "second", "frame", "frames", "time", *NO_UNIT)
 
-def _plane(data, axes, series, i):
-    "Picture `i` of a series along an axis, rows first."
-    index = [0]*data.ndim
+def _index_of(ndim, axes, series, i):
+    "The index of image `i` of a series along an axis; of further axes the first point."
+    index = [0]*ndim
     for axis in axes: index[axis] = slice(None)
     if series is not None: index[series] = i
-    part = np.asarray(data[tuple(index)])
+    return tuple(index)
+
+def _plane(data, axes, series, i):
+    "Image `i` of a series along an axis, rows first."
+    part = np.asarray(data[_index_of(data.ndim, axes, series, i)])
     return part.T if axes[0] > axes[1] else part
 
 # %% ../nbs/13_pictures.ipynb #a5f623c9
-def one_picture(path, # of the file, for messages
-                data, # an array, or what can be sliced like one
-                steps, # one for each axis of the array
-                units, # names, one for each axis
+def one_picture(path:"str|Path", # of the file, for messages
+                data:np.ndarray, # an array, or what can be sliced like one
+                steps:list, # one for each axis of the array
+                units:list, # names, one for each axis
                 warnings:list, # gets texts about scale and frames
-                axes=None, # of the rows and columns; None finds them by their units
+                axes:"list|None"=None, # of the rows and columns; None finds them by their units
                 frame:"int|None"=None, # number of the frame to read; None for the mean of all
                 instrument:Instrument=Instrument()
                )->Picture:
-    "The picture in an array of any rank; raises `MicrographError` where it holds none."
+    "The image in an array of any rank; raises `MicrographError` where it holds none."
     if data.ndim < 2: return Picture(np.array(data), None, instrument)
     axes = axes or _picture_axes(units, data.ndim)
     series = _series_axis(path, data.shape, units, axes)
     n = 1 if series is None else data.shape[series]
     if n > 1 and frame is None and _unit_name(units[series]) not in SERIES_IN_TIME:
-        warnings.append(f"{n} pictures in one file: only the first is read")
+        warnings.append(f"{n} images in one file: only the first is read")
         frame = 0
     shape = tuple(data.shape[i] for i in axes)
     picture = one_frame(lambda i: _plane(data, axes, series, i), n, shape, frame, path, warnings)
@@ -278,14 +316,14 @@ def one_picture(path, # of the file, for messages
     return Picture(picture, sizes, instrument, reciprocal)
 
 # %% ../nbs/13_pictures.ipynb #eb8a6f7f
-def finite_number(value)->"float|None":
+def finite_number(value:object)->"float|None":
     "A finite number; None where the value is not one."
     try: number = float(value)
     except (TypeError, ValueError): return None
     return number if np.isfinite(number) else None
 
 # %% ../nbs/13_pictures.ipynb #a5c47859
-def kilovolts(value # in V or kV
+def kilovolts(value:object # in V or kV
              )->"float|None": # kV
     "An acceleration voltage; a number above 2000 is in V."
     number = finite_number(value)
@@ -295,7 +333,7 @@ def kilovolts(value # in V or kV
 # %% ../nbs/13_pictures.ipynb #a5cff99b
 def first_nested(tree:dict,
                  *names:str # in lower case
-                ):
+                )->object:
     "The first value under one of these names, at any depth of dictionaries; None where there is none."
     for key, value in tree.items() if isinstance(tree, dict) else ():
         if str(key).lower() in names and not isinstance(value, dict): return value
@@ -304,9 +342,9 @@ def first_nested(tree:dict,
 
 # %% ../nbs/13_pictures.ipynb #13b0c614
 def library_for(name:str, # of a module
-                path, # of the file, for the message
+                path:"str|Path", # of the file, for the message
                 extra:str="io" # of this package, that installs it
-               ):
+               )->object:
     "A module that reads a file; raises `MicrographError` where it is not installed."
     try: return import_module(name)
     except ImportError:
@@ -321,34 +359,36 @@ def _luminance(rgb):
         out[i:i+256] = rgb[i:i+256, :, :3].astype(np.float32) @ np.float32([.299, .587, .114])
     return out
 
-def _is_coloured(rgb): return not all((rgb[..., 0] == rgb[..., i]).all() for i in (1, 2))
+def _is_gray(data):
+    "Whether an array with colours last has no colours, or the same in all channels."
+    return data.shape[-1] < 3 or all((data[..., 0] == data[..., i]).all() for i in (1, 2))
 
 # %% ../nbs/13_pictures.ipynb #a549cf8d
 def _gray(data, warnings):
     "One channel of an array with colours last; arrays without colours stay as they are."
     if data.ndim != 3 or not 1 <= data.shape[-1]: return data
-    if data.shape[-1] < 3 or not _is_coloured(data): return data[..., 0]
-    warnings.append("a colour picture: its luminance is read, which is the intensity only if the colours follow it")
+    if _is_gray(data): return data[..., 0]
+    warnings.append("a colour image: its luminance is read, which is the intensity only if the colours follow it")
     return _luminance(data)
 
 # %% ../nbs/13_pictures.ipynb #13b0c617
 def array_picture(data:np.ndarray, # numbers, with colours last or frames first
-                  source, # for messages
+                  source:"str|Path", # for messages
                   warnings:list, # gets texts about colours and frames
                   frame:"int|None"=None # number of the frame to read; None for the mean of all
                  )->np.ndarray: # (rows, columns) float32
-    "One gray picture from an array; raises `MicrographError` where it holds none."
+    "One gray image from an array; raises `MicrographError` where it holds none."
     if data.dtype.kind not in "buif": raise MicrographError(f"{source}: holds {data.dtype} values; give real numbers")
     if data.ndim == 4 and data.shape[-1] > 4:
         raise MicrographError(f"{source}: has shape {data.shape}, a pattern at every point (4D-STEM) or another data "
-                              "cube; compute a picture first, such as that of a virtual annular detector, and give "
+                              "cube; compute an image first, such as that of a virtual annular detector, and give "
                               "that")
     if data.ndim == 4 or data.ndim == 3 and data.shape[-1] > 4:
         def gray(i): return array_picture(np.asarray(data[i]), source, warnings if i == 0 else [])
         return one_frame(gray, len(data), data.shape[1:3], frame, source, warnings)
-    if frame not in (None, 0, -1): raise MicrographError(f"{source}: has no frame {frame}: it holds one picture")
+    if frame not in (None, 0, -1): raise MicrographError(f"{source}: has no frame {frame}: it holds one image")
     data = _gray(data, warnings)
     if data.ndim != 2:
-        raise MicrographError(f"{source}: has shape {data.shape}; give one picture, (rows, columns) or (rows, columns, "
+        raise MicrographError(f"{source}: has shape {data.shape}; give one image, (rows, columns) or (rows, columns, "
                               "3)")
     return data.astype(np.float32, copy=False)

@@ -7,13 +7,15 @@ __all__ = ['FREE_PLAN', 'ALLOWED', 'SNAP', 'RIVAL', 'UNCHANGED', 'RESIZED', 'REH
            'misfit_with', 'place']
 
 # %% ../nbs/62_place.ipynb #44a00003
+from collections.abc import Callable
 from dataclasses import replace
 import numpy as np
 from .crystal import Slab
+from .energies import Potential
 from .heights import Relaxed, relax_heights
 from .observe import Observation
 from .rank import Contender
-from .proof import (EXPLAINED_BY_NOISE, NUISANCES, crowding, explains_as_well, n_operations,
+from .proof import (EXPLAINED_BY_NOISE, NUISANCES, bound_in, crowding, n_operations,
                                  operations_in_place, residual_in_place, symmetric_fit, symmetrize)
 from .rest import CLEAN_KINDS, KINDS, Misfit, at_rest, infer_cell, misfit_of, strain_between, trust_in
 
@@ -28,8 +30,7 @@ def differ(one:np.ndarray, other:np.ndarray # (2, 2) Å, on the same basis
 def _as_good_as(proof, kept, observation):
     "The residual up to which a model with only `kept` parameters explains the image as well as a proof."
     placed = proof.placed
-    free, observed = 2*len(placed.z) + NUISANCES, observation.n_measured(placed.cell)
-    return explains_as_well(proof.residual, free, kept, observed, observation.noise_residual(placed.cell))
+    return bound_in(observation, placed.cell, proof.residual, 2*len(placed.z) + NUISANCES, kept)
 
 # %% ../nbs/62_place.ipynb #44a00006
 FREE_PLAN = ((1, 60),) # how many are followed for how many steps, where columns are let go too
@@ -41,12 +42,12 @@ def _fit_with_symmetry(proof, exact, observation):
     placed, operations = proof.placed, operations_in_place(exact, np.eye(2, dtype=int))
     if len(operations) <= proof.operations: return None
     fit, kept = symmetric_fit(exact.frac, placed.frac, placed.numbers, placed.cell, operations, observation,
-                              proof.fit.power)
+                              proof.fit.contrast_exponent)
     return None if fit.residual > _as_good_as(proof, kept, observation) else fit
 
 # %% ../nbs/62_place.ipynb #62d00001
 def freed(one:Contender, # its proof is replaced where it is freed
-          rest:Relaxed, observation:Observation, potential, tick=None
+          rest:Relaxed, observation:Observation, potential:Potential, tick:"Callable|None"=None
          )->Relaxed: # its index is -1 if freed
     "What a contender becomes when its columns or its symmetry are let go too, if that explains a rough image as well."
     proof, noise = one.proof, observation.noise_residual(one.proof.placed.cell)
@@ -112,9 +113,9 @@ def _at_rest_by_index(contenders, potential, tick):
 
 # %% ../nbs/62_place.ipynb #62c00015
 def place(contenders:list, # of `Contender`; they are given `inferred` and, where that asks for it, a new lattice
-          observation:Observation, potential, tick=None,
+          observation:Observation, potential:Potential, tick:"Callable|None"=None,
           scores:"np.ndarray|None"=None # (n,) log odds of each by all else
-         ):
+         )->None:
     "Give contenders the lattice that measurement and physics agree on."
     ends = _at_rest_by_index(contenders, potential, tick)
     if not ends: return

@@ -48,8 +48,8 @@ def turns_of(cell:np.ndarray # (2, 2) Å, reduced
 # %% ../nbs/07_plane_groups.ipynb #5a786198
 SAME_PLACE = .35 # Å, how far an operation may miss an atom that noise has displaced
 
-def is_same_operation(turn, shift, # (2, 2) integers and (2,) fractions, of one
-                      other, # with `turn` and `shift`
+def is_same_operation(turn:np.ndarray, shift:np.ndarray, # (2, 2) integers and (2,) fractions, of one
+                      other:PlaneOperation, # with `turn` and `shift`
                       cell:np.ndarray, # (2, 2) Å
                       tolerance:float=SAME_PLACE # Å
                      )->bool:
@@ -104,11 +104,15 @@ def stacks(cell:np.ndarray, # (2, 2) Å
     return found
 
 # %% ../nbs/07_plane_groups.ipynb #4452c3b1
+def _middle_of(frac)->np.ndarray: # (2,)
+    "The mean of places (k, 2) that lie close together, across the border of the cell too."
+    return frac[0] + nearest_vectors(frac - frac[0]).mean(0)
+
 def _merged_stacks(cell, frac, numbers, tolerance)->np.ndarray: # (n, 2)
     "Places with the atoms of each stack in one."
     frac = frac.copy()
     for group in stacks(cell, frac, numbers, tolerance):
-        frac[group] = frac[group[0]] + nearest_vectors(frac[group] - frac[group[0]]).mean(0)
+        frac[group] = _middle_of(frac[group])
     return frac
 
 # %% ../nbs/07_plane_groups.ipynb #6e913cb7

@@ -11,6 +11,7 @@ __all__ = ['SHIFTS', 'SYMMETRIC', 'MOST_OPERATIONS', 'JOINED', 'MERGED', 'ORBIT_
 
 # %% ../nbs/43_planes.ipynb #0b14cbf6
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 import numpy as np
 from scipy.fft import fft2
@@ -36,9 +37,7 @@ def _turned(hk, F, turn)->np.ndarray: # (m,)
     known |= zip(map(tuple, hk.tolist()), F)
     return np.array([known.get(tuple(h), 0) for h in (hk@turn.T).tolist()], F.dtype)
 
-def moved(hk, F, # (m, 2) and (m,)
-          operation # with `turn` and `shift`
-         )->np.ndarray: # (m,)
+def moved(hk:np.ndarray, F:np.ndarray, operation:ImageOperation)->np.ndarray: # (m,) from (m, 2) and (m,)
     "Coefficients of an image to which an operation was applied."
     return np.exp(-2j*np.pi*(hk@operation.shift))*_turned(hk, F, operation.turn)
 
@@ -190,10 +189,10 @@ class Orbits:
                  cell:np.ndarray, # (2, 2) Å
                  observation:Observation):
         hk, g, self.seen, _ = observation.coefficients(cell)
-        self.cell, self.power = cell, observation.imaging.z_power
+        self.cell, self.power = cell, observation.imaging.contrast_exponent
         self.images, share = _distinct_orbits(operations, cell) # (p, operations, 2), (p,)
         self.sizes = len(operations)//share # (p,) places of each orbit
-        probe = np.exp(-2*np.pi**2*observation.imaging.variance*(g**2).sum(1))
+        probe = np.exp(-2*np.pi**2*observation.imaging.probe_variance*(g**2).sum(1))
         waves = np.exp(-2j*np.pi*self.images@hk.T).sum(1)/share[:, None]
         self.waves = (waves*probe).astype(np.complex64) # (p, m)
 
@@ -219,7 +218,7 @@ def _ways(left, sizes):
             for rest in _ways(left - n*sizes[0], sizes[1:]): yield (sizes[0],)*n + rest
 
 def partitions(count:int, # atoms
-               sizes)->list: # of tuples of orbit sizes, largest first
+               sizes:list)->list: # of tuples of orbit sizes, largest first
     "Ways of making a number of atoms of orbits."
     sizes = sorted(set(map(int, sizes)), reverse=True)
     return list(itertools.islice(_ways(count, sizes), MOST_PARTITIONS))
@@ -391,7 +390,7 @@ def cells_to_solve(observation:Observation)->list: # of (reduced cell (2, 2) Å,
     hk, _, observed, _ = observation.coefficients(measured)
     found = [(measured, 0.)]
     for other in observation.lattice.alternatives:
-        if other.index >= 1 or other.evidence > WEAK_SUPERLATTICE: continue
+        if other.index >= 1 or other.superlattice_ratio > WEAK_SUPERLATTICE: continue
         smaller = reduce_cell(other.cell)[0]
         nodes = hk@np.linalg.inv(measured).T@smaller.T
         outside = np.abs(nodes - np.round(nodes)).max(1) > .1
@@ -433,7 +432,7 @@ def _whole_residual(residual, left_out)->float:
 def solve_columns(observation:Observation, formula:str,
                   max_atoms:int=MAX_ATOMS, # in the cell
                   seed:int=0,
-                  progress=None # called with the share done and what is being done
+                  progress:"Callable|None"=None # called with the share done and what is being done
                  )->list: # of `Columns`, most plausible first
     "The planes that explain an image, over every plausible number of formula units."
     planes, groups, trials = [], {}, _trials(observation, formula, max_atoms)

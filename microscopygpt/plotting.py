@@ -5,16 +5,19 @@
 # %% auto #0
 __all__ = ['INK', 'CELL', 'SECOND', 'ALARM', 'OTHER', 'INTENSITY', 'DIFFERENCE', 'SEQUENCE', 'LOOK', 'LAYER', 'MARGIN', 'SCALE',
            'OTHER_ELEMENT', 'LENGTH_TOL', 'ANGLE_TOL', 'styled', 'show_images', 'png_bytes', 'draw_atoms', 'reach_of',
-           'draw_slab', 'lay_on']
+           'draw_slab', 'align_to']
 
 # %% ../nbs/05_plotting.ipynb #e4c725fd
 import io, itertools
+from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
 import matplotlib.pyplot as plt, numpy as np
 from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
+from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from pymatgen.core import Element
 from .crystal import Slab, cell_from_lengths, cell_lengths, equivalent_bases
 
@@ -31,7 +34,7 @@ LOOK = {"font.size": 9, "font.family": "sans-serif", "axes.spines.top": False, "
 
 # %% ../nbs/05_plotting.ipynb #64c2bf33
 @contextmanager
-def styled():
+def styled()->Iterator:
     "The style of all figures, for a block or, as a decorator, for a function."
     plt.draw_if_interactive() # loads the backend, which must not happen where settings are undone at the end
     with plt.rc_context(LOOK): yield
@@ -44,8 +47,8 @@ def _extent(image, pixel_size):
     return [-pixel_size/2, (w-.5)*pixel_size, (h-.5)*pixel_size, -pixel_size/2]
 
 # %% ../nbs/05_plotting.ipynb #93ea4736
-def show_images(*images, # (H, W) arrays
-                titles=None, # one for each
+def show_images(*images:np.ndarray, # (H, W)
+                titles:"list|None"=None, # one for each
                 pixel_size:"float|None"=.1, # Å; None for folded cells, whose axes are fractions
                 cmap:str=INTENSITY,
                 width:float=3. # inches, of one
@@ -63,7 +66,7 @@ def show_images(*images, # (H, W) arrays
     plt.show()
 
 # %% ../nbs/05_plotting.ipynb #7e020508
-def png_bytes(figure, # matplotlib's, closed afterwards
+def png_bytes(figure:Figure, # closed afterwards
               dpi:int=90)->bytes:
     "A figure as the bytes of a PNG file."
     file = io.BytesIO()
@@ -99,7 +102,7 @@ def _element_legend(ax, numbers):
         ax.scatter([], [], s=60, color=jmol_colors[z], edgecolor="black", linewidth=.5, label=symbol)
 
 # %% ../nbs/05_plotting.ipynb #c181385f
-def draw_atoms(ax, # matplotlib's
+def draw_atoms(ax:Axes, # matplotlib's
                slab:Slab,
                side:bool=False, # from the side instead of from above
                reach:float=7. # Å, half the width of the figure
@@ -159,10 +162,14 @@ def _discs(x, y, number):
             f'<path stroke="{colour}" stroke-width="{width}" d="{points}"/>')
 
 # %% ../nbs/05_plotting.ipynb #3280587b
+def _runs(layer, numbers):
+    "First atom and end of each run of one layer and element."
+    starts = np.flatnonzero(np.r_[True, (np.diff(layer) != 0) | (np.diff(numbers) != 0)])
+    return zip(starts, [*starts[1:], len(layer)])
+
 def _all_discs(x, y, layer, numbers):
     "The discs of all atoms, a pair of paths for each run of one layer and element."
-    starts = np.flatnonzero(np.r_[True, (np.diff(layer) != 0) | (np.diff(numbers) != 0)])
-    return "".join(_discs(x[i:j], y[i:j], numbers[i]) for i, j in zip(starts, [*starts[1:], len(x)]))
+    return "".join(_discs(x[i:j], y[i:j], numbers[i]) for i, j in _runs(layer, numbers))
 
 # %% ../nbs/05_plotting.ipynb #0209ce3d
 def _outline(slab, side, height):
@@ -213,14 +220,18 @@ def _descriptions(slab, element, anchor):
             yield M, side, frac - frac[start] + anchor
 
 # %% ../nbs/05_plotting.ipynb #2dfc83da
-def _misfit(truth, cell, frac, z, prices):
-    "Sum over the truth's atoms of the squared distance (Å²), and the price, of the best atom."
+def _squared_distances(truth, cell, frac, z):
+    "Squared distances (Å²) from the truth's atoms to others in its cell (n, m), the nearest image of each."
     d = truth.frac[:, None] - frac
     d -= np.round(d)
-    return float((((d@cell)**2).sum(-1) + (truth.z[:, None] - z)**2 + prices).min(1).sum())
+    return ((d@cell)**2).sum(-1) + (truth.z[:, None] - z)**2
+
+def _misfit(truth, cell, frac, z, prices):
+    "Sum over the truth's atoms of the squared distance (Å²), and the price, of the best atom."
+    return float((_squared_distances(truth, cell, frac, z) + prices).min(1).sum())
 
 # %% ../nbs/05_plotting.ipynb #ab51531f
-def lay_on(slab:Slab, truth:Slab)->Slab:
+def align_to(slab:Slab, truth:Slab)->Slab:
     "The same crystal, in the setting and with the origin that bring its atoms closest to the truth's."
     rarest = min(sorted(set(truth.numbers)), key=lambda z: (truth.numbers == z).sum())
     anchor, cell = truth.frac[truth.numbers == rarest][0], cell_from_lengths(*cell_lengths(truth.cell))

@@ -10,7 +10,7 @@ __all__ = ['NEAREST', 'ALIGNN_CUTOFF', 'ALIGNN_FOLDER', 'POTENTIALS', 'PACKAGES'
 import contextlib, importlib.util, io, json, os, warnings
 from pathlib import Path
 from typing import NamedTuple
-import numpy as np
+import numpy as np, torch
 from ase.calculators.calculator import Calculator
 from ase.data import chemical_symbols
 from .energies import Bonds, CalculatorPotential, Potential, PotentialError, bonds_of, pulled, share_out
@@ -31,7 +31,6 @@ class _SevenNetPotential(Potential):
 
     def graph(self, bonds:Bonds):
         "The input of SevenNet, for a batch of slabs."
-        import torch
         from sevenn import _keys as key
         from sevenn.atom_graph_data import AtomGraphData
         ends = np.array([np.r_[bonds.first, bonds.second], np.r_[bonds.second, bonds.first]])
@@ -61,6 +60,7 @@ class _Directed(NamedTuple):
     vectors: np.ndarray # (e, 3) Å, from start to end
     times: np.ndarray # (e,) 2 when each counts the other among its nearest, 1 when only one does
 
+# %% ../nbs/52_potentials.ipynb #bf385d81
 def has_nearest(bonds:Bonds)->bool:
     "Whether every atom has enough neighbours."
     return bool((np.bincount(np.r_[bonds.first, bonds.second], minlength=len(bonds.numbers)) >= NEAREST).all())
@@ -97,19 +97,18 @@ def alignn_files(folder:"str|Path|None"=None # None: the environment variable's,
     return files
 
 # %% ../nbs/52_potentials.ipynb #39a00067
-def gated_convolution(layer, # of ALIGNN
-                      start, end, times, # (e,), torch
-                      nodes, # (n, 256)
-                      edges # (e, 256)
+def gated_convolution(layer:torch.Tensor, # of ALIGNN
+                      start:torch.Tensor, end:torch.Tensor, times:torch.Tensor, # (e,), torch
+                      nodes:torch.Tensor, # (n, 256)
+                      edges:torch.Tensor # (e, 256)
                      )->tuple: # nodes, edges
     "Messages between nodes through gated edges; for atoms and bonds, and for bonds and angles."
-    import torch
     m = layer.src_gate(nodes)[start] + layer.dst_gate(nodes)[end] + layer.edge_gate(edges)
     gate = m.sigmoid()*times[:, None]
     empty = torch.zeros_like(nodes)
-    heard = empty.index_add(0, end, layer.dst_update(nodes)[start]*gate)/(empty.index_add(0, end, gate) + 1e-6)
+    received = empty.index_add(0, end, layer.dst_update(nodes)[start]*gate)/(empty.index_add(0, end, gate) + 1e-6)
     silu = torch.nn.functional.silu
-    return nodes + silu(layer.bn_nodes(layer.src_update(nodes) + heard)), edges + silu(layer.bn_edges(m))
+    return nodes + silu(layer.bn_nodes(layer.src_update(nodes) + received)), edges + silu(layer.bn_edges(m))
 
 # %% ../nbs/52_potentials.ipynb #7a55aa6f
 def _angle_cosines(vectors, length, before, after): # (a,)
@@ -118,12 +117,11 @@ def _angle_cosines(vectors, length, before, after): # (a,)
 
 # %% ../nbs/52_potentials.ipynb #a648bf87
 def _alignn_atoms(net, features, # (n, 92), torch
-                 heard:_Directed, vectors # (e, 3) Å, torch
+                 received:_Directed, vectors # (e, 3) Å, torch
                 ): # (n,) eV
     "ALIGNN-FF's energy, atom by atom."
-    import torch
-    start, end, times = (torch.as_tensor(x) for x in (heard.start, heard.end, heard.times))
-    before, after = map(torch.as_tensor, joined(heard.end, heard.start))
+    start, end, times = (torch.as_tensor(x) for x in (received.start, received.end, received.times))
+    before, after = map(torch.as_tensor, joined(received.end, received.start))
     length = vectors.norm(dim=1)
     atoms, bonds = net.atom_embedding(features), net.edge_embedding(length)
     angles = net.angle_embedding(_angle_cosines(vectors, length, before, after).clamp(-1, 1))
@@ -136,7 +134,6 @@ def _alignn_atoms(net, features, # (n, 92), torch
 # %% ../nbs/52_potentials.ipynb #39a00068
 def _alignn_network(weights:Path, config:Path):
     "ALIGNN-FF of 2023, with the layers of today's package."
-    import torch
     from alignn.models.alignn_atomwise_pure import ALIGNNAtomWisePure, ALIGNNAtomWisePureConfig
     settings = json.loads(config.read_text())
     if settings["neighbor_strategy"] != "k-nearest" or settings["max_neighbors"] != NEAREST:
@@ -149,6 +146,11 @@ def _alignn_network(weights:Path, config:Path):
     return net
 
 # %% ../nbs/52_potentials.ipynb #019143a8
+def _element_features(number):
+    "What the network gets for an element (92,)."
+    from jarvis.core.specie import get_node_attributes
+    return np.array(get_node_attributes(chemical_symbols[number], atom_features="cgcnn"), np.float32)
+
 class ALIGNNPotential(Potential):
     "ALIGNN-FF of 2023, with the layers of today's package, on one thread of the CPU."
     name, atoms_at_once = "alignn", 40
@@ -157,26 +159,22 @@ class ALIGNNPotential(Potential):
                 ):
         self.net, self.features = _alignn_network(*alignn_files(folder)), {}
 
-    def atom_features(self, numbers)->np.ndarray: # (n, 92)
+    def atom_features(self, numbers:np.ndarray)->np.ndarray: # (n, 92)
         "What the network gets for every atom."
-        from jarvis.core.specie import get_node_attributes
-        for number in set(map(int, numbers)) - set(self.features):
-            described = get_node_attributes(chemical_symbols[number], atom_features="cgcnn")
-            self.features[number] = np.array(described, np.float32)
+        for number in set(map(int, numbers)) - set(self.features): self.features[number] = _element_features(number)
         return np.array([self.features[int(number)] for number in numbers])
 
-    def compute(self, slabs, forces):
-        import torch
+    def compute(self, slabs:list, forces:bool)->tuple:
         cutoff = ALIGNN_CUTOFF
         while not has_nearest(bonds := bonds_of(slabs, cutoff)): cutoff *= 1.5
-        heard = nearest_bonds(bonds)
-        vectors = torch.as_tensor(heard.vectors, dtype=torch.float32).requires_grad_(forces)
+        received = nearest_bonds(bonds)
+        vectors = torch.as_tensor(received.vectors, dtype=torch.float32).requires_grad_(forces)
         with small_graphs(), torch.set_grad_enabled(forces):
-            own = _alignn_atoms(self.net, torch.as_tensor(self.atom_features(bonds.numbers)), heard, vectors)
+            own = _alignn_atoms(self.net, torch.as_tensor(self.atom_features(bonds.numbers)), received, vectors)
             energies = np.bincount(bonds.owner, own.detach().numpy())
             if not forces: return share_out(bonds, energies, None)
             gradient = torch.autograd.grad(own.sum(), vectors)[0].numpy()
-        return share_out(bonds, energies, pulled(bonds._replace(first=heard.start, second=heard.end), gradient))
+        return share_out(bonds, energies, pulled(bonds._replace(first=received.start, second=received.end), gradient))
 
 # %% ../nbs/52_potentials.ipynb #39a000a1
 POTENTIALS = dict(chgnet=CHGNetPotential, sevennet=_SevenNetPotential, alignn=ALIGNNPotential)

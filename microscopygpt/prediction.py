@@ -15,16 +15,19 @@ from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
 from fastcore.basics import patch
 from pymatgen.core import Element
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from .core import package_versions
 from .crystal import cell_lengths, to_slab
 from .structure_files import write_crystal
 from .plotting import CELL, DIFFERENCE, INK, SEQUENCE, draw_atoms, png_bytes, styled
 from .micrograph import Micrograph
+from .lattice import Lattice2D
 from .observe import Imaging, Observation
 from .chat import make_prompt
 from .proof import resimulate
 from .potentials import PACKAGES, POTENTIALS
-from .rank import EXPLAINED, PLAUSIBLE, WELL_EXPLAINED
+from .rank import EXPLAINED, PLAUSIBLE, WELL_EXPLAINED, Candidate
 from .search import PROPOSERS, active_proposers, scale_of
 
 # %% ../nbs/66_prediction.ipynb #9476f9c3
@@ -39,14 +42,14 @@ class Prediction:
     model: str
     seed: int
     warnings: list = field(default_factory=list)
-    asked: dict = field(default_factory=dict, repr=False) # keywords of `predict` that were not left at their defaults
+    options: dict = field(default_factory=dict, repr=False) # keywords of `predict` that were not left at their defaults
 
     @property
-    def best(self): return self.candidates[0]
+    def best(self)->Candidate: return self.candidates[0]
     @property
-    def lattice(self): return self.observation.lattice
+    def lattice(self)->Lattice2D: return self.observation.lattice
     @property
-    def explained(self):
+    def explained(self)->bool:
         return bool(self.candidates and self.best.residual < EXPLAINED and self.best.confidence > PLAUSIBLE)
 
 # %% ../nbs/66_prediction.ipynb #bfa930ea
@@ -60,26 +63,35 @@ def _shifts_over(cell, fov):
 # %% ../nbs/66_prediction.ipynb #42b6e073
 EDGE_KEPT_CLEAR = .4 # Å, no marker is drawn nearer to the edge of the view
 
+def _is_inside(spots, fov):
+    "Which spots (n, 2) Å lie in a view, and not at its edge."
+    return ((spots > EDGE_KEPT_CLEAR) & (spots < np.array(fov) - EDGE_KEPT_CLEAR)).all(1)
+
 def _spots_of(z, placed, fov):
     "Where the atoms of an element lie in a view, (n, 2) Å."
     frac = placed.frac[placed.numbers == z]
     spots = ((frac[:, None] + _shifts_over(placed.cell, fov))@placed.cell).reshape(-1, 2)
-    inside = (spots > EDGE_KEPT_CLEAR) & (spots < np.array(fov) - EDGE_KEPT_CLEAR)
-    return spots[inside.all(1)]
+    return spots[_is_inside(spots, fov)]
 
 # %% ../nbs/66_prediction.ipynb #66c00004
 MARKERS = "osD^v" # of elements, the heaviest first
 
+def _marker_style(z):
+    "Size and colour of the markers of an element, and its name."
+    return dict(ms=2.5 + 1.8*covalent_radii[z], mfc=jmol_colors[z], mec="black", mew=.6,
+                label=Element.from_Z(int(z)).symbol)
+
+# %% ../nbs/66_prediction.ipynb #40695ed3
 def _draw_sites(ax, placed, view):
     "The atoms where they lie in the view, a marker for each element."
     for z, marker in zip(np.unique(placed.numbers)[::-1], itertools.cycle(MARKERS)):
-        spots = _spots_of(z, placed, view.fov)
-        ax.plot(*spots.T, marker, ms=2.5 + 1.8*covalent_radii[z], mfc=jmol_colors[z], mec="black", mew=.6,
-                label=Element.from_Z(int(z)).symbol)
+        ax.plot(*_spots_of(z, placed, view.fov).T, marker, **_marker_style(z))
+
+_OUTLINE = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]) # of a cell, in fractions
 
 def _draw_cell(ax, cell, fov):
     "A cell in the middle of a view."
-    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]])@cell + np.array(fov)/2
+    corners = _OUTLINE@cell + np.array(fov)/2
     ax.plot(*corners.T, color=CELL, lw=2, label="measured cell")
 
 # %% ../nbs/66_prediction.ipynb #66c00006
@@ -88,8 +100,8 @@ LARGEST_DIFFERENCE = .6 # where the colors of the difference end
 @patch
 @styled()
 def plot_fit(self:Prediction, rank:int=1, # which candidate
-             axes=None # three of matplotlib's; None makes some
-            ):
+             axes:"np.ndarray|None"=None # three of matplotlib's; None makes some
+            )->np.ndarray:
     "Micrograph with the atoms over it, the candidate simulated where it lies, and the difference."
     if axes is None: axes = plt.subplots(1, 3, figsize=(10.5, 3.9), layout="constrained")[1]
     proof, view, in_view = self.candidates[rank-1].proof, self.observation.view, self.observation.in_view
@@ -112,7 +124,7 @@ def plot_fit(self:Prediction, rank:int=1, # which candidate
 @patch
 @styled()
 def plot(self:Prediction, rank:int=1 # which candidate
-        ):
+        )->Figure:
     "The fit, and the structure from above and from the side."
     chosen = self.candidates[rank-1]
     fig, axes = plt.subplots(1, 5, figsize=(15, 3.7), layout="constrained")
@@ -140,8 +152,8 @@ def _label_bars(ax, bars, residuals, confidences):
 # %% ../nbs/66_prediction.ipynb #66c00033
 @patch
 @styled()
-def plot_residuals(self:Prediction, ax=None # matplotlib's
-                  ):
+def plot_residuals(self:Prediction, ax:"Axes|None"=None # matplotlib's
+                  )->Axes:
     "What each candidate leaves unexplained; darker bars are less probable to be right."
     n = len(self.candidates)
     if not ax: ax = plt.subplots(figsize=(5.5, .6 + .32*n), layout="constrained")[1]
@@ -182,7 +194,7 @@ def _repr_markdown_(self:Prediction):
 # %% ../nbs/66_prediction.ipynb #3c60fa87
 UNNAMED = dict(templates="crystals", heights="calculator") # how code calls what was given as an object
 
-def written(name:str, value)->str: # Python
+def written(name:str, value:object)->str: # Python
     "An option of `predict` as code."
     known = dict(templates=(None, "auto"), heights=(None, *POTENTIALS))
     return UNNAMED[name] if name in known and value not in known[name] else repr(value)
@@ -198,7 +210,7 @@ def default_options()->dict: # name -> value
 def code(self:Prediction, image:"str|None"=None # Python for the image; None for the file that was read
         )->str:
     "The lines that give the same prediction again."
-    default, asked = default_options(), dict(self.asked)
+    default, asked = default_options(), dict(self.options)
     if asked.get("prompt") == make_prompt(self.formula): asked.pop("prompt")
     if asked.get("imaging") == Imaging(): asked.pop("imaging")
     options = [f"{name}={written(name, value)}" for name, value in asked.items() if value != default[name]]
@@ -208,14 +220,14 @@ def code(self:Prediction, image:"str|None"=None # Python for the image; None for
     return "\n".join([*lines, f"prediction = predict({', '.join([*question, *options])})"])
 
 # %% ../nbs/66_prediction.ipynb #0808d951
-def proposers_of(candidate)->tuple: # names of `PROPOSERS`
+def proposers_of(candidate:Candidate)->tuple: # names of `PROPOSERS`
     "The proposers of a candidate; a template by that word."
     found = {o if o in PROPOSERS else "templates" for o in candidate.origins}
     return tuple(name for name in PROPOSERS if name in found)
 
 LOWEST = 1e-3 # eV/atom; a candidate that is less above the lowest counts as the lowest
 
-def heights_of(candidate)->str:
+def heights_of(candidate:Candidate)->str:
     "What is known of a candidate's heights, in few words."
     if candidate.margin is None: return "heights guessed"
     return "lowest of its size" if candidate.margin < LOWEST else f"+{1e3*candidate.margin:.0f} meV/atom"
@@ -223,14 +235,18 @@ def heights_of(candidate)->str:
 # %% ../nbs/66_prediction.ipynb #66c00014
 def _of_cell(cell): return dict(zip(("a", "b", "gamma"), map(float, cell_lengths(cell))))
 
+_NO_STRAIN = dict(strain_scale=None, strain_shape=None, instrument=None)
+
+def _strain_from_rest(found):
+    "How far a lattice is from rest, and which kind of instrument that speaks for."
+    return dict(strain_scale=float(found.strain.scale), strain_shape=float(found.strain.shape),
+                instrument={kind: float(p) for kind, p in found.trust.items()})
+
+# %% ../nbs/66_prediction.ipynb #17799224
 def _inferred(c, observation):
     "What was measured of a candidate's lattice, how far it is from rest, and which kind of instrument that speaks for."
-    found = c.inferred
     measured = _of_cell(observation.in_view(c.proof.placed.cell)*observation.told)
-    if not found: return dict(lattice_measured=measured, strain_scale=None, strain_shape=None, instrument=None)
-    return dict(lattice_measured=measured, strain_scale=float(found.strain.scale),
-                strain_shape=float(found.strain.shape),
-                instrument={kind: float(p) for kind, p in found.trust.items()})
+    return dict(lattice_measured=measured, **(_strain_from_rest(c.inferred) if c.inferred else _NO_STRAIN))
 
 # %% ../nbs/66_prediction.ipynb #66c00016
 def _plain(c, rank, observation):
@@ -241,7 +257,8 @@ def _plain(c, rank, observation):
                 n_atoms=int(c.atoms.num_atoms), space_group=c.space_group, score=c.score, confidence=c.confidence,
                 residual=c.residual, proposers=list(proposers_of(c)), origins=list(c.origins), votes=c.votes,
                 heights=heights, energy_ev_per_atom=c.energy, margin_ev_per_atom=c.margin, atoms_moved=fit.moved,
-                contrast_exponent=fit.power, probe_sigma=fit.variance**.5, why=c.why, **_inferred(c, observation))
+                contrast_exponent=fit.contrast_exponent, probe_sigma=fit.probe_variance**.5, why=c.why,
+                **_inferred(c, observation))
 
 # %% ../nbs/66_prediction.ipynb #66c00018
 @patch(as_prop=True)
@@ -256,13 +273,13 @@ def pixel_size_inferred(self:Prediction)->"float|None": # Å/px; None where the 
 @patch
 def proposers(self:Prediction)->list: # of str
     "Names of the proposers that were asked."
-    asked = default_options() | self.asked
+    asked = default_options() | self.options
     return list(active_proposers(asked["propose"], asked["model"], asked["templates"]))
 
 @patch
 def potential(self:Prediction)->"str|None":
     "Name of the potential that computed heights; None where none were computed."
-    return self.asked.get("heights") if any(c.energy is not None for c in self.candidates) else None
+    return self.options.get("heights") if any(c.energy is not None for c in self.candidates) else None
 
 # %% ../nbs/66_prediction.ipynb #66c0001d
 def _scan(prediction):
@@ -315,7 +332,7 @@ def own_files(folder:Path)->dict: # name -> digest, None where an early version 
     return own | {"prediction.json": None}
 
 # %% ../nbs/66_prediction.ipynb #66c00021
-def free_folder(out:Path, names # of the files that will be written
+def free_folder(out:Path, names:list # of the files that will be written
                )->Path: # `out`, or a folder in it
     "A folder in which no other file has one of these names."
     for i in itertools.count():

@@ -20,6 +20,7 @@ number_within = partial(checked_number, error=StemError)
 # %% ../nbs/08_probe.ipynb #3174e06f
 PROBE_LIMITS = dict(voltage=(5, 1500, " kV"), semi_angle=(1, 100, " mrad"), defocus=(-1000, 1000, " Å"),
                     cs=(-10, 10, " mm"), source_size=(0, 10, " Å"))
+_REST_ENERGY = constants.m_e*constants.c**2 # J, of an electron
 
 @dataclass(frozen=True)
 class Probe:
@@ -34,13 +35,13 @@ class Probe:
         for name, limits in PROBE_LIMITS.items(): number_within(name, getattr(self, name), *limits)
 
     @property
-    def wavelength(self):
+    def wavelength(self)->float:
         "Relativistic wavelength of the electrons, Å."
-        energy, rest = 1e3*self.voltage*constants.e, constants.m_e*constants.c**2
-        return 1e10*constants.h*constants.c/(energy*(energy + 2*rest))**.5
+        energy = 1e3*self.voltage*constants.e
+        return 1e10*constants.h*constants.c/(energy*(energy + 2*_REST_ENERGY))**.5
 
     @property
-    def cutoff(self):
+    def cutoff(self)->float:
         "Largest spatial frequency that the aperture passes, 1/Å."
         return 2e-3*self.semi_angle/self.wavelength
 
@@ -86,12 +87,16 @@ def _gaussian_transfer(sigma, g2):
     return torch.exp(-2*torch.pi**2*sigma**2*g2)
 
 # %% ../nbs/08_probe.ipynb #63a5e50f
+def _instrument_transfer(probe, g2):
+    "Damping of each harmonic by aperture, aberrations and the width of the source."
+    return _aperture(probe, (g2 + 1e-20).sqrt())*_gaussian_transfer(probe.source_size, g2)
+
+# %% ../nbs/08_probe.ipynb #2c0d0d1a
 def transfer(
-    probe, # Width of a Gaussian in Å, a number or (b,); or a `Probe`
+    probe:"float|torch.Tensor|Probe", # Width of a Gaussian in Å, a number or (b,); or a `Probe`
     g2:torch.Tensor, # Squared spatial frequencies, (b, m), in 1/Å²
 ) -> torch.Tensor: # (b, m), 1 at zero
     "Damping of each harmonic: the Fourier transform of the probe's intensity (Kirkland, chapter 3)."
-    if isinstance(probe, Probe):
-        return _aperture(probe, (g2 + 1e-20).sqrt())*_gaussian_transfer(probe.source_size, g2)
+    if isinstance(probe, Probe): return _instrument_transfer(probe, g2)
     sigma = torch.as_tensor(probe, dtype=g2.dtype, device=g2.device).reshape(-1, 1)
     return _gaussian_transfer(sigma, g2)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['USUAL_LEVEL', 'NUISANCES', 'CHANCE', 'EXPLAINED_BY_NOISE', 'MOST_UNEXPLAINED', 'ACCEPTED_RATIO', 'TOLERANCES',
-           'ACCEPTED_RISE', 'SHEAR_COST', 'MOVED_COST', 'POOR_FIT', 'RELOCATION_PAYS', 'SAME_SIZE', 'n_operations',
-           'symmetrize', 'too_much_left', 'n_parameters', 'explains_as_well', 'best_common', 'residual_in_place',
-           'most_symmetric', 'crowding', 'operations_in_place', 'symmetric_fit', 'Proposal', 'Proof', 'prove',
-           'resimulate', 'RelaxError', 'relax']
+           'ACCEPTED_RISE', 'STRAIN_COST', 'MOVED_COST', 'POOR_FIT', 'RELOCATION_PAYS', 'SAME_SIZE', 'n_operations',
+           'symmetrize', 'too_much_left', 'n_parameters', 'explains_as_well', 'bound_in', 'best_common',
+           'residual_in_place', 'residual_bound', 'most_symmetric', 'crowding', 'operations_in_place', 'symmetric_fit',
+           'Proposal', 'Proof', 'prove', 'resimulate', 'RelaxError', 'relax']
 
 # %% ../nbs/41_proof.ipynb #2df3c9d1
 import contextlib, io, itertools, warnings
@@ -17,6 +17,7 @@ from ase.data import covalent_radii
 from scipy.special import fdtri
 from .core import MicroscopyGPTError
 from .crystal import Atoms, Slab, cell_from_lengths, from_slab, from_spglib, standardize
+from .fourier import wave_factors
 from .observe import Z_POWER, Observation
 from .refine import (Fit, Placement, atom_waves, best_shifts, fit_positions, fitted_gain,
                                   free_directions, placements, relocate, residual_of)
@@ -73,8 +74,8 @@ def _averages(slab, symprec):
 
 # %% ../nbs/41_proof.ipynb #2a1e1d85
 def _cell_of(metric):
-    "The plane's cell (2, 2) with these scalar products."
-    a, b = np.sqrt(metric[0, 0]), np.sqrt(metric[1, 1])
+    "The plane's cell (2, 2) with these scalar products (3, 3)."
+    a, b, _ = np.sqrt(np.diag(metric))
     cosine = np.clip(metric[0, 1]/(a*b), -1, 1)
     return cell_from_lengths(a, b, np.degrees(np.arccos(cosine)))
 
@@ -128,22 +129,29 @@ def explains_as_well(residual:float, # of a fit with so many
     ratio = 1 + gone/left*fdtri(gone, left, 1 - CHANCE)
     return float(min(residual*np.sqrt(ratio), max(MOST_UNEXPLAINED, ACCEPTED_RATIO*residual)))
 
+# %% ../nbs/41_proof.ipynb #c9540748
+def bound_in(observation:Observation, cell:np.ndarray, # (2, 2) Å
+             residual:float, free:int, kept:int # as above
+            )->float:
+    "The same, for the coefficients and the noise of an observation."
+    return explains_as_well(residual, free, kept, observation.n_measured(cell), observation.noise_residual(cell))
+
 # %% ../nbs/41_proof.ipynb #beeefe67
+def _weighted_mean(d, weight): return (d*weight[:, None]).sum(0)/weight.sum()
+
 def best_common(d:np.ndarray, # (n, 2) fractions of the cell
                 numbers:np.ndarray, # (n,)
                 power:float=Z_POWER # exponent of the contrast
                )->np.ndarray: # (2,)
     "The mean of displacements, weighted by the intensity of the columns."
-    d = d - np.round(d - d[0])
-    weight = numbers**(2*power)
-    return (d*weight[:, None]).sum(0)/weight.sum()
+    return _weighted_mean(d - np.round(d - d[0]), numbers**(2*power))
 
 # %% ../nbs/41_proof.ipynb #fee69580
 def residual_in_place(exact:Slab, # with the basis of `placed`
                       placed:Slab, fit:Fit, observation:Observation)->float:
     "Residual of a symmetric or relaxed slab where it lies in the image, heavy columns kept in place."
-    frac = exact.frac - best_common(exact.frac - placed.frac, placed.numbers, observation.imaging.z_power)
-    return residual_of(frac, placed.numbers, placed.cell, observation, fit.variance, fit.power)
+    frac = exact.frac - best_common(exact.frac - placed.frac, placed.numbers, observation.imaging.contrast_exponent)
+    return residual_of(frac, placed.numbers, placed.cell, observation, fit.probe_variance, fit.contrast_exponent)
 
 # %% ../nbs/41_proof.ipynb #886dc7ac
 TOLERANCES = .5, .35, .2, .1 # Å: as far off as a light atom beside heavy ones may be; below .1 Å noise would choose
@@ -155,17 +163,20 @@ def _n_orbits(slab, symprec=.05)->int:
     return len(slab.z) if found is None else len(set(found["equivalent_atoms"].tolist()))
 
 # %% ../nbs/41_proof.ipynb #5feaed66
+def residual_bound(residual:float)->float:
+    "The residual up to which a crystal explains an image about as well as one that leaves this."
+    return max(ACCEPTED_RATIO*residual, residual + ACCEPTED_RISE)
+
+# %% ../nbs/41_proof.ipynb #c1e8a35a
 def _accepted_residual(exact, fit, cell, observation)->float:
     "The residual up to which a symmetric slab explains the image as well as the fit that it was made of."
-    always = max(ACCEPTED_RATIO*fit.residual, fit.residual + ACCEPTED_RISE)
-    observed, noise = observation.n_measured(cell), observation.noise_residual(cell)
     free, kept = 2*len(exact.z) + NUISANCES, 2*_n_orbits(exact) + NUISANCES
-    return max(always, explains_as_well(fit.residual, free, kept, observed, noise))
+    return max(residual_bound(fit.residual), bound_in(observation, cell, fit.residual, free, kept))
 
 # %% ../nbs/41_proof.ipynb #c9e9e13f
 def most_symmetric(placed:Slab, # fitted, where it lies in the image
                    fit:Fit, observation:Observation,
-                   tolerances=TOLERANCES, # Å, tried in turn
+                   tolerances:tuple=TOLERANCES, # Å, tried in turn
                    most_rise:float=np.inf # Å, how far a height may be moved: little, where heights were computed
                   )->tuple: # (slab, residual)
     "The slab with the most symmetry that the image accepts."
@@ -195,13 +206,13 @@ def crowding(slab:Slab)->float:
     return float((_distances(slab)/(radii[:, None] + radii)[:, :, None]).min())
 
 # %% ../nbs/41_proof.ipynb #e158166f
-SHEAR_COST = .5 # correlation given up for a shear of 1: of placements that fit alike, the least strained
+STRAIN_COST = .5 # correlation given up for a log strain ratio of 1: of placements that fit alike, the least strained
 
 def _laid(slab, group, observation):
     "Placements on one cell, each with its score and the shifted positions (n, 2)."
-    frac = np.array([slab.frac@p.turn for p in group])
+    frac = np.array([slab.frac@p.change_of_basis for p in group])
     correlation, shift = best_shifts(frac, slab.numbers, group[0].cell, observation)
-    scores = [c - SHEAR_COST*p.shear for c, p in zip(correlation, group)]
+    scores = [c - STRAIN_COST*p.log_strain_ratio for c, p in zip(correlation, group)]
     return zip(scores, group, frac + shift[:, None])
 
 # %% ../nbs/41_proof.ipynb #21725837
@@ -217,31 +228,43 @@ def _best_placements(slab, observation, keep):
 # %% ../nbs/41_proof.ipynb #856ec391
 MOVED_COST = .05 # residual given up for a displacement of 1 Å: of fits alike, the one nearer to the proposal
 
+def _fit_cost(fit_and_placement):
+    "The residual, and a little for each Å that the atoms were moved."
+    fit, _ = fit_and_placement
+    return fit.residual + MOVED_COST*fit.moved
+
 def _best_fit(slab, observation, keep):
     "The best fit of the best placements, with its placement; None where the cell does not fit."
     laid = _best_placements(slab, observation, keep)
     fits = [(fit_positions(frac, slab.numbers, p.cell, observation), p) for p, frac in laid]
-    return min(fits, key=lambda one: one[0].residual + MOVED_COST*one[0].moved, default=None)
+    return min(fits, key=_fit_cost, default=None)
 
 # %% ../nbs/41_proof.ipynb #b44f215f
 POOR_FIT = .12 # residual: twice the most that a true crystal of 103 leaves, so something is in the wrong place
 RELOCATION_PAYS = .6 # most of the residual that may remain: an atom always finds a place that fits a little better
 
+def _after_relocation(fit, slab, cell, observation):
+    "A fit from where misplaced atoms were set down, and how many these are."
+    frac, relocated = relocate(fit.frac, slab.numbers, cell, observation)
+    return fit_positions(frac, slab.numbers, cell, observation), relocated
+
 def _with_relocation(fit, slab, cell, observation):
     "The fit after atoms in wrong places were moved, and how many; the fit as it was where that does not pay."
     if fit.residual <= POOR_FIT: return fit, 0
-    frac, relocated = relocate(fit.frac, slab.numbers, cell, observation)
-    again = fit_positions(frac, slab.numbers, cell, observation)
+    again, relocated = _after_relocation(fit, slab, cell, observation)
     return (again, relocated) if again.residual < RELOCATION_PAYS*fit.residual else (fit, 0)
 
 # %% ../nbs/41_proof.ipynb #08a00002
+def _on_basis(R, t, turn):
+    "Rotation (2, 2) and shift (2,) of an operation in the plane, on a basis that is `turn` times the new one."
+    return np.linalg.inv(turn)@R[:2, :2].T@turn, t[:2]@turn
+
 def operations_in_place(slab:Slab,
                         turn:np.ndarray, # (2, 2), of its placement
                         symprec:float=.05 # Å
                        )->list: # of (turn, shift, image), on the basis on which it is placed
     "What a slab's symmetry is for its columns, in fractions of the cell it is laid on."
-    back = np.linalg.inv(turn)
-    return [(back@R[:2, :2].T@turn, t[:2]@turn, image) for R, t, image, _ in _operations(slab, symprec)]
+    return [(*_on_basis(R, t, turn), image) for R, t, image, _ in _operations(slab, symprec)]
 
 # %% ../nbs/41_proof.ipynb #08a00005
 def symmetric_fit(frac:np.ndarray, # (n, 2), symmetric, on the basis of the cell
@@ -260,15 +283,14 @@ def symmetric_fit(frac:np.ndarray, # (n, 2), symmetric, on the basis of the cell
 # %% ../nbs/41_proof.ipynb #1d025bf7
 def _with_symmetry_held(fit, slab, placement, observation):
     "The fit in which the proposal keeps its symmetry, if that explains the image as well; else the fit as it was."
-    cell, noise = placement.cell, observation.noise_residual(placement.cell)
-    if fit.residual < EXPLAINED_BY_NOISE*noise: return fit
+    cell = placement.cell
+    if fit.residual < EXPLAINED_BY_NOISE*observation.noise_residual(cell): return fit
     slab = symmetrize(slab) # what is written in text is rounded
-    operations = operations_in_place(slab, placement.turn)
+    operations = operations_in_place(slab, placement.change_of_basis)
     if len(operations) < 2: return fit
-    turned, power = slab.frac@placement.turn, observation.imaging.z_power
+    turned, power = slab.frac@placement.change_of_basis, observation.imaging.contrast_exponent
     held, kept = symmetric_fit(turned, fit.frac, slab.numbers, cell, operations, observation, power)
-    free = 2*len(slab.z) + NUISANCES
-    as_well = explains_as_well(fit.residual, free, kept, observation.n_measured(cell), noise)
+    as_well = bound_in(observation, cell, fit.residual, 2*len(slab.z) + NUISANCES, kept)
     return held if held.residual <= as_well else fit
 
 # %% ../nbs/41_proof.ipynb #1c5caff0
@@ -295,14 +317,14 @@ class Proof:
     relocated: int = 0 # atoms set down elsewhere
     operations: int = 1 # symmetry operations
     @property
-    def atoms(self): return from_slab(self.slab)
+    def atoms(self)->Atoms: return from_slab(self.slab)
 
 # %% ../nbs/41_proof.ipynb #7bbdb24a
 SAME_SIZE = .03 # log of the area ratio: a proposal farther off has the wrong bond lengths, so its heights scale with it
 
 def _placed(slab, fit, placement)->Slab:
     "The fitted slab where it lies in the image."
-    scale = np.exp(.5*placement.stretch) if abs(placement.stretch) > SAME_SIZE else 1.
+    scale = np.exp(.5*placement.log_area_ratio) if abs(placement.log_area_ratio) > SAME_SIZE else 1.
     return Slab(placement.cell, fit.frac % 1, slab.z*scale, slab.numbers)
 
 def prove(proposal:Proposal, observation:Observation,
@@ -323,16 +345,14 @@ def prove(proposal:Proposal, observation:Observation,
 def _fourier_sum(coefficients, g, view)->np.ndarray: # (h, w) complex
     "The sum of plane waves with frequencies g (m, 2) at the pixels of a view."
     y, x = (np.arange(n)*view.pixel_size for n in view.shape)
-    along_y = np.exp(2j*np.pi*np.outer(y, g[:, 1]))
-    along_x = np.exp(2j*np.pi*np.outer(g[:, 0], x))
-    return (along_y*coefficients)@along_x
+    return (wave_factors(y, g[:, 1])*coefficients)@wave_factors(g[:, 0], x)
 
 # %% ../nbs/41_proof.ipynb #00fda30f
 def resimulate(proof:Proof, observation:Observation)->np.ndarray: # (h, w), on the scale of the view
     "The fitted crystal's image where it lies in the view, with the gain and background of the view."
     placed, fit, view = proof.placed, proof.fit, observation.view
     hk, g, seen, _ = observation.coefficients(placed.cell)
-    F = atom_waves(placed.frac, placed.numbers, hk, (g**2).sum(1), fit.variance, fit.power).sum(0)
+    F = atom_waves(placed.frac, placed.numbers, hk, (g**2).sum(1), fit.probe_variance, fit.contrast_exponent).sum(0)
     g_view = hk@np.linalg.inv(observation.in_view(placed.cell)).T
     waves = _fourier_sum(fitted_gain(F, seen)*F*observation.elongation(g), g_view, view)
     return 2*waves.real + view.data.mean()

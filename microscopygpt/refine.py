@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SHIFT_GRID', 'Z_UNIT', 'PROBE_VARIANCE_SIGMA', 'PROBE_VARIANCE_LIMITS', 'CONTRAST_SIGMA', 'CONTRAST_LIMITS', 'REACH',
            'DAMPING', 'STEP_LENGTHS', 'FIRST_SIGMA', 'LAST_SIGMA', 'SETTLING_STEPS', 'SETTLED', 'SITE_GRID',
-           'supercells', 'Placement', 'strains', 'placements', 'structure_factors', 'correlation_map', 'best_shifts',
-           'atom_waves', 'fitted_gain', 'residual_of', 'PlaneModel', 'jacobian', 'without_gain', 'free_directions',
-           'Fit', 'fit_positions', 'relocate']
+           'supercells', 'Placement', 'strains', 'placements', 'structure_factors', 'correlation_map', 'grid_shape',
+           'best_shifts', 'atom_waves', 'fitted_gain', 'residual_of', 'PlaneModel', 'jacobian', 'without_gain',
+           'free_directions', 'Fit', 'fit_positions', 'position_errors', 'relocate']
 
 # %% ../nbs/40_refine.ipynb #25828c7d
 from dataclasses import dataclass
@@ -18,54 +18,58 @@ from .crystal import UNIMODULAR, reduce_cell
 from .observe import PROBE2, Observation
 
 # %% ../nbs/40_refine.ipynb #4852df12
+def _divisors(n): return [a for a in range(1, n+1) if n % a == 0]
+
 @lru_cache
 def supercells(index:int # how many measured cells
               )->np.ndarray: # (k, 2, 2) integers
     "Hermite normal forms: the distinct two-dimensional supercells of an index."
-    divisors = [a for a in range(1, index+1) if index % a == 0]
-    return np.array([[[a, shift], [0, index//a]] for a in divisors for shift in range(index//a)])
+    return np.array([[[a, shift], [0, index//a]] for a in _divisors(index) for shift in range(index//a)])
 
 # %% ../nbs/40_refine.ipynb #a51bfdc7
 @dataclass
 class Placement:
     "One way to lay a proposal on the lattice of the image."
     cell: np.ndarray # (2, 2) Å, reduced supercell of the measured lattice
-    turn: np.ndarray # (2, 2) integers: rows of turn @ cell are the proposal's a and b
-    stretch: float # log of the area ratio image / proposal
-    shear: float # log of the ratio of principal strains
+    change_of_basis: np.ndarray # (2, 2) integers: rows of it @ cell are the proposal's a and b
+    log_area_ratio: float # log of the area ratio image / proposal
+    log_strain_ratio: float # log of the ratio of principal strains
 
 # %% ../nbs/40_refine.ipynb #a696efec
+def _reduced_supercells(measured, max_index):
+    "The reduced supercells (k, 2, 2) of a cell up to an index."
+    forms = [H for index in range(1, max_index+1) for H in supercells(index)]
+    return np.array([reduce_cell(H@measured)[0] for H in forms])
+
 @lru_cache(maxsize=16)
 def _bases_of_supercells(measured, max_index):
     "Every reduced supercell of a cell (k, 2, 2) with every choice of its basis (k, 2, 2)."
-    measured = np.array(measured).reshape(2, 2)
-    forms = [H for index in range(1, max_index+1) for H in supercells(index)]
-    cells = np.array([reduce_cell(H@measured)[0] for H in forms])
+    cells = _reduced_supercells(np.array(measured).reshape(2, 2), max_index)
     return np.repeat(cells, len(UNIMODULAR), 0), np.tile(UNIMODULAR, (len(cells), 1, 1))
 
 # %% ../nbs/40_refine.ipynb #75ea63a4
 def strains(cells:np.ndarray, # (..., 2, 2) Å, of proposals
             measured:np.ndarray, # (2, 2) Å, of the image
             max_index:int=8 # largest supercell, in measured cells
-           )->tuple: # stretch (..., k), shear (..., k), base (k, 2, 2), turn (k, 2, 2)
+           )->tuple: # log_area (..., k), log_strain (..., k), base (k, 2, 2), change of basis (k, 2, 2)
     "The strain that lays each cell on each basis of each supercell of the measured lattice."
-    base, turn = _bases_of_supercells(tuple(measured.ravel()), max_index)
-    F = np.linalg.inv(cells)[..., None, :, :]@(turn@base)
+    base, change = _bases_of_supercells(tuple(measured.ravel()), max_index)
+    F = np.linalg.inv(cells)[..., None, :, :]@(change@base)
     area = np.abs(F[..., 0, 0]*F[..., 1, 1] - F[..., 0, 1]*F[..., 1, 0])
     shape = (F**2).sum((-1, -2))/(2*area)
-    return np.log(area), np.arccosh(np.maximum(shape, 1)), base, turn
+    return np.log(area), np.arccosh(np.maximum(shape, 1)), base, change
 
 # %% ../nbs/40_refine.ipynb #7c280bd5
 def placements(cell:np.ndarray, # (2, 2) Å, of the proposal
                measured:np.ndarray, # (2, 2) Å, of the image
                max_index:int=8, # largest supercell, in measured cells
-               max_stretch:float=.3, # largest log of the area ratio: other elements, other size
-               max_shear:float=.12 # largest log of the strain ratio: beyond it, it is another lattice
+               max_log_area:float=.3, # largest log of the area ratio: other elements, other size
+               max_log_strain:float=.12 # largest log of the strain ratio: beyond it, it is another lattice
               )->list: # of `Placement`
     "Lay a cell on a lattice in every way that needs little strain."
-    stretch, shear, base, turn = strains(cell, measured, max_index)
-    small = (np.abs(stretch) < max_stretch) & (shear < max_shear)
-    return [Placement(base[i], turn[i], float(stretch[i]), float(shear[i])) for i in np.flatnonzero(small)]
+    log_area, log_strain, base, change = strains(cell, measured, max_index)
+    small = (np.abs(log_area) < max_log_area) & (log_strain < max_log_strain)
+    return [Placement(base[i], change[i], float(log_area[i]), float(log_strain[i])) for i in np.flatnonzero(small)]
 
 # %% ../nbs/40_refine.ipynb #626819b2
 def _scattered(frac, weights, hk):
@@ -77,30 +81,43 @@ def _transfer(g2, variance):
     return np.exp(-2*np.pi**2*variance*g2)
 
 # %% ../nbs/40_refine.ipynb #36ab7b42
-def structure_factors(frac, # (..., n, 2) positions in the cell
-                      weights, # (n,)
-                      hk, # (m, 2)
-                      g2, # (m,) squared frequencies, 1/Å²
-                      variance=PROBE2 # Å²
+def structure_factors(frac:np.ndarray, # (..., n, 2) positions in the cell
+                      weights:np.ndarray, # (n,)
+                      hk:np.ndarray, # (m, 2)
+                      g2:np.ndarray, # (m,) squared frequencies, 1/Å²
+                      variance:float=PROBE2 # Å²
                      )->np.ndarray: # (..., m)
     "Fourier coefficients of the projected crystal times the probe (eq. 1 and 2)."
     return _scattered(frac, weights, hk).sum(-2)*_transfer(g2, variance)
 
 # %% ../nbs/40_refine.ipynb #4b8d5838
+def _on_grid(coefficients, hk, shape):
+    "Coefficients (..., m) at their places in the array that a Fourier transform takes (..., *shape)."
+    grid = np.zeros((*coefficients.shape[:-1], *shape), complex)
+    rows, columns = (hk % shape).T
+    grid[..., rows, columns] = coefficients
+    return grid
+
+# %% ../nbs/40_refine.ipynb #0c128742
 def correlation_map(product:np.ndarray, # (..., m) coefficients of one image, conjugate, times those of another
                     hk:np.ndarray, # (m, 2)
                     shape:tuple # grid points along a and along b
                    )->np.ndarray: # (..., *shape), point [i, j] for a shift by (i/na) a + (j/nb) b
     "The correlation of two periodic images for all shifts of the other."
-    grid = np.zeros((*product.shape[:-1], *shape), complex)
-    grid[..., hk[:, 0] % shape[0], hk[:, 1] % shape[1]] = product
-    return np.fft.fft2(grid).real
+    return np.fft.fft2(_on_grid(product, hk, shape)).real
 
 # %% ../nbs/40_refine.ipynb #06731d38
-def _grid_shape(cell, hk, spacing):
-    "Grid points along a and b: about `spacing` (Å) apart, and enough of them for every harmonic."
+def _points_along(h, length, spacing):
+    "Grid points along an axis of this length (Å): enough for the harmonics h (m,), and at most `spacing` apart."
+    return max(2*np.abs(h).max() + 2, int(length/spacing))
+
+def grid_shape(cell:np.ndarray, # (2, 2) Å
+               hk:np.ndarray, # (m, 2)
+               spacing:float # Å
+              )->tuple: # points along a and along b
+    "A grid with points about `spacing` apart, and enough of them for every harmonic."
     lengths = np.linalg.norm(cell, axis=1)
-    return tuple(max(2*np.abs(h).max() + 2, int(length/spacing)) for h, length in zip(hk.T, lengths))
+    return tuple(_points_along(h, length, spacing) for h, length in zip(hk.T, lengths))
 
 # %% ../nbs/40_refine.ipynb #9516c565
 SHIFT_GRID = .15 # Å between the shifts that are tried; the fit that follows moves a crystal as a whole without cost
@@ -113,8 +130,8 @@ def best_shifts(frac:np.ndarray, # (p, n, 2) one set of positions per placement 
     "The shift at which the simulated image correlates best with the observed one."
     hk, g, seen, _ = observation.coefficients(cell)
     imaging = observation.imaging
-    F = structure_factors(frac, numbers**imaging.z_power, hk, (g**2).sum(1), imaging.variance)
-    shape = _grid_shape(cell, hk, SHIFT_GRID)
+    F = structure_factors(frac, numbers**imaging.contrast_exponent, hk, (g**2).sum(1), imaging.probe_variance)
+    shape = grid_shape(cell, hk, SHIFT_GRID)
     correlation = correlation_map(seen.conj()*F, hk, shape).reshape(len(frac), -1)
     norm = np.linalg.norm(F, axis=1)*np.linalg.norm(seen) + 1e-12
     spot = np.unravel_index(correlation.argmax(1), shape)
@@ -152,7 +169,8 @@ def residual_of(frac:np.ndarray, # (n, 2)
     "Share of the Fourier amplitude that a crystal leaves unexplained, the gain fitted."
     hk, g, seen, _ = observation.coefficients(cell)
     imaging = observation.imaging
-    waves = atom_waves(frac, numbers, hk, (g**2).sum(1), variance or imaging.variance, power or imaging.z_power)
+    waves = atom_waves(frac, numbers, hk, (g**2).sum(1), variance or imaging.probe_variance,
+                       power or imaging.contrast_exponent)
     F = waves.sum(0)
     return float(np.linalg.norm(seen - fitted_gain(F, seen)*F)/np.linalg.norm(seen))
 
@@ -168,11 +186,11 @@ class PlaneModel:
 
     def __post_init__(self): self.g2, self.to_frac = (self.g**2).sum(1), np.linalg.inv(self.cell)
 
-    def positions(self, p):
+    def positions(self, p:np.ndarray)->np.ndarray:
         "Fractional positions (n, 2)."
         return self.frac + p[:-2].reshape(-1, 2)@self.to_frac
 
-    def waves(self, p):
+    def waves(self, p:np.ndarray)->np.ndarray:
         "What each atom adds to each coefficient (n, m)."
         return atom_waves(self.positions(p), self.numbers, self.hk, self.g2, p[-2], p[-1])
 
@@ -220,7 +238,7 @@ def _precision(n, spring)->np.ndarray: # (2n + 2, 2n + 2)
 # %% ../nbs/40_refine.ipynb #78782208
 def _springs(n, spring, imaging)->_Prior:
     "The prior of n atoms on springs (Å), of probe and contrast."
-    mean = np.r_[np.zeros(2*n), imaging.variance, imaging.z_power]
+    mean = np.r_[np.zeros(2*n), imaging.probe_variance, imaging.contrast_exponent]
     reach = np.full(2*n, REACH*spring)
     low = np.r_[-reach, PROBE_VARIANCE_LIMITS[0], CONTRAST_LIMITS[0]]
     high = np.r_[reach, PROBE_VARIANCE_LIMITS[1], CONTRAST_LIMITS[1]]
@@ -236,20 +254,27 @@ def _averaging(operations, n, cell)->np.ndarray: # (2n, 2n)
     return mean
 
 # %% ../nbs/40_refine.ipynb #8440b9e1
+def _kept_directions(operations, n, cell)->np.ndarray: # (2n, k)
+    "Orthonormal displacements that averaging over operations does not cancel."
+    directions, share, _ = np.linalg.svd(_averaging(operations, n, cell)) # shares are 1 and more, or 0
+    return directions[:, share > .5]
+
 def free_directions(operations:list, # (turn, shift, image), as on the page of columns
                     n:int, # atoms
                     cell:np.ndarray # (2, 2) Å
                    )->"np.ndarray|None": # (2n + 2, k), orthonormal columns
     "The changes of p that keep a symmetry of the plane; None where there is no symmetry to keep."
     if len(operations) < 2: return None
-    directions, share, _ = np.linalg.svd(_averaging(operations, n, cell)) # shares are 1 and more, or 0
-    return block_diag(directions[:, share > .5], np.eye(2))
+    return block_diag(_kept_directions(operations, n, cell), np.eye(2))
 
 # %% ../nbs/40_refine.ipynb #c365bdf5
+def _chi_squared(F, seen, sigma):
+    "What structure factors leave of the image's coefficients, squared, over the variance of the noise."
+    return (np.abs(seen - fitted_gain(F, seen)*F)**2).sum()/sigma**2
+
 def _cost(model, prior, p, seen, sigma):
     "Chi-squared of the image plus that of the prior."
-    F = model.waves(p).sum(0)
-    misfit = (np.abs(seen - fitted_gain(F, seen)*F)**2).sum()/sigma**2
+    misfit = _chi_squared(model.waves(p).sum(0), seen, sigma)
     return misfit + (p - prior.mean)@prior.precision@(p - prior.mean)
 
 # %% ../nbs/40_refine.ipynb #a08f33d9
@@ -304,8 +329,8 @@ def _minimize(model, prior, seen, noise, steps, free)->np.ndarray: # (2n + 2,)
 class Fit:
     "A proposal fitted to the image in the plane."
     frac: np.ndarray # (n, 2)
-    variance: float # Å², probe and blur
-    power: float # contrast exponent
+    probe_variance: float # Å², probe and blur
+    contrast_exponent: float # of the atomic number
     residual: float # unexplained share of the image's Fourier amplitude
     moved: float # root mean square displacement from the proposal, Å
 
@@ -332,6 +357,27 @@ def fit_positions(frac:np.ndarray, # (n, 2) start
     p = _minimize(model, prior, seen, noise, steps, free_directions(operations, len(frac), cell))
     return _fit_at(p, model, observation)
 
+# %% ../nbs/40_refine.ipynb #626a3310
+def _noise_left(F, seen, n_parameters):
+    "Standard deviation of what a fit leaves in the real and in the imaginary part of a coefficient."
+    left = seen - fitted_gain(F, seen)*F
+    return np.sqrt((np.abs(left)**2).sum()/max(2*len(seen) - n_parameters, 1))
+
+def position_errors(fit:Fit,
+                    numbers:np.ndarray, # (n,)
+                    cell:np.ndarray, # (2, 2) Å
+                    observation:Observation,
+                    spring:float=.2 # Å, as in the fit
+                   )->np.ndarray: # (n, 2) Å, along x and y
+    "Standard errors of fitted positions."
+    hk, g, seen, noise = observation.coefficients(cell)
+    model, prior = PlaneModel(fit.frac, numbers, cell, hk, g), _springs(len(numbers), spring, observation.imaging)
+    p = np.r_[np.zeros(2*len(numbers)), fit.probe_variance, fit.contrast_exponent]
+    left = _noise_left(model.waves(p).sum(0), seen, len(p) + 1) # one more for the gain
+    sigma = max(left, noise/2**.5) # of the real part
+    curvature, _ = _normal_equations(model, prior, p, seen, sigma)
+    return np.sqrt(np.diag(np.linalg.inv(curvature))[:-2]).reshape(-1, 2)
+
 # %% ../nbs/40_refine.ipynb #a49ff5c4
 SITE_GRID = .2 # Å between the sites that are tried; the fit follows, and a column is .5 Å wide
 
@@ -339,7 +385,7 @@ def _set_down(atom, frac, waves, hk, cell, seen):
     "Positions with one atom lifted out and set down where the difference image is most like it."
     F = waves.sum(0)
     missing = seen/fitted_gain(F, seen) - (F - waves[atom])
-    shape = _grid_shape(cell, hk, SITE_GRID)
+    shape = grid_shape(cell, hk, SITE_GRID)
     likeness = correlation_map(missing.conj()*np.abs(waves[atom]), hk, shape)
     frac = frac.copy()
     frac[atom] = np.array(np.unravel_index(likeness.argmax(), shape))/shape
@@ -350,7 +396,7 @@ def _best_move(frac, numbers, cell, observation)->tuple: # (frac (n, 2), residua
     "The positions with one atom set down elsewhere that leave least unexplained."
     hk, g, seen, _ = observation.coefficients(cell)
     imaging = observation.imaging
-    waves = atom_waves(frac, numbers, hk, (g**2).sum(1), imaging.variance, imaging.z_power)
+    waves = atom_waves(frac, numbers, hk, (g**2).sum(1), imaging.probe_variance, imaging.contrast_exponent)
     trials = [_set_down(atom, frac, waves, hk, cell, seen) for atom in range(len(frac))]
     residuals = [residual_of(trial, numbers, cell, observation) for trial in trials]
     best = int(np.argmin(residuals))

@@ -11,7 +11,10 @@ from dataclasses import replace
 from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import maximum_filter, uniform_filter
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from .plotting import CELL, SEQUENCE, styled
+from .pictures import binned, frequency_lengths, hann_window
 from .micrograph import Micrograph
 
 # %% ../nbs/17_region.ipynb #ff551479
@@ -20,9 +23,9 @@ SLOWEST, FASTEST = 4., .45 # of spots: periods across the window; periods per pi
 def _window_power(window):
     "Fourier power of a window (n, n), half of the plane, without very low and very high frequencies."
     n = len(window)
-    image = (window - window.mean())*np.outer(np.hanning(n), np.hanning(n))
+    image = (window - window.mean())*hann_window(window.shape)
     power = np.abs(np.fft.rfft2(image))**2
-    r = np.hypot(np.fft.fftfreq(n)[:, None], np.fft.rfftfreq(n))
+    r = frequency_lengths(window.shape)
     power[(r < SLOWEST/n) | (r > FASTEST)] = 0
     return power
 
@@ -55,8 +58,7 @@ def _starts(n, width):
 def _window(data, top, left, width):
     "A window of an image, binned to about `WINDOW_SIDE` pixels."
     n = max(1, width//WINDOW_SIDE)
-    side = width//n
-    return data[top:top + side*n, left:left + side*n].reshape(side, n, side, n).mean((1, 3))
+    return binned(data[top:top + width, left:left + width], n)
 
 # %% ../nbs/17_region.ipynb #14a00008
 BETTER = 1.25 # times the share of the window in the middle, for another one to be chosen
@@ -105,8 +107,8 @@ def lattice_map(micrograph:Micrograph,
 @styled()
 def plot_map(micrograph:Micrograph,
              found:LatticeMap,
-             ax=None # matplotlib's
-            ): # the figure
+             ax:"Axes|None"=None # matplotlib's
+            )->Figure: # the figure
     "The chosen window over the micrograph; points show how well each place shows a lattice."
     import matplotlib.pyplot as plt
     from matplotlib.patches import Rectangle

@@ -14,6 +14,8 @@ import re, unicodedata
 import matplotlib.pyplot as plt, numpy as np
 from fastcore.basics import patch
 from matplotlib.colors import to_rgb
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from .crystal import BRAVAIS
 from .plotting import styled
 from .metrics import DISTANCES, FAILURES, NOTHING, RATES, UNITS, Report, rate
@@ -54,13 +56,17 @@ def _baseline_rows(baselines, columns):
     return [(name, scores) for name, scores in known if any(scores.get(c, NOTHING)["n"] for c in columns or scores)]
 
 # %% ../nbs/72_report.ipynb #5066d2c4
+def _parts(reports, source):
+    "Names, and what is summed up of a source, of the reports that cover it."
+    return [(r.name, part) for r in reports if (part := part_of(r, source))]
+
 def table_rows(reports:list, # of `Report`
                source:"str|None"=None, # one source's structures; None for all
                baselines:bool=False, # the first report's, too
-               columns=None # names of the scores that will be shown
+               columns:"tuple|None"=None # names of the scores that will be shown
               )->list: # (name, scores)
     "The scores of the reports that cover a source, and of the baselines that have some in these columns."
-    parts = [(r.name, part_of(r, source)) for r in reports if part_of(r, source)]
+    parts = _parts(reports, source)
     rows = [(name, part["scores"]) for name, part in parts]
     if parts and baselines: rows += _baseline_rows(parts[0][1]["baselines"], columns)
     return rows
@@ -71,7 +77,7 @@ def part_of(report:Report, source:"str|None"=None)->"dict|None":
     return report.total if source is None else report.sources.get(source)
 
 # %% ../nbs/72_report.ipynb #6be3c199
-def markdown_text(text)->str:
+def markdown_text(text:object)->str:
     "Text that Markdown shows as it is, on one line."
     return " ".join(str(text).split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
@@ -85,7 +91,7 @@ def _with_count(scores, column):
 # %% ../nbs/72_report.ipynb #872bd303
 def table(reports:list, # of `Report`, one row each
           source:"str|None"=None, # one source's structures; None for all
-          columns=COLUMNS, # names of scores
+          columns:tuple=COLUMNS, # names of scores
           baselines:bool=False # with the first report's baselines
          )->str: # Markdown
     "Evaluations side by side; 95 % intervals in brackets, and after a distance how many structures it covers."
@@ -191,7 +197,7 @@ def _tex_header(name): # three lines
 # %% ../nbs/72_report.ipynb #1eaff8e9
 def latex(reports:list, # of `Report`
           source:"str|None"=None, # one source's structures; None for all
-          columns=COLUMNS, # names of scores
+          columns:tuple=COLUMNS, # names of scores
           baselines:bool=False # with the first report's baselines
          )->str: # LaTeX that needs the package booktabs
     "Evaluations side by side, for a paper."
@@ -213,8 +219,8 @@ COLOURS = dict(zip(FAILURES,
                     "#9ea5ab", "#d6dadd")))
 
 @styled()
-def axes_or_new(ax, # matplotlib axes, or None
-                size): # inches, of a new figure
+def axes_or_new(ax:"Axes|None", # matplotlib axes, or None
+                size:tuple)->Axes: # inches, of a new figure
     "The given axes, or those of a new figure."
     return ax if ax is not None else plt.subplots(figsize=size, layout="constrained")[1]
 
@@ -245,9 +251,9 @@ def _legend_above(ax):
               handleheight=1, columnspacing=1.2)
 
 # %% ../nbs/72_report.ipynb #7895561d
-def stacked_bars(ax, # matplotlib axes
+def stacked_bars(ax:Axes, # matplotlib axes
                  rows:list # (label, failure class -> count)
-                ):
+                )->None:
     "Shares of the failure classes, a bar for each row."
     rows, left = rows[::-1], np.zeros(len(rows))
     total = np.array([max(sum(f.values()), 1) for _, f in rows])
@@ -266,9 +272,9 @@ def stacked_bars(ax, # matplotlib axes
 @styled()
 def plot_failures(reports:list, # of `Report`
                   source:"str|None"=None, # one source's structures; None for all
-                  ax=None): # matplotlib axes
+                  ax:"Axes|None"=None)->Axes: # matplotlib axes
     "How many are solved, and why the others are not."
-    rows = [(shortened(r.name), part_of(r, source)["failures"]) for r in reports if part_of(r, source)]
+    rows = [(shortened(name), part["failures"]) for name, part in _parts(reports, source)]
     return stacked_bars(axes_or_new(ax, (7, 1.3 + .4*len(rows))), rows)
 
 # %% ../nbs/72_report.ipynb #279b44cc
@@ -287,10 +293,14 @@ def _steps(ax, d):
         edges = d["first"] - d["width"]/2 + d["width"]*factor*np.arange(len(n) + 1)
         ax.stairs(n/max(n.sum(), 1), edges, **style)
 
-def _most_frequent(d, most=8): # places of the values shown, places of the rest
+def _by_frequency(d):
+    "The places of the values that occur, the most frequent first."
     total = np.array(d["truth"]) + np.array(d["guess"])
     order = np.argsort(-total, kind="stable")
-    order = order[total[order] > 0]
+    return order[total[order] > 0]
+
+def _most_frequent(d, most=8): # places of the values shown, places of the rest
+    order = _by_frequency(d)
     return np.sort(order[:most]), order[most:]
 
 # %% ../nbs/72_report.ipynb #0858c192
@@ -317,7 +327,7 @@ def _distribution(ax, found, name):
 # %% ../nbs/72_report.ipynb #2381fe6f
 @styled()
 def plot_distributions(report:Report,
-                       source:"str|None"=None): # one source's structures; None for all
+                       source:"str|None"=None)->Figure: # one source's structures; None for all
     "The paper's Figure 2: six properties of the truth and of the first answers."
     found = part_of(report, source)["distributions"]
     fig, axes = plt.subplots(2, 3, figsize=(11.4, 5), layout="constrained")
@@ -338,7 +348,7 @@ def _allowed_band(ax, ends):
 @styled()
 def plot_parity(records:list, # of a report
                 name:str="a", # "a" or "b"
-                ax=None): # matplotlib axes
+                ax:"Axes|None"=None)->Axes: # matplotlib axes
     "True cell edges against those of the first answer."
     ax = axes_or_new(ax, (3.4, 3.4))
     both = [(r["truth"][name], r["guess"][name], r["failure"]) for r in records if r.get("guess")]
@@ -375,10 +385,10 @@ def _names_above(ax, names):
 @styled()
 def plot_sizes(reports:list, # of `Report`
                source:"str|None"=None, # one source's structures; None for all
-               ax=None): # matplotlib axes
+               ax:"Axes|None"=None)->Axes: # matplotlib axes
     "Solved@1 against the number of atoms in the primitive cell, with 95 % intervals."
     ax = axes_or_new(ax, (3.6, 3.2))
-    parts = [(shortened(r.name), part_of(r, source)["sizes"]) for r in reports if part_of(r, source)]
+    parts = [(shortened(name), part["sizes"]) for name, part in _parts(reports, source)]
     for i, (name, sizes) in enumerate(parts):
         x = np.arange(len(sizes)) + .12*(i - (len(parts) - 1)/2)
         _whiskers(ax, x, sizes.values(), color=SERIES[i % 5], marker="osD^v"[i % 5], label=name)
@@ -402,7 +412,7 @@ def reliability(records:list # with "confidence"
 # %% ../nbs/72_report.ipynb #774380fd
 @styled()
 def plot_reliability(records:list, # of a report
-                     ax=None): # matplotlib axes
+                     ax:"Axes|None"=None)->Axes: # matplotlib axes
     "Stated confidence against the share that is right, with 95 % intervals."
     ax = axes_or_new(ax, (3.6, 3.2))
     points = reliability(records)

@@ -10,6 +10,7 @@ import base64, io, json, re
 from hashlib import sha256
 from pathlib import Path
 import matplotlib.pyplot as plt
+from collections.abc import Callable
 from fastcore.xml import (A, B, H1, H2, H3, P, Body, Code, Dd, Details, Div, Dl, Dt, Figcaption, Figure, Footer, Head,
                           Header, Html, Link, Main, Meta, Nav, Pre, Safe, Script, Section, Small, Span, Style, Summary,
                           Table, Tbody, Td, Th, Thead, Title, Tr, to_xml)
@@ -35,13 +36,14 @@ def _in_words(name, score): # value, interval, unit
 # %% ../nbs/74_report_page.ipynb #4d30a8f5
 def _percent(x): return f"{100*x:.2f}%"
 
+def _tick(at):
+    "A mark across the scale."
+    return f'<line class="tick" x1="{at}" x2="{at}" y1="1" y2="13"/>'
+
 def _bar(score, baseline):
     "A rate on the scale from 0 to 1: its interval, itself, and the shuffled baseline as a tick."
     low, high, value = (_percent(score[k]) for k in ("low", "high", "value"))
-    tick = ""
-    if baseline is not None:
-        at = _percent(baseline)
-        tick = f'<line class="tick" x1="{at}" x2="{at}" y1="1" y2="13"/>'
+    tick = "" if baseline is None else _tick(_percent(baseline))
     return Safe('<svg class="scale" height="14" aria-hidden="true"><line class="track" x1="0" x2="100%" y1="7" y2="7"/>'
                 f'{tick}<line class="span" x1="{low}" x2="{high}" y1="7" y2="7"/>'
                 f'<circle cx="{value}" cy="7" r="4"/></svg>')
@@ -219,6 +221,7 @@ def _class_meaning(why, n):
     mark = Safe(f'<i style="background:{COLOURS[why]}"></i>')
     return Dt(mark, f"{why or 'solved'} ({n})"), Dd(WHY[why])
 
+# %% ../nbs/74_report_page.ipynb #b6c352a8
 def _meanings(report):
     "What the scores and the failure classes mean, folded."
     scores = [part for name, says in GLOSSARY.items() for part in (Dt(name), Dd(says))]
@@ -240,8 +243,8 @@ def _head(title, style, script):
 
 # %% ../nbs/74_report_page.ipynb #da76f63d
 def html(report:Report,
-         structures=None, # of `drawings_of`, in microscopygpt.report_rows; None: no drawings
-         reports=() # other `Report`s to stand beside it
+         structures:"Callable|dict|None"=None, # of `drawings_of`, in microscopygpt.report_rows; None: no drawings
+         reports:tuple=() # other `Report`s to stand beside it
         )->str: # one file, nothing from elsewhere
     "A page to read, to search and to send."
     style, script = packaged_text("report.css"), packaged_text("report.js")
@@ -273,8 +276,8 @@ def _tables(report, reports): # Markdown, LaTeX
 # %% ../nbs/74_report_page.ipynb #9ed75583
 def write_report(report:Report,
                  out:"str|Path", # folder
-                 structures=None, # as for `html`
-                 reports=() # other `Report`s to stand beside it
+                 structures:"Callable|dict|None"=None, # as for `html`
+                 reports:tuple=() # other `Report`s to stand beside it
                 )->Path:
     "Write scores.json, records.jsonl, table.md, table.tex and report.html."
     out = Path(out)

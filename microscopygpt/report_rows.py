@@ -8,6 +8,7 @@ __all__ = ['WHY', 'PROPERTY_ROWS', 'DIFFERENT', 'ROWS', 'UNSIGNED', 'SOLVED_LAST
 
 # %% ../nbs/73_report_rows.ipynb #7adb5275
 import base64, io, re
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.resources import files
 import numpy as np
@@ -20,8 +21,9 @@ from fastcore.xml import (B, Button, Div, Details, Fieldset, Figcaption, Figure,
 from jarvis.core.atoms import Atoms
 from matplotlib.colors import to_hex
 from pymatgen.symmetry.groups import sg_symbol_from_int_number
+from IPython.display import HTML
 from .crystal import BRAVAIS, CrystalError, standardize, to_slab
-from .plotting import draw_slab, lay_on, reach_of
+from .plotting import align_to, draw_slab, reach_of
 from .metrics import FAILURES
 from .report import COLOURS
 
@@ -33,14 +35,14 @@ def packaged_text(name:str # of a file in the package's folder `app`, e.g. "repo
 
 # %% ../nbs/73_report_rows.ipynb #5288d445
 def framed(page:str, # HTML
-           height:str="15em"):
+           height:str="15em")->HTML:
     "A page in a frame of a notebook."
     from IPython.display import HTML
     page = page.replace("&", "&amp;").replace("'", "&#39;")
     style = f"width:100%;height:{height};border:0"
     return HTML(f"<div><iframe srcdoc='{page}' style='{style}' title='page'></iframe></div>")
 
-def show_part(*parts): # elements of fastcore.xml
+def show_part(*parts:object)->HTML: # elements of fastcore.xml
     "Parts of the report in a frame of a notebook."
     return framed(to_xml(Div(Style(Safe(packaged_text("report.css"))), *parts), indent=False))
 
@@ -129,7 +131,7 @@ def _structures(found):
     if not found: return ""
     truth, answers = _slab(found.get("truth")), list(found.get("answers") or [])
     answer = _slab(answers[0]) if answers else None
-    if truth and answer: answer = lay_on(answer, truth)
+    if truth and answer: answer = align_to(answer, truth)
     known = [s for s in (truth, answer) if s]
     reach, thickness = 6., 1. # Å, of an empty drawing
     if known: reach, thickness = reach_of(*known), max(float(np.ptp(s.z)) for s in known)
@@ -138,7 +140,7 @@ def _structures(found):
 
 # %% ../nbs/73_report_rows.ipynb #fb23404b
 def drawings_of(record:dict,
-                structures # callable or mapping: id -> dict(truth=`Atoms`, answers=[`Atoms` or None], micrograph=array)
+                structures:"Callable|dict|None" # id -> dict(truth=`Atoms`, answers=[`Atoms` or None], micrograph=array)
                )->"dict|None":
     "The structures of an answer that failed; None for solved ones, which are not drawn."
     if structures is None or record["failure"] == "": return None
@@ -190,11 +192,15 @@ def _reasons(record):
     if record.get("error"): reasons.append(str(record["error"]))
     return [P(WHY.get(record["failure"], record["failure"])), Ul(*map(Li, reasons)) if reasons else ""]
 
+def _opened(record, structures):
+    "What the line of a structure opens to."
+    look = Div(_structures(drawings_of(record, structures)), _lattices(record), cls="look")
+    return Div(*_reasons(record), look, cls="opened")
+
 def _row(record, structures):
     "One structure: the line of the table, and what it opens to."
     line = Summary(*(_entry(record, key, text) for key, text in ROWS.values()), cls="row")
-    look = Div(_structures(drawings_of(record, structures)), _lattices(record), cls="look")
-    return Details(line, Div(*_reasons(record), look, cls="opened"), data_result=record["failure"] or "solved",
+    return Details(line, _opened(record, structures), data_result=record["failure"] or "solved",
                    data_source=str(record.get("source", "")))
 
 # %% ../nbs/73_report_rows.ipynb #8158451a
@@ -214,12 +220,15 @@ def _choices(records):
     return Fieldset(Legend("Result"), *(_choice(*c, checked=c[0] == first) for c in chosen))
 
 # %% ../nbs/73_report_rows.ipynb #e49aaa82
+def _sources(records): return sorted({str(r.get("source", "")) for r in records})
+
 def _source_choice(records):
-    sources = sorted({str(r.get("source", "")) for r in records})
+    sources = _sources(records)
     if len(sources) < 2: return ""
     options = (Option(s, value=s) for s in sources)
     return Label("Source ", Select(Option("all", value=""), *options, name="source"))
 
+# %% ../nbs/73_report_rows.ipynb #ef9315ef
 def _controls(records):
     search = Input(type="search", name="words", placeholder="formula, identifier, reason", autocomplete="off")
     line = Div(_source_choice(records), Label("Search ", search),
@@ -236,7 +245,7 @@ def _failures_first(record):
 
 # %% ../nbs/73_report_rows.ipynb #698d7b66
 def structure_list(records:list, # of dicts, as a report has them
-                   structures # as for `drawings_of`
+                   structures:"Callable|dict|None" # as for `drawings_of`
                   )->list: # of elements
     "Controls, headings that sort, and all rows."
     if not records: return [P("The records of the single structures are not at hand.", cls="quiet")]

@@ -8,9 +8,11 @@ __all__ = ['STILL', 'REST_PLAN', 'POTENTIAL', 'TAIL', 'SYMMETRIC_SHAPE', 'RAW_SC
            'at_rest', 'Strain', 'strain_between', 'Misfit', 'misfit_of', 'trust_in', 'Inferred', 'infer_cell']
 
 # %% ../nbs/56_rest.ipynb #42c00003
+from collections.abc import Callable
 from typing import NamedTuple
 import numpy as np
 from scipy.linalg import expm
+from .crystal import Slab
 from .heights import HeightRelaxation, relax_heights
 from .energies import Potential
 from .settle import displaced, positions_of
@@ -25,30 +27,31 @@ class CellRelaxation(HeightRelaxation):
         self.virials = {}
         super().__init__(slabs, potential)
 
-    def coordinates(self, slab): return np.r_[slab.z, slab.cell.ravel()]
+    def coordinates(self, slab:Slab)->np.ndarray: return np.r_[slab.z, slab.cell.ravel()]
 
-    def moved(self, slab, step): return slab._replace(z=slab.z + step[:-4], cell=slab.cell + step[-4:].reshape(2, 2))
+    def moved(self, slab:Slab, step:np.ndarray)->Slab:
+        return slab._replace(z=slab.z + step[:-4], cell=slab.cell + step[-4:].reshape(2, 2))
 
-    def evaluate(self, rows, forces:bool=True):
+    def evaluate(self, rows:list, forces:bool=True)->tuple:
         "Energies and forces; the virials are kept for `pull`."
         if not forces: return super().evaluate(rows, forces)
         energies, pulls, virials = self.potential.evaluate_cells([self.slabs[r] for r in rows])
         self.virials.update(zip(rows, virials))
         return energies, pulls
 
-    def pull(self, row, energy, force):
+    def pull(self, row:int, energy:float, force:np.ndarray)->tuple:
         along_z = force[:, 2] - force[:, 2].mean()
         return energy, np.r_[along_z, -(np.linalg.inv(self.slabs[row].cell).T@self.virials[row]).ravel()]
 
 # %% ../nbs/56_rest.ipynb #42c00007
 class FreeRelaxation(CellRelaxation):
     "BFGS on all positions and the cell of many slabs at once: what a crystal becomes when no image holds it."
-    def coordinates(self, slab): return np.r_[positions_of(slab), slab.cell.ravel()]
+    def coordinates(self, slab:Slab)->np.ndarray: return np.r_[positions_of(slab), slab.cell.ravel()]
 
-    def moved(self, slab, step):
+    def moved(self, slab:Slab, step:np.ndarray)->Slab:
         return displaced(slab, step[:-4])._replace(cell=slab.cell + step[-4:].reshape(2, 2))
 
-    def pull(self, row, energy, force):
+    def pull(self, row:int, energy:float, force:np.ndarray)->tuple:
         _, along = super().pull(row, energy, force)
         return energy, np.r_[(force - force.mean(0)).ravel(), along[-4:]]
 
@@ -58,7 +61,7 @@ REST_PLAN = ((8, 30),) # how many are followed for how many steps
 def at_rest(slabs:list, # of `Slab`
             potential:Potential,
             plan:tuple=REST_PLAN, # (how many, steps), ...
-            tick=None, # called before each evaluation; may raise to stop
+            tick:"Callable|None"=None, # called before each evaluation; may raise to stop
             free:bool=False # whether columns may move too
            )->list: # of `Relaxed`, lowest energy first
     "Relax heights and cell of slabs, columns held in fractions of the cell."
@@ -188,7 +191,7 @@ def misfit_of(measured:np.ndarray, # (2, 2) Å, in the view
 
 # %% ../nbs/56_rest.ipynb #56501fc5
 def trust_in(misfits:list, # of `Misfit`, of the crystals that may be in the image
-             weights, # (n,) how probable each is by all else
+             weights:np.ndarray, # (n,) how probable each is by all else
              kinds:dict=KINDS)->dict: # kind -> probability
     "The probability that the instrument is of each kind, by all crystals together."
     found = {kind: share*sum(w*m.likely[kind] for m, w in zip(misfits, weights)) for kind, share in kinds.items()}
@@ -208,10 +211,13 @@ class Inferred(NamedTuple):
     log_odds: float # of this strain, against that of a perfect agreement
 
 # %% ../nbs/56_rest.ipynb #a635c7f1
+def _over_kinds(values, kinds)->float:
+    "The mean of a value over the kinds of instruments, by how probable each is."
+    return sum(share*values[kind] for kind, share in kinds.items())
+
 def _log_odds(misfit:Misfit, kinds:dict)->float:
     "Log odds of the strain against a perfect agreement, over all kinds of instruments."
-    both = misfit.likely, misfit.agreed
-    likely, agreed = (sum(share*values[kind] for kind, share in kinds.items()) for values in both)
+    likely, agreed = (_over_kinds(values, kinds) for values in (misfit.likely, misfit.agreed))
     return float(np.log(max(likely/agreed, IMPOSSIBLE)))
 
 # %% ../nbs/56_rest.ipynb #9648c468

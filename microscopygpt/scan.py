@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 from .core import MicroscopyGPTError
+from .crystal import Atoms
 from .stem import simulate
 from .noise import Noise, add_noise, random_view
 
@@ -20,6 +21,12 @@ class ScanError(MicroscopyGPTError): "A scan that cannot be simulated."
 # %% ../nbs/12_scan.ipynb #a50e689b
 LARGEST = dict(affine=.3, calibration=.5, drift=2., unscaled=1.) # the same units as in `Scan`
 
+def _check_error(name, value, most):
+    "Raise `ScanError` where a number is out of its range."
+    if not 0 <= value <= most:
+        raise ScanError(f"The scan's {name} is {value!r}: give a number from 0 to {most:g}.")
+
+# %% ../nbs/12_scan.ipynb #e2e1e662
 @dataclass(frozen=True)
 class Scan:
     "Departure from a straight scan on a known scale; raises `ScanError` for a number out of range."
@@ -30,10 +37,7 @@ class Scan:
     unscaled: float = 0. # probability that the file gives no pixel size
 
     def __post_init__(self):
-        for name, most in LARGEST.items():
-            value = getattr(self, name)
-            if 0 <= value <= most: continue
-            raise ScanError(f"The scan's {name} is {value!r}: give a number from 0 to {most:g}.")
+        for name, most in LARGEST.items(): _check_error(name, getattr(self, name), most)
         if self.drift_length >= 1: return
         raise ScanError(f"The scan's drift_length is {self.drift_length!r}: give at least 1 Å.")
 
@@ -42,7 +46,7 @@ SCANS = dict(straight=Scan(),
              raw=Scan(affine=.12, drift=.08, calibration=.12),
              unscaled=Scan(affine=.12, drift=.08, unscaled=1.))
 
-RAW_NOISE = Noise(blur=.1, astigmatism=.25, tilt=.2, gain=.1, background=.3, readout=.2)
+RAW_NOISE = Noise(blur=.1, astigmatism=.25, illumination_gradient=.2, gain_variation=.1, background=.3, read_noise=.2)
 
 # %% ../nbs/12_scan.ipynb #11000008
 class ScanErrors(NamedTuple):
@@ -96,9 +100,9 @@ def _named_scan(scan):
     return SCANS[scan]
 
 # %% ../nbs/12_scan.ipynb #a525f0c2
-def scan_image(atoms, # a jarvis `Atoms` slab
-               scan="raw", # a name in `SCANS`, or a `Scan`
-               noise="paper", # a name in `microscopygpt.noise.NOISE`, or a `Noise`
+def scan_image(atoms:Atoms, # a jarvis `Atoms` slab
+               scan:"str|Scan"="raw", # a name in `SCANS`, or a `Scan`
+               noise:"str|Noise"="paper", # a name in `microscopygpt.noise.NOISE`, or a `Noise`
                seed:int=0, # of orientation, errors and noise
                size:int=256, # px
                pixel_size:float=.1 # Å/px, the true one

@@ -5,21 +5,24 @@
 # %% auto #0
 __all__ = ['PROPOSERS', 'ON_TOP', 'RESTLESS_BUDGET', 'KNOWN_PLAN', 'WORTH_HEIGHTS', 'ANSWERS_TRIED', 'SHOWN_PER_PLANE',
            'SETTLED_PER_PLANE', 'WATCHED', 'OFF_SCALE', 'PLANES', 'PLANE_GAP', 'RESTLESS_PLANES', 'GUESSED_PER_PLANE',
-           'ROUNDS', 'FINISH', 'TEMPLATES_TRIED', 'BOLDER', 'PredictError', 'asked_formula', 'active_proposers',
-           'remembered', 'rising', 'scale_of', 'Search', 'lowest_of_each_size']
+           'ROUNDS', 'FINISH', 'TEMPLATES_TRIED', 'BOLDER', 'PredictError', 'resolved_formula', 'active_proposers',
+           'remembered', 'in_share', 'rising', 'scale_of', 'Search', 'lowest_of_each_size']
 
 # %% ../nbs/65_search.ipynb #2404c6f3
+from collections.abc import Callable
 import numpy as np
 from fastcore.basics import patch
+from ase.calculators.calculator import Calculator
 from .core import MicroscopyGPTError
 from .crystal import typed_formula
 from .observe import Observation
 from .chat import prompt_formula
-from .compact import ModelError
+from .compact import CompactVLM, ModelError
+from .large_model import LargeVLM
 from .proof import Proposal, prove
 from .columns import ColumnError, composition, plane_cost
 from .planes import solve_columns
-from .energies import PotentialError
+from .energies import Potential, PotentialError
 from .potentials import load_potential
 from .heights import FLAT_PLAN, flat, height_starts, relax_heights
 from .height_search import find_heights
@@ -32,7 +35,7 @@ from .place import place
 # %% ../nbs/65_search.ipynb #e9240959
 class PredictError(MicroscopyGPTError): "A question that cannot be answered: no formula, or an unknown option."
 
-def asked_formula(formula, prompt)->str:
+def resolved_formula(formula:"str|None", prompt:"str|None")->str:
     "The formula, from the prompt where it is not given; raises `PredictError` where the two differ."
     if prompt is not None and formula is None: return prompt_formula(prompt)
     formula = typed_formula(formula or "")
@@ -43,7 +46,7 @@ def asked_formula(formula, prompt)->str:
 # %% ../nbs/65_search.ipynb #388f19f9
 PROPOSERS = ("columns", "model", "templates")
 
-def active_proposers(propose, model, templates)->tuple:
+def active_proposers(propose:"str|tuple", model:object, templates:"str|list|None")->tuple:
     "The names of the proposers, checked; those that have nothing to work with are left out."
     names = (propose,) if isinstance(propose, str) else tuple(propose or ())
     if not names or any(n not in PROPOSERS for n in names):
@@ -56,12 +59,16 @@ def active_proposers(propose, model, templates)->tuple:
     return active
 
 # %% ../nbs/65_search.ipynb #a1c44539
-def remembered(what):
+def remembered(what:object)->"str|None":
     "A model or a potential by its name."
     return what if isinstance(what, (str, type(None))) else str(getattr(what, "name", what))
 
 # %% ../nbs/65_search.ipynb #923d2e9b
-def rising(progress):
+def in_share(tell:Callable, start:float, share:float)->Callable:
+    "A progress function for a part of the work, which begins at `start` and takes `share`, both of 0 to 1."
+    return lambda done, what: tell(start + share*done, what)
+
+def rising(progress:"Callable|None")->Callable:
     "A progress function that never falls back; None repeats the last share."
     last = [0.]
     def tell(done, what):
@@ -81,7 +88,7 @@ RESTLESS_BUDGET = 25_000 # effort of the potential, in atoms, after which no mor
 
 class Search:
     "One question on its way to an answer: what is known, what was proposed, what went wrong."
-    def __init__(self, observation:Observation, formula:str, prompt:str, answers:int, seed:int, tell):
+    def __init__(self, observation:Observation, formula:str, prompt:str, answers:int, seed:int, tell:Callable):
         self.observation, self.formula, self.prompt = observation, formula, prompt
         self.answers, self.seed, self.tell = answers, seed, tell
         self.potential, self.contenders, self.notes, self.asked = None, [], [], 0
@@ -91,7 +98,7 @@ class Search:
         self.unscaled = None # observation on a made-up scale and its planes, where no pixel size was given or believed
 
     @property
-    def area(self): return abs(np.linalg.det(self.observation.lattice.cell)) # Å², of the measured cell
+    def area(self)->float: return abs(np.linalg.det(self.observation.lattice.cell)) # Å², of the measured cell
 
     def patient(self)->bool:
         "Whether the potential may still be asked about what looks wrong."
@@ -112,7 +119,7 @@ def on(self:Search, observation:Observation)->"Search":
 
 # %% ../nbs/65_search.ipynb #65c00013
 @patch
-def use(self:Search, heights):
+def use(self:Search, heights:"str|Calculator|Potential|None")->None:
     "Load the potential that computes heights; where that fails the answer comes without it and says so."
     if heights is None: return
     self.tell(.12, "loading the potential")
@@ -124,7 +131,7 @@ def use(self:Search, heights):
 
 # %% ../nbs/65_search.ipynb #65c00014
 @patch
-def prove(self:Search, proposals, start, end)->list: # noqa: F811 (a method)
+def prove(self:Search, proposals:list, start:float, end:float)->list: # noqa: F811 (a method)
     "Proofs of those proposals that fit the lattice."
     proofs = []
     for i, proposal in enumerate(proposals):
@@ -134,7 +141,7 @@ def prove(self:Search, proposals, start, end)->list: # noqa: F811 (a method)
 
 # %% ../nbs/65_search.ipynb #65c00015
 @patch
-def compute(self:Search, how, what, **options)->list: # of `Relaxed`
+def compute(self:Search, how:Callable, what:object, **options:object)->list: # of `Relaxed`
     "Heights computed by a function of the potential; none where there is no potential or it fails."
     if self.potential is None: return []
     def tick(): return self.tell(None, f"relaxing heights with {self.potential.name}")
@@ -157,7 +164,7 @@ def _by_size(proofs):
 
 # %% ../nbs/65_search.ipynb #1b37c5f2
 @patch
-def add_known(self:Search, proofs:list):
+def add_known(self:Search, proofs:list)->None:
     "Take proofs of model and templates among the contenders, with computed heights where that is possible."
     least = min([p.residual for p in proofs] + [c.proof.residual for c in self.contenders], default=0.)
     worth = WORTH_HEIGHTS[0]*least + WORTH_HEIGHTS[1]
@@ -172,7 +179,7 @@ def add_known(self:Search, proofs:list):
 ANSWERS_TRIED = 14 # merged answers that are proven
 
 @patch
-def ask(self:Search, vlm, temperature, start, end)->list:
+def ask(self:Search, vlm:"CompactVLM|LargeVLM", temperature:float, start:float, end:float)->list:
     "Proofs of what the model says."
     bold = temperature != 1
     self.tell(start, f"asking the model at temperature {temperature:g}" if bold else "asking the model")
@@ -200,13 +207,18 @@ SHOWN_PER_PLANE = 4, 2 # arrangements of heights that the first plane brings, an
 SETTLED_PER_PLANE = 6 # arrangements over a restless plane that are let go, of each size of cell
 
 @patch
+def _add_relaxed(self:Search, relaxed):
+    "Fit a relaxed slab to the image, and take it among the contenders where it fits."
+    proof = prove(Proposal(relaxed.slab, "columns"), self.observation)
+    if proof: self.contenders.append(contender(proof, self.area, relaxed))
+
+# %% ../nbs/65_search.ipynb #2d6a97cc
+@patch
 def add_settled(self:Search, found:list # of `Relaxed`
-               ):
+               )->None:
     "Let the atoms of a restless plane go, fit them to the image again, and take them among the contenders."
     slabs = [r.slab for r in restless(lowest_of_each_size(found, SETTLED_PER_PLANE))]
-    for r in lowest_of_each_size(self.compute(settle, slabs), SHOWN_PER_PLANE[1]):
-        proof = prove(Proposal(r.slab, "columns"), self.observation)
-        if proof: self.contenders.append(contender(proof, self.area, r))
+    for r in lowest_of_each_size(self.compute(settle, slabs), SHOWN_PER_PLANE[1]): self._add_relaxed(r)
 
 # %% ../nbs/65_search.ipynb #6501f0c2
 WATCHED = 3 # arrangements of heights over the first plane, whose size at rest is looked at
@@ -232,7 +244,7 @@ RESTLESS_PLANES = 4 # planes that get heights when the forces say that the best 
 @patch
 def _solve(self:Search, start, end):
     "The planes that cost little more than the best; none, and a note, where no columns can be solved."
-    def solving(done, what): return self.tell(start + (end - start)*done, what)
+    solving = in_share(self.tell, start, end - start)
     try: planes = solve_columns(self.observation, self.formula, seed=self.seed, progress=solving)[:RESTLESS_PLANES]
     except ColumnError as e:
         self.notes.append(str(e))
@@ -256,7 +268,7 @@ ROUNDS = 5, 3 # of the search for heights over the first plane, and over each ot
 FINISH = ((8, 8), (4, 10)), ((6, 6), (2, 10)) # how many of each are followed to the end, for how many steps
 
 @patch
-def add_columns(self:Search, start, end):
+def add_columns(self:Search, start:float, end:float)->None:
     "Solve the planes, give them heights, and take them among the contenders."
     middle = start + .2*(end - start)
     planes, wanted, calm = self._solve(start, middle), PLANES, False
@@ -277,8 +289,8 @@ def add_columns(self:Search, start, end):
 @patch
 def place(self:Search, # noqa: F811 (a method)
           contenders:list,
-          scores # (n,) log odds of each by all else
-         ):
+          scores:np.ndarray # (n,) log odds of each by all else
+         )->None:
     "Give contenders the lattice that measurement and physics agree on, where there is a potential."
     if self.observation.imaging.distortion is None:
         self.compute(lambda some, potential, tick: place(some, self.observation, potential, tick, scores) or [],
@@ -296,7 +308,7 @@ def _add_templates(self:Search, crystals):
 
 # %% ../nbs/65_search.ipynb #5fedd65c
 @patch
-def run(self:Search, propose, vlm, crystals, k)->list: # of `Candidate`
+def run(self:Search, propose:tuple, vlm:"CompactVLM|LargeVLM|None", crystals:list, k:int)->list: # of `Candidate`
     "Proposals in the order of their cost, each with its proof; the ranked candidates."
     if crystals: self._add_templates(crystals)
     if "columns" in propose: self.add_columns(.2, .6)

@@ -7,6 +7,7 @@ __all__ = ['SPRING', 'RESTLESS', 'SETTLE_PLAN', 'plane_springs', 'positions_of',
            'settle']
 
 # %% ../nbs/55_settle.ipynb #42b00004
+from collections.abc import Callable
 import numpy as np
 from .crystal import Slab
 from .heights import HeightRelaxation, relax_heights
@@ -16,7 +17,7 @@ from .energies import Potential
 # %% ../nbs/55_settle.ipynb #42b00006
 SPRING = 20. # eV/Å² in the plane on the heaviest element: .1 Å costs it as much as .1 eV
 
-def plane_springs(numbers # (n,) atomic numbers
+def plane_springs(numbers:np.ndarray # (n,) atomic numbers
                  )->np.ndarray: # (n,) eV/Å²
     "How firmly the image holds each atom in the plane."
     signal = np.asarray(numbers, float)**Z_POWER
@@ -36,11 +37,11 @@ def displaced(slab:Slab, step:np.ndarray # (3n,) Å
 # %% ../nbs/55_settle.ipynb #c3487fc1
 class PlaneRelaxation(HeightRelaxation):
     "BFGS on all coordinates of many slabs at once, cells held, each atom on its spring."
-    def coordinates(self, slab): return positions_of(slab)
+    def coordinates(self, slab:Slab)->np.ndarray: return positions_of(slab)
 
-    def moved(self, slab, step): return displaced(slab, step)
+    def moved(self, slab:Slab, step:np.ndarray)->Slab: return displaced(slab, step)
 
-    def pull(self, row, energy, force):
+    def pull(self, row:int, energy:float, force:np.ndarray)->tuple:
         "Energy and forces of the potential and the springs."
         slab, start = self.slabs[row], self.start[row]
         springs = plane_springs(slab.numbers)
@@ -63,7 +64,7 @@ SETTLE_PLAN = ((10, 10), (4, 12), (3, 30)) # how many are followed for how many 
 def settle(slabs:list, # of `Slab`
            potential:Potential,
            plan:tuple=SETTLE_PLAN, # (how many, steps), ...
-           tick=None # called before each evaluation; may raise to stop
+           tick:"Callable|None"=None # called before each evaluation; may raise to stop
           )->list: # of `Relaxed`, lowest energy first
     "Relax slabs in all directions, each atom as free in the plane as the image leaves it."
     return relax_heights(slabs, potential, plan, tick, PlaneRelaxation)

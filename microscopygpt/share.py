@@ -89,11 +89,14 @@ def _loss_in_words(loss):
     return f"{loss:.3f}" if loss is not None else "not measured"
 
 # %% ../nbs/39_share.ipynb #caa75acf
+def _figure(value): return f"{value:.3g}" if isinstance(value, float) else str(value)
+
 def _table(values):
     "Scores as Markdown."
-    rows = [f"| {name} | {v:.3g} |" if isinstance(v, float) else f"| {name} | {v} |" for name, v in values.items()]
+    rows = [f"| {name} | {_figure(v)} |" for name, v in values.items()]
     return "\n".join(["| score | value |", "|---|---|", *rows])
 
+# %% ../nbs/39_share.ipynb #3333411e
 _FEW = "(share of a few validation micrographs, greedy, not proven)"
 
 def _scores(record, more):
@@ -136,22 +139,33 @@ def model_card(folder:"str|Path", # of a finished run
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", GATES, "training.json", "loss.png",
                   "samples.json")
 
-def _stage_adapter(folder, name, scores, stage):
-    "Copy the files of an adapter that go to the hub."
+def _copy(files, folder, stage):
+    "Copy files of a folder to another."
+    for file in files: shutil.copy(folder/file, stage/file)
+
+# %% ../nbs/39_share.ipynb #f70d4a7f
+def _require_adapter(folder):
+    "Refuse a folder without the weights of an adapter."
     if not (folder/"adapter_model.safetensors").is_file():
         raise ShareError(f"{folder} holds no adapter: share the folder of a finished run.")
-    for file in _ADAPTER_FILES:
-        if (folder/file).is_file(): shutil.copy(folder/file, stage/file)
+
+def _stage_adapter(folder, name, scores, stage):
+    "Copy the files of an adapter that go to the hub."
+    _require_adapter(folder)
+    _copy([file for file in _ADAPTER_FILES if (folder/file).is_file()], folder, stage)
     (stage/"README.md").write_text(model_card(folder, name, scores), encoding="utf-8")
 
 # %% ../nbs/39_share.ipynb #00851307
+def _write_sides(data, folder):
+    "A parquet file for each side of a data set that holds anything."
+    folder.mkdir()
+    for side, rows in data.items():
+        if len(rows): rows.to_parquet(str(folder/f"{side}-00000-of-00001.parquet"))
+
 def _stage_dataset(folder, stage):
     "Copy the files of a data set that go to the hub."
-    data = DatasetFolder(folder).load()
-    (stage/"data").mkdir()
-    for side, rows in data.items():
-        if len(rows): rows.to_parquet(str(stage/"data"/f"{side}-00000-of-00001.parquet"))
-    for file in ("README.md", "recipe.json", "crystals.npz"): shutil.copy(folder/file, stage/file)
+    _write_sides(DatasetFolder(folder).load(), stage/"data")
+    _copy(("README.md", "recipe.json", "crystals.npz"), folder, stage)
 
 # %% ../nbs/39_share.ipynb #6d024c7c
 @contextmanager
@@ -217,7 +231,7 @@ def merge(adapter:"str|Path", # folder or name on the hub
 def export_gguf(adapter:"str|Path", # folder or name on the hub
                 out:"str|Path", # folder for the file
                 quantization:str="q4_k_m" # as llama.cpp names it
-               ):
+               )->Path:
     "Convert a model with its adapter for llama.cpp, by Unsloth; raises `NoGPUError` where Unsloth cannot be used."
     if not has_unsloth():
         raise NoGPUError("Unsloth converts to GGUF, and needs a GPU: pip install 'microscopygpt[gpu]' on a machine "

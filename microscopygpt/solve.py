@@ -12,14 +12,18 @@ __all__ = ['NO_POTENTIAL', 'CONVINCING', 'OTHER_SIZES', 'RESCALED', 'UNLIKELY', 
 
 # %% ../nbs/67_solve.ipynb #32c16a76
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Callable, NamedTuple
 import numpy as np
+from ase.calculators.calculator import Calculator
 from .core import MicroscopyGPTError
 from .crystal import from_slab, reduced_formula, standardize
 from .micrograph import Micrograph, read_micrograph
 from .fourier import LatticeError
 from .observe import Imaging, Observation, figures
 from .chat import make_prompt, prompt_bravais
+from .compact import CompactVLM
+from .large_model import LargeVLM
 from .model import load_model
 from .proof import relax as relax_atoms, symmetrize
 from .columns import composition
@@ -30,19 +34,19 @@ from .propose import local_crystals, merge_answers
 from .rank import EXPLAINED, Candidate
 from .calibrate import observe_unscaled, pixel_size_at_rest, pixel_sizes_by_area, unscaled_planes
 from .composition import compose, read_elements
-from .search import (PROPOSERS, PredictError, Search, active_proposers, asked_formula, remembered,
-                                  rising, scale_of)
+from .search import (PROPOSERS, PredictError, Search, active_proposers, in_share, remembered,
+                                  resolved_formula, rising, scale_of)
 from .prediction import Prediction
 
 # %% ../nbs/67_solve.ipynb #67c00010
-def answers_without_image(vlm, # a loaded model
+def answers_without_image(vlm:"CompactVLM|LargeVLM", # a loaded model
                           formula:str, seed:int=0)->list: # of `Proposal`, most votes first
     "What a model says of a formula when it is shown no image."
     prompt = make_prompt(formula, dialect=vlm.dialect)
     return merge_answers(*vlm.generate([None], [prompt], k=32, seed=seed), formula)
 
 # %% ../nbs/67_solve.ipynb #a03499b4
-def guess(formula:str, model="compact", # name, folder or loaded model
+def guess(formula:str, model:"str|CompactVLM|LargeVLM"="compact", # name, folder or loaded model
           k:int=5, seed:int=0)->list: # of `Atoms`, most votes first
     "What the model says of a formula when it is shown no image."
     formula = reduced_formula(formula)
@@ -50,7 +54,7 @@ def guess(formula:str, model="compact", # name, folder or loaded model
     return [standardize(from_slab(symmetrize(p.slab)), symprec=.1) for p in merged[:k]]
 
 # %% ../nbs/67_solve.ipynb #67c00014
-def area_of_unit(vlm, formula:str, seed:int=0)->"float|None": # Å²; None where no answer can be read
+def area_of_unit(vlm:"CompactVLM|LargeVLM", formula:str, seed:int=0)->"float|None": # Å²; None without an answer
     "The area of a formula unit without an image: the median over the model's answers."
     areas = []
     for proposal in answers_without_image(vlm, formula, seed):
@@ -174,7 +178,7 @@ def sizes_to_try(first:float, # Å/px, tried already
     return kept[1:OTHER_SIZES + 1]
 
 # %% ../nbs/67_solve.ipynb #2d733977
-def on_other_sizes(trials:ScaleTrials, vlm, attempt:Attempt # on the pixel size at rest
+def on_other_sizes(trials:ScaleTrials, vlm:"CompactVLM|LargeVLM", attempt:Attempt # on the pixel size at rest
                   )->Attempt:
     "The best attempt on the pixel sizes at which a formula unit is as large as the model says."
     question = trials.question
@@ -203,7 +207,7 @@ def first_attempt(trials:ScaleTrials)->Attempt:
 UNLIKELY = .1 # confidence on the scale at rest, below which other sizes are tried
 
 def second_attempt(trials:ScaleTrials, attempt:Attempt, # the first
-                   vlm=None # model that is asked for sizes
+                   vlm:"CompactVLM|LargeVLM|None"=None # model that is asked for sizes
                   )->Attempt:
     "The first attempt, or a better one on another scale where the first is hopeless."
     hopeless = trials.hopeless(attempt)
@@ -231,8 +235,8 @@ def at_its_rest(trials:ScaleTrials, attempt:Attempt)->Attempt:
 
 # %% ../nbs/67_solve.ipynb #67c0004a
 def on_its_scale(question:Search, micrograph:Micrograph, imaging:Imaging,
-                 run, # a `Search` -> its candidates
-                 vlm=None # model that is asked for sizes
+                 run:Callable, # a `Search` -> its candidates
+                 vlm:"CompactVLM|LargeVLM|None"=None # model that is asked for sizes
                 )->Attempt: # which unpacks into search and candidates
     "Search on the scale of the file, and on others where the answer and the file disagree."
     trials = ScaleTrials(question, micrograph, imaging, run)
@@ -277,7 +281,7 @@ def warnings_for(micrograph:Micrograph, observation:Observation, candidates:list
     if best.confidence < DOUBTFUL:
         notes.append(f"Even the best answer is right with a probability of {best.confidence:.0%} only: "
                      "check the formula and the pixel size.")
-    return notes + unusual(best.proof.crowding, best.proof.fit.power)
+    return notes + unusual(best.proof.crowding, best.proof.fit.contrast_exponent)
 
 # %% ../nbs/67_solve.ipynb #9a11c0df
 SCALE_ERROR = .03 # of a scale from rest: three of four crystals
@@ -347,32 +351,32 @@ def _by_name(options):
     return options | dict(model=remembered(options["model"]), heights=remembered(options["heights"]))
 
 # %% ../nbs/67_solve.ipynb #9a11c1d3
-def predict(image, # path, array or `Micrograph`
+def predict(image:"str|Path|np.ndarray|Micrograph", # path, array or `Micrograph`
             formula:"str|None"=None, # e.g. "MoS2"; may come from the prompt
             pixel_size:"float|None"=None, # Å per pixel; needed unless the file tells
             *,
-            elements=None, # in place of a formula: "Mo,S", whose ratio the image then tells
+            elements:"str|list|None"=None, # in place of a formula: "Mo,S", whose ratio the image then tells
             prompt:"str|None"=None, # the paper's prompt, when you want to edit it
             k:int=5, # candidates; fewer when no proposer has more
-            propose=PROPOSERS, # one name or several
-            model="compact", # name, folder or loaded model
-            templates="auto", # list of `Crystal`, None, or "auto": the databases that are on this machine
-            heights="chgnet", # potential that computes heights: a name, an ASE calculator, or None
+            propose:"str|tuple"=PROPOSERS, # one name or several
+            model:"str|CompactVLM|LargeVLM|None"="compact", # name, folder or loaded model
+            templates:"str|list|None"="auto", # list of `Crystal`, or "auto": the databases that are on this machine
+            heights:"str|Calculator|None"="chgnet", # potential that computes heights
             relax:"str|None"=None, # potential that relaxes the candidates as a whole, e.g. "chgnet"
             imaging:"Imaging|None"=None, # what may be assumed of probe, contrast and distortion
-            progress=None, # called with the share done (0 to 1) and what comes next, often; may raise to stop
+            progress:"Callable|None"=None, # called with the share done (0 to 1) and what comes next; may raise to stop
             seed:int=0, answers:int=32 # how often the model is asked
            )->Prediction:
     "Read the crystal structure from a micrograph: propose, compute what is not seen, prove, rank."
+    imaging = imaging or Imaging()
     options = dict(prompt=prompt, k=k, propose=propose, model=model, templates=templates, heights=heights, relax=relax,
                    imaging=imaging, seed=seed, answers=answers)
     if elements is not None: return _predict_elements(image, elements, formula, pixel_size, options, progress)
-    formula, active = asked_formula(formula, prompt), active_proposers(propose, model, templates)
+    formula, active = resolved_formula(formula, prompt), active_proposers(propose, model, templates)
     _check_options(k, heights)
-    tell, imaging = rising(progress), imaging or Imaging()
+    tell = rising(progress)
     tell(0., "loading the model")
     vlm = load_model(model) if "model" in active else None
-    asked = _by_name(options) | dict(imaging=imaging)
     prompt = prompt or make_prompt(formula, dialect=getattr(vlm, "dialect", "paper"))
     tell(.02, "measuring the lattice")
     micrograph = read_micrograph(image, pixel_size)
@@ -383,8 +387,9 @@ def predict(image, # path, array or `Micrograph`
     search, candidates = on_its_scale(question, micrograph, imaging, run, vlm)
     candidates = _relaxed(candidates, relax, tell)
     tell(1., "done")
-    warnings, name = _all_notes(micrograph, search, candidates), getattr(vlm, "name", "no model")
-    return Prediction(micrograph, search.observation, formula, prompt, candidates, name, seed, warnings, asked)
+    warnings = _all_notes(micrograph, search, candidates)
+    return Prediction(micrograph, search.observation, formula, prompt, candidates, getattr(vlm, "name", "no model"),
+                      seed, warnings, _by_name(options))
 
 # %% ../nbs/67_solve.ipynb #67c00067
 NO_TEMPLATES = "There is no database on this machine and no list was given: templates proposed nothing."
@@ -410,9 +415,8 @@ def _compositions(micrograph, elements, imaging, seed, tell):
     "The stoichiometries that the columns speak for, most plausible first."
     start, share = COMPOSING
     tell(start, "measuring the lattice")
-    if micrograph.pixel_size is None: observation = observe_unscaled(micrograph, imaging)
-    else: observation = observe_scan(micrograph, imaging)
-    return compose(observation, elements, seed, lambda done, what: tell(start + share*done, what))
+    observed = observe_unscaled if micrograph.pixel_size is None else observe_scan
+    return compose(observed(micrograph, imaging), elements, seed, in_share(tell, start, share))
 
 # %% ../nbs/67_solve.ipynb #67c00073
 def _confidence_of(prediction): return prediction.best.confidence if prediction.candidates else 0.
@@ -433,9 +437,9 @@ def _progress_of(i, formula, tell):
 def _predict_elements(image, elements, formula, pixel_size, options, progress):
     "The answer for the stoichiometry of some elements that the image speaks for."
     if formula or options["prompt"]: raise PredictError("Give a formula or the elements, not both.")
-    elements, imaging = read_elements(elements), options["imaging"] or Imaging()
-    micrograph, tell = read_micrograph(image, pixel_size), rising(progress)
-    found = _compositions(micrograph, elements, imaging, options["seed"], tell)
+    elements, tell = read_elements(elements), rising(progress)
+    micrograph = read_micrograph(image, pixel_size)
+    found = _compositions(micrograph, elements, options["imaging"], options["seed"], tell)
     if options["model"] is not None: options = options | dict(model=load_model(options["model"]))
     answers = []
     for i, one in enumerate(found[:COMPOSITIONS]):

@@ -15,13 +15,13 @@ from ase.data import atomic_numbers
 from jarvis.core.utils import gaussian, lorentzian2
 from scipy.fft import next_fast_len
 from scipy.spatial import cKDTree
-from .crystal import Atoms
+from .crystal import Atoms, cell_area
 from .probe import Probe, StemError, number_within, transfer
 
 # %% ../nbs/10_stem.ipynb #3a7d25c2
 def half_plane(
-    cell, # In-plane cell, rows a and b, (2, 2), in Å
-    gmax, # Largest spatial frequency, in 1/Å
+    cell:np.ndarray, # In-plane cell, rows a and b, (2, 2), in Å
+    gmax:float, # Largest spatial frequency, in 1/Å
 ) -> np.ndarray: # (m, 2) integers (h, k)
     "The harmonics with |g| < `gmax`, one of each pair (h, k), (-h, -k), without (0, 0)."
     (ax, ay), (bx, by) = np.asarray(cell, float).tolist()
@@ -42,17 +42,22 @@ def _spatial_frequencies(cell, hk):
     return hk @ basis/area[..., None], area
 
 # %% ../nbs/10_stem.ipynb #5b0c6a10
+_TURN = 2*torch.pi # rad
+
 def _phases(hk, g, frac, shift):
     "Phase of each atom in each harmonic, (b, m, n), in rad; `shift` (b, 2) in Å or None."
-    phase = -2*torch.pi*(hk @ frac.transpose(-1, -2))
-    if shift is None: return phase
-    return phase - 2*torch.pi*(g @ shift[:, :, None])
+    phase = -_TURN*(hk @ frac.transpose(-1, -2))
+    return phase if shift is None else phase - _TURN*(g @ shift[:, :, None])
 
 # %% ../nbs/10_stem.ipynb #a5e727ce
-def _debye_waller(weights, thermal, g2):
-    "Weights of the atoms (b, n) in each harmonic: (b, 1 or m, n); `thermal` (b, n) in Å or None."
-    if thermal is None: return weights[:, None]
-    return weights[:, None]*torch.exp(-2*torch.pi**2*g2[..., None]*thermal[:, None]**2)
+def _thermal_damping(u_rms, g2):
+    "What thermal motion leaves of each atom in each harmonic (b, m, n)."
+    return torch.exp(-2*torch.pi**2*g2[..., None]*u_rms[:, None]**2)
+
+def _debye_waller(weights, u_rms, g2):
+    "Weights of the atoms (b, n) in each harmonic: (b, 1 or m, n); `u_rms` (b, n) in Å or None."
+    if u_rms is None: return weights[:, None]
+    return weights[:, None]*_thermal_damping(u_rms, g2)
 
 # %% ../nbs/10_stem.ipynb #a5f7c2c9
 def _structure_factors(weights, phase):
@@ -83,36 +88,40 @@ def image_sum(
     cell:torch.Tensor, # Rows a and b, (b, 2, 2), in Å
     frac:torch.Tensor, # In-plane fractional positions, (b, n, 2)
     weights:torch.Tensor, # Z**z_power, (b, n); 0 pads
-    probe, # Width of the Gaussian in Å, a number or (b,); or a `Probe`
+    probe:"float|torch.Tensor|Probe", # Width of the Gaussian in Å, a number or (b,); or a `Probe`
     hk:torch.Tensor, # Harmonics from `half_plane`, (m, 2) or (b, m, 2); (0, 0) pads
-    shape=(256, 256), # Rows and columns of the image
-    pixel_size=.1, # Å/px
-    shift=None, # Position of the crystal's origin, (b, 2) as x, y in Å from pixel (0, 0)
-    thermal=None, # Root mean square displacement of each atom along one axis, (b, n), in Å
-    dtype=torch.float32, # Precision of the image
+    shape:tuple=(256, 256), # Rows and columns of the image
+    pixel_size:float=.1, # Å/px
+    shift:"torch.Tensor|None"=None, # Position of the crystal's origin, (b, 2) as x, y in Å from pixel (0, 0)
+    u_rms:"torch.Tensor|None"=None, # Root mean square displacement of each atom along one axis, (b, n), in Å
+    dtype:torch.dtype=torch.float32, # Precision of the image
 ) -> torch.Tensor: # (b, rows, columns), in Z**z_power per Å²
     "Equations 1 and 2 of the paper as a Fourier series, differentiable in every tensor."
     hk = hk.to(cell).expand(len(cell), -1, 2)
     g, area = _spatial_frequencies(cell, hk)
     g2 = (g**2).sum(-1)
-    factors = _structure_factors(_debye_waller(weights, thermal, g2), _phases(hk, g, frac, shift))
+    factors = _structure_factors(_debye_waller(weights, u_rms, g2), _phases(hk, g, frac, shift))
     scale = 2*transfer(probe, g2)*(hk != 0).any(-1)/area.abs() # 2: the other half of the plane
     re, im = ((scale*part).to(dtype) for part in factors)
     mean = (weights.sum(-1, keepdim=True)/area.abs())[..., None].to(dtype)
     return _add_waves(mean, re, im, g, shape, pixel_size)
 
 # %% ../nbs/10_stem.ipynb #80829469
+def _refuse_structure(i, a):
+    "Raise `StemError` for what is no structure, or one without atoms; `i` is its place in the list."
+    if not isinstance(a, Atoms):
+        raise StemError(f"structure {i} is a {type(a).__name__}: give jarvis.core.atoms.Atoms (read_crystal makes "
+                        "them)")
+    if not len(a.elements): raise StemError(f"structure {i} has no atoms")
+
+# %% ../nbs/10_stem.ipynb #3432d9a0
 def list_of_structures(
-    atoms, # A jarvis Atoms, or a list of them
+    atoms:"Atoms|list", # one, or a list of them
 ) -> list: # of jarvis Atoms
     "The structures as a list; raises `StemError` where one is missing, empty or of another type."
     many = list(atoms) if isinstance(atoms, (list, tuple)) else [atoms]
     if not many: raise StemError("the list of structures is empty: give at least one jarvis Atoms")
-    for i, a in enumerate(many):
-        if not isinstance(a, Atoms):
-            raise StemError(f"structure {i} is a {type(a).__name__}: give jarvis.core.atoms.Atoms (read_crystal makes "
-                            "them)")
-        if not len(a.elements): raise StemError(f"structure {i} has no atoms")
+    for i, a in enumerate(many): _refuse_structure(i, a)
     return many
 
 # %% ../nbs/10_stem.ipynb #a5732051
@@ -203,8 +212,8 @@ def _per_image(name, value, b, width):
     return v.copy()
 
 # %% ../nbs/10_stem.ipynb #a5b0a4de
-def orientation(rotation, # degrees from x towards y, one number or b
-                mirror, # turned over or not, one or b
+def orientation(rotation:"float|list", # degrees from x towards y, one number or b
+                mirror:"bool|list", # turned over or not, one or b
                 b:int)->np.ndarray: # (b, 2, 2)
     "Matrices that turn row vectors x, y as `simulate` turns a crystal."
     angle = np.radians(_per_image("rotation", rotation, b, 1)[:, 0])
@@ -218,24 +227,28 @@ class _Sheet(NamedTuple):
     cell: np.ndarray # (2, 2), turned, in Å
     frac: np.ndarray # (n, 2)
     weights: np.ndarray # (n,), Z**z_power
-    thermal: np.ndarray # (n,), root mean square displacement in Å
+    u_rms: np.ndarray # (n,), root mean square displacement in Å
     shift: np.ndarray # (2,), of the cell's origin, in Å
 
 # %% ../nbs/10_stem.ipynb #a58fe031
-def _displacements(thermal, numbers):
+def _checked_u_rms(u_rms):
+    "Atomic number -> root mean square displacement, in Å."
+    return {atomic_numbers.get(e): number_within(f"u_rms[{e!r}]", u, 0, 1, " Å") for e, u in u_rms.items()}
+
+def _displacements(u_rms, numbers):
     "Root mean square displacement of each atom, in Å, from one number or one for each element."
-    if not isinstance(thermal, dict): return np.full(len(numbers), number_within("thermal", thermal, 0, 1, " Å"))
-    table = {atomic_numbers.get(e): number_within(f"thermal[{e!r}]", u, 0, 1, " Å") for e, u in thermal.items()}
+    if not isinstance(u_rms, dict): return np.full(len(numbers), number_within("u_rms", u_rms, 0, 1, " Å"))
+    table = _checked_u_rms(u_rms)
     return np.array([table.get(z, 0.) for z in numbers])
 
 # %% ../nbs/10_stem.ipynb #a54bb3c9
-def _sheets(many, turns, shifts, z_power, thermal):
+def _sheets(many, turns, shifts, z_power, u_rms):
     "A sheet for each structure; one that occurs several times is projected once."
     projected = {id(a): _projected(a) for a in {id(a): a for a in many}.values()}
     sheets = []
     for atoms, turn, shift in zip(many, turns, shifts):
         cell, frac, z = projected[id(atoms)]
-        sheets.append(_Sheet(cell @ turn, frac, z.astype(float)**z_power, _displacements(thermal, z), shift))
+        sheets.append(_Sheet(cell @ turn, frac, z.astype(float)**z_power, _displacements(u_rms, z), shift))
     return sheets
 
 # %% ../nbs/10_stem.ipynb #8ca9ccfc
@@ -260,11 +273,16 @@ SERIES_END = .9 # sigma times the frequency where a Gaussian has damped the harm
 GAUSSIAN_REACH = 5.5 # standard deviations where a Gaussian has fallen to 3e-7
 TERM_COST = 1.5 # of a term of the series, relative to an atom in the sum over atoms
 
+def _lit_area(sigma, shape, pixel_size):
+    "Area (Å²) from which a Gaussian of width `sigma` (Å) reaches into a view."
+    return np.prod(np.array(shape)*pixel_size + 2*GAUSSIAN_REACH*sigma)
+
+# %% ../nbs/10_stem.ipynb #96b1dc9e
 def _few_atoms(sheet, sigma, gmax, shape, pixel_size):
     "Whether the sum over atoms costs less than the series."
-    area = abs(np.linalg.det(sheet.cell))
-    view = np.prod(np.array(shape)*pixel_size + 2*GAUSSIAN_REACH*sigma)
-    return len(sheet.frac)/area*view < TERM_COST*np.pi*gmax**2*area
+    area = cell_area(sheet.cell)
+    n_atoms = len(sheet.frac)/area*_lit_area(sigma, shape, pixel_size)
+    return n_atoms < TERM_COST*np.pi*gmax**2*area
 
 # %% ../nbs/10_stem.ipynb #5b0c6a26
 LEAST_EXPONENT = -25 # of a Gaussian; smaller ones would underflow to slow denormal numbers
@@ -278,7 +296,7 @@ def _gaussians(n, at, width):
 # %% ../nbs/10_stem.ipynb #a564e436
 def _atom_by_atom(sheet, sigma, shape, pixel_size, device):
     "One image through a Gaussian probe."
-    sigma = np.hypot(sigma, sheet.thermal)
+    sigma = np.hypot(sigma, sheet.u_rms)
     reach = GAUSSIAN_REACH*sigma.max()/pixel_size
     x, y, which = _sites(sheet.cell/pixel_size, sheet.frac, sheet.shift/pixel_size, (-reach, -reach),
                          (shape[1]+reach, shape[0]+reach))
@@ -344,10 +362,10 @@ def _series(sheets, probe, gmax, shape, pixel_size, device):
     "Images of a batch, by harmonics."
     def put(a): return torch.from_numpy(a).to(device)
     hk = _pad([half_plane(s.cell, gmax) for s in sheets])
-    frac, weights, thermal = (_pad([getattr(s, name) for s in sheets]) for name in ("frac", "weights", "thermal"))
+    frac, weights, u_rms = (_pad([getattr(s, name) for s in sheets]) for name in ("frac", "weights", "u_rms"))
     cell, shift = (np.stack([getattr(s, name) for s in sheets]) for name in ("cell", "shift"))
     return image_sum(put(cell), put(frac), put(weights), probe, put(hk), shape, pixel_size, put(shift),
-                     put(thermal) if thermal.any() else None)
+                     put(u_rms) if u_rms.any() else None)
 
 # %% ../nbs/10_stem.ipynb #5b0c6a2c
 def _images(sheets, probe, gmax, shape, pixel_size, device):
@@ -364,35 +382,44 @@ def _images(sheets, probe, gmax, shape, pixel_size, device):
     return images.numpy()
 
 # %% ../nbs/10_stem.ipynb #a5e01137
-def _checked_probe(probe, thermal):
-    "The probe, and the spatial frequency (1/Å) where its series ends."
-    if isinstance(probe, Probe): return probe, min(probe.cutoff, SERIES_END/max(probe.source_size, 1e-3))
-    if isinstance(probe, Real): return number_within("probe", probe, .1, 10, " Å"), SERIES_END/probe
+def _check_fixed_probe(probe, u_rms):
+    "Raise `StemError` for a probe without a meaning, and for AtomVision's in a crystal that is not at rest."
     if probe != "atomvision":
         raise StemError(f"probe must be the width of a Gaussian in Å, a Probe, or 'atomvision', not {probe!r}")
-    if thermal: raise StemError("AtomVision's probe has a fixed shape: leave thermal out, or use a Gaussian or a Probe")
+    if u_rms: raise StemError("AtomVision's probe has a fixed shape: leave u_rms out, or use a Gaussian or a Probe")
+
+# %% ../nbs/10_stem.ipynb #13f96f6c
+def _series_end(probe):
+    "The spatial frequency (1/Å) beyond which an instrument leaves next to nothing."
+    return min(probe.cutoff, SERIES_END/max(probe.source_size, 1e-3))
+
+def _checked_probe(probe, u_rms):
+    "The probe, and the spatial frequency (1/Å) where its series ends."
+    if isinstance(probe, Probe): return probe, _series_end(probe)
+    if isinstance(probe, Real): return number_within("probe", probe, .1, 10, " Å"), SERIES_END/probe
+    _check_fixed_probe(probe, u_rms)
     return probe, 0.
 
 # %% ../nbs/10_stem.ipynb #00e9c506
 def simulate(
-    atoms, # A jarvis Atoms seen along c, or a list of them
-    pixel_size=.1, # Å/px
-    size=256, # Pixels, or (rows, columns)
-    rotation=0., # Degrees from x towards y; one, or one per structure
-    shift=(0., 0.), # Position of the cell's origin: x, y in Å from pixel (0, 0); one, or one per structure
-    mirror=False, # Flip y before rotating; one, or one per structure
-    probe=.5, # Standard deviation of a Gaussian in Å, a `Probe`, or "atomvision"
-    z_power=1.7, # Exponent of the atomic number
-    thermal=0., # Root mean square displacement along one axis in Å; a number, or {element: number}
-    device="cpu", # Where torch computes
+    atoms:"Atoms|list", # Seen along c; one, or a list of them
+    pixel_size:float=.1, # Å/px
+    size:"int|tuple"=256, # Pixels, or (rows, columns)
+    rotation:"float|list"=0., # Degrees from x towards y; one, or one per structure
+    shift:"tuple|list"=(0., 0.), # The cell's origin: x, y in Å from pixel (0, 0); one, or one per structure
+    mirror:"bool|list"=False, # Flip y before rotating; one, or one per structure
+    probe:"float|str|Probe"=.5, # Standard deviation of a Gaussian in Å, a `Probe`, or "atomvision"
+    z_power:float=1.7, # Exponent of the atomic number
+    u_rms:"float|dict"=0., # Root mean square displacement along one axis in Å; a number, or {element: number}
+    device:str="cpu", # Where torch computes
 ) -> np.ndarray: # (rows, columns) float32 in Z**z_power per Å²; a list gives (b, rows, columns)
     "A noise-free image along c, by equations 1 and 2 of the paper; raises `StemError` for unusable input."
     many, shape = list_of_structures(atoms), _shape(size)
     pixel_size = number_within("pixel_size", pixel_size, .001, 10, " Å/px")
     z_power = number_within("z_power", z_power, 0, 4)
-    probe, gmax = _checked_probe(probe, thermal)
+    probe, gmax = _checked_probe(probe, u_rms)
     turns = orientation(rotation, mirror, len(many))
-    sheets = _sheets(many, turns, _per_image("shift", shift, len(many), 2), z_power, thermal)
+    sheets = _sheets(many, turns, _per_image("shift", shift, len(many), 2), z_power, u_rms)
     images = _images(sheets, probe, gmax, shape, pixel_size, device)
     return images if isinstance(atoms, (list, tuple)) else images[0]
 
@@ -404,11 +431,11 @@ def _stemconv_centre(atoms, lattice, width):
 
 # %% ../nbs/10_stem.ipynb #a5c696a9
 def stemconv_view(
-    atoms, # jarvis Atoms
-    pixel_size=.1, # Å/px
-    size=256, # Pixels
-    rot=0., # Degrees, as `STEMConv.simulate_surface` takes it
-    shift=(0., 0.), # x, y in Å, likewise
+    atoms:Atoms,
+    pixel_size:float=.1, # Å/px
+    size:int=256, # Pixels
+    rot:float=0., # Degrees, as `STEMConv.simulate_surface` takes it
+    shift:tuple=(0., 0.), # x, y in Å, likewise
 ) -> dict: # rotation (degrees), shift (x, y in Å) and mirror for `simulate`
     "The view of jarvis-tools' STEMConv: with it, the transposed image of `simulate` is that of STEMConv."
     lattice, t, width = np.array(atoms.lattice_mat, float), np.radians(rot), pixel_size*(size-1)

@@ -33,7 +33,8 @@ LARGEST_RATIO = 2. # of the logarithm: beyond it one of the two is noise
 
 def _by_elongation(g)->np.ndarray: # (m, 2) from (m, 2) in 1/Å
     "Derivative of the logarithm of an amplitude with respect to stretch and skew."
-    return -2*np.pi**2*np.c_[g[:, 0]**2 - g[:, 1]**2, 2*g[:, 0]*g[:, 1]]
+    along_x, along_y = g.T
+    return -2*np.pi**2*np.c_[along_x**2 - along_y**2, 2*along_x*along_y]
 
 # %% ../nbs/44_straighten.ipynb #c72e68fe
 def _log_ratios(amplitude, noise, one, other)->tuple: # (k,) and (k,)
@@ -83,13 +84,16 @@ class Shape(NamedTuple):
 # %% ../nbs/44_straighten.ipynb #e844b010
 LARGEST_STRAIN = .16 # of a single scan
 
+def _least_misfit(laid, bravais, cell)->float:
+    "The least misfit of the image's groups with an operation that marks the class; 1 where there is none."
+    groups = [g for g in image_groups(laid, cell) if any(marks(o.turn, bravais) for o in g.operations)]
+    return min((g.misfit for g in groups), default=1.)
+
 def _shape(observation, bravais, cell, strain)->Shape:
     "A symmetric lattice with what the columns say of it."
     laid = observation.onto(cell)
     laid = laid.onto(cell, find_astigmatism(laid, cell))
-    groups = [g for g in image_groups(laid, cell) if any(marks(o.turn, bravais) for o in g.operations)]
-    misfit = min((g.misfit for g in groups), default=1.)
-    return Shape(cell, bravais, strain, misfit, laid.astigmatism)
+    return Shape(cell, bravais, strain, _least_misfit(laid, bravais, cell), laid.astigmatism)
 
 # %% ../nbs/44_straighten.ipynb #2e9f6f05
 def shapes_of(observation:Observation, most:float=LARGEST_STRAIN # strain
@@ -103,11 +107,15 @@ PASSED_OVER = .1, .33 # share of a lattice's strain and share of its misfit, bel
 UNSTRAINED = 5e-4 # strain of a lattice that the image has as it is: what noise leaves of one, median .0001
 SELDOM = .04 # strain that scans seldom have without breaking every other lattice, too
 
+def _is_outdone(shape, others)->bool:
+    "Whether one of the others needs next to no strain beside this lattice, and leaves far less."
+    strain, misfit = PASSED_OVER[0]*shape.strain, PASSED_OVER[1]*shape.misfit
+    return any(o.strain < strain and o.misfit < misfit for o in others)
+
 def is_passed_over(shape:Shape, others:list # of `Shape`
                   )->bool:
     "Whether another lattice needs next to no strain beside this one, and leaves far less; or none at all."
-    strain, misfit = PASSED_OVER[0]*shape.strain, PASSED_OVER[1]*shape.misfit
-    if any(o.strain < strain and o.misfit < misfit for o in others): return True
+    if _is_outdone(shape, others): return True
     return shape.strain > SELDOM and any(o.strain < UNSTRAINED and o.agreed for o in others)
 
 # %% ../nbs/44_straighten.ipynb #41b0000b

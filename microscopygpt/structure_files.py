@@ -13,12 +13,16 @@ from .crystal import Atoms, CrystalError, ISOTOPES, plain_arrays, reduced_formul
 from .structure_formats import HYDROGEN_NOTE, WHOLE, Site, Sites, check_whole, cif_structures, element_symbol
 
 # %% ../nbs/04_structure_files.ipynb #0fe233af
+def _numbers_or_none(words):
+    "The numbers that words are, an empty list where one is none."
+    try: return [float(word) for word in words]
+    except ValueError: return []
+
 def _floats(line, n, what):
     "The first `n` numbers of a line."
-    words = line.split()
-    try: return [float(word) for word in words[:n]] if len(words) >= n else 1/0
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"its {what} cannot be read: {line.strip()[:40]!r}.") from None
+    numbers = _numbers_or_none(line.split()[:n])
+    if len(numbers) < n: raise ValueError(f"its {what} cannot be read: {line.strip()[:40]!r}.")
+    return numbers
 
 # %% ../nbs/04_structure_files.ipynb #d742d101
 def _whole_numbers(line):
@@ -29,9 +33,15 @@ def _whole_numbers(line):
         counts.append(int(word))
     return counts
 
+def _bare_names(words):
+    "Words without what VASP appends to an element, as in Mo_pv."
+    names = (re.split(r"[/_.:]", word)[0] for word in words)
+    return [name for name in names if name]
+
+# %% ../nbs/04_structure_files.ipynb #881e639b
 def _species(words):
     "The elements that words name, None when one names none."
-    names = [name for word in words if (name := re.split(r"[/_.:]", word)[0])]
+    names = _bare_names(words)
     if not all(re.fullmatch(r"[A-Z][a-z]?", name) for name in names): return None
     try: return [element_symbol(name) for name in names]
     except ValueError: return None
@@ -113,13 +123,18 @@ def poscar_structure(text:str # a whole file
     return Sites(lattice, symbols, frac, notes)
 
 # %% ../nbs/04_structure_files.ipynb #500936b1
-def _xyz_sites(frame, notes):
-    "A frame of ASE as `Sites`."
-    if abs(frame.cell.volume) < 1e-3: raise ValueError("it has no cell: a crystal needs lattice vectors.")
+def _refuse_shared_sites(frame):
+    "Raise `ValueError` where a site of an ASE structure holds several elements, or part of one."
     for kind in (frame.info.get("occupancy") or {}).values():
         if len(kind) > 1 or min(kind.values()) < WHOLE:
             raise ValueError(f"a site is occupied by {kind}: an alloy or a crystal with vacancies, no single "
                              "structure. Give an ordered crystal.")
+
+# %% ../nbs/04_structure_files.ipynb #63e4c99a
+def _xyz_sites(frame, notes):
+    "A frame of ASE as `Sites`."
+    if abs(frame.cell.volume) < 1e-3: raise ValueError("it has no cell: a crystal needs lattice vectors.")
+    _refuse_shared_sites(frame)
     return Sites(frame.cell.array, frame.get_chemical_symbols(), frame.get_scaled_positions(wrap=False), list(notes))
 
 # %% ../nbs/04_structure_files.ipynb #05bff054
@@ -146,11 +161,16 @@ def _gap(lattice, frac, axis):
     return height*np.diff(np.r_[f, f[0] + 1]).max()
 
 # %% ../nbs/04_structure_files.ipynb #c22eb6e1
+def _axis_out_of_sheet(lattice, frac):
+    "The axis with the widest gap, where that is wide enough for a vacuum and that along c is not; else c."
+    gaps = [_gap(lattice, frac, axis) for axis in range(3)]
+    widest = int(np.argmax(gaps))
+    return 2 if gaps[widest] < UPRIGHT_GAP or gaps[2] >= UPRIGHT_GAP else widest
+
 def _upright(lattice, frac):
     "Axes in cyclic order so that c leaves the sheet, and whether that changed anything."
-    gaps = [_gap(lattice, frac, axis) for axis in range(3)]
-    axis = int(np.argmax(gaps))
-    if axis == 2 or gaps[axis] < UPRIGHT_GAP or gaps[2] >= UPRIGHT_GAP: return lattice, frac, False
+    axis = _axis_out_of_sheet(lattice, frac)
+    if axis == 2: return lattice, frac, False
     order = [axis-2, axis-1, axis]
     return lattice[order], frac[:, order], True
 
@@ -166,12 +186,13 @@ def _checked_structure(sites):
     return Atoms(lattice_mat=lattice, coords=frac, elements=sites.symbols, cartesian=False), notes
 
 # %% ../nbs/04_structure_files.ipynb #27123d87
+_FORMATS = {".cif": "cif", ".mcif": "cif", ".extxyz": "extxyz", ".xyz": "extxyz", ".vasp": "vasp", ".poscar": "vasp"}
+
 def _file_format(path):
     "ASE's name of the format that a file's name announces."
-    path = Path(path)
-    if path.suffix.lower() in (".cif", ".mcif"): return "cif"
-    if path.suffix.lower() in (".extxyz", ".xyz"): return "extxyz"
-    if path.suffix.lower() in (".vasp", ".poscar") or path.name.upper().startswith(("POSCAR", "CONTCAR")): return "vasp"
+    by_name = "vasp" if path.name.upper().startswith(("POSCAR", "CONTCAR")) else None
+    kind = _FORMATS.get(path.suffix.lower(), by_name)
+    if kind: return kind
     raise CrystalError(f"{path.name}: unknown structure format. Use .cif, .vasp (or POSCAR...), or .extxyz.")
 
 # %% ../nbs/04_structure_files.ipynb #9b8906db
@@ -183,6 +204,18 @@ def file_text(path:"str|Path")->str:
     except UnicodeDecodeError: return content.decode("cp1252", "replace")
 
 # %% ../nbs/04_structure_files.ipynb #6be5f9b7
+_POSCAR_STYLE = dict(direct=True, sort=True)
+
+def _write_as(atoms, path, kind):
+    "Write a structure in a format; POSCAR with fractional coordinates, sorted by element."
+    if kind == "cif":
+        from pymatgen.io.cif import CifWriter
+        path.write_text(str(CifWriter(atoms.pymatgen_converter())))
+        return
+    options = _POSCAR_STYLE if kind == "vasp" else {}
+    atoms.ase_converter().write(path, format=kind, **options)
+
+# %% ../nbs/04_structure_files.ipynb #575f0bfa
 def write_crystal(atoms:Atoms,
                   path:"str|Path" # .cif, .vasp/POSCAR*, .extxyz
                  )->Path:
@@ -190,12 +223,7 @@ def write_crystal(atoms:Atoms,
     path = Path(path).expanduser()
     kind = _file_format(path)
     plain_arrays(atoms)
-    options = {"direct": True, "sort": True} if kind == "vasp" else {}
-    try:
-        if kind == "cif":
-            from pymatgen.io.cif import CifWriter
-            path.write_text(str(CifWriter(atoms.pymatgen_converter())))
-        else: atoms.ase_converter().write(path, format=kind, **options)
+    try: _write_as(atoms, path, kind)
     except OSError as e: raise CrystalError(f"{path} cannot be written: {e.strerror}.") from e
     return path
 

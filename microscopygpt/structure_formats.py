@@ -100,12 +100,15 @@ def _cell_parameter(block, key, what):
     return cif_number(block[key], what)
 
 # %% ../nbs/03_structure_formats.ipynb #276a3b88
+def _cell_parameters(block, kind, names):
+    "The three lengths or the three angles of a CIF's cell."
+    return [_cell_parameter(block, f"_cell_{kind}_{n}", f"cell {kind} {n}") for n in names]
+
 def cif_cell(block:dict # of `parse_cif`
             )->np.ndarray: # (3, 3) in Å, a along x, b in the plane of x and y
     "The lattice vectors of a CIF; raises `ValueError` where they are missing or degenerate."
-    lengths = [_cell_parameter(block, f"_cell_length_{n}", f"cell length {n}") for n in "abc"]
-    angles = [_cell_parameter(block, f"_cell_angle_{n}", f"cell angle {n}") for n in ("alpha", "beta", "gamma")]
-    return _lattice_vectors(lengths, angles)
+    angles = _cell_parameters(block, "angle", ("alpha", "beta", "gamma"))
+    return _lattice_vectors(_cell_parameters(block, "length", "abc"), angles)
 
 # %% ../nbs/03_structure_formats.ipynb #ef4bc167
 _TERM = re.compile(r"([-+]?)(\d+(?:\.\d*)?|\.\d+)?(?:/(\d+))?\*?([xyz])?") # sign, number, denominator, axis
@@ -133,11 +136,15 @@ def symmetry_operation(text:str # such as "-y, x-y, z+1/2"
 # %% ../nbs/03_structure_formats.ipynb #42bcf276
 RENAMED = dict(cmca="cmce", cmma="cmme", abm2="aem2", aba2="aea2", ccca="ccce") # names of before 1992
 
+def _with_minus(name):
+    "A space group's symbol with a minus sign for each way to write a bar."
+    bars = r"\\bar\{?(\d)\}?|(\d)\u0305|(\d)bar"
+    return re.sub(bars, lambda m: "-" + next(filter(None, m.groups())), name)
+
 def plain_symbol(name:str # space group, in any spelling
                 )->str:
     "A space group's symbol in lower case, without spaces, underscores and brackets."
-    name = re.sub(r"\\bar\{?(\d)\}?|(\d)\u0305|(\d)bar", lambda m: "-" + next(filter(None, m.groups())), name)
-    plain = re.sub(r"[\s_'\"${}()]", "", name.lower().replace("−", "-"))
+    plain = re.sub(r"[\s_'\"${}()]", "", _with_minus(name).lower().replace("−", "-"))
     return RENAMED.get(plain, plain)
 
 # %% ../nbs/03_structure_formats.ipynb #1623ed6f
@@ -168,11 +175,14 @@ def _named_settings(name):
 # %% ../nbs/03_structure_formats.ipynb #3632f5bf
 METRIC_TOLERANCE = .02 # of the largest entry: a measured cell has its symmetry to about 1 % in length
 
+def _rotations(hall):
+    "The rotations (k, 3, 3) of a setting in spglib's database."
+    return spglib.get_symmetry_from_database(hall)["rotations"]
+
 def _fits_cell(hall, lattice):
     "Whether every rotation of a setting keeps the metric of the cell."
     metric = lattice@lattice.T
-    rotations = spglib.get_symmetry_from_database(hall)["rotations"]
-    return all(np.abs(r.T@metric@r - metric).max() < METRIC_TOLERANCE*metric.max() for r in rotations)
+    return all(np.abs(r.T@metric@r - metric).max() < METRIC_TOLERANCE*metric.max() for r in _rotations(hall))
 
 # %% ../nbs/03_structure_formats.ipynb #dad5c556
 def space_group_settings(name:str, # symbol or number, perhaps with a qualifier as in "R -3 m :H"
@@ -267,12 +277,18 @@ def _occupancy(columns, row, label):
     return 1. if text in ("?", ".") else cif_number(text, f"the occupancy of {label}")
 
 # %% ../nbs/03_structure_formats.ipynb #fb4b3f7d
+def _coordinate_keys(columns, kind):
+    "The names of the three columns of coordinates; raises `ValueError` where one is missing."
+    keys = [f"_atom_site_{kind}_{n}" for n in "xyz"]
+    if any(key not in columns for key in keys):
+        raise ValueError(f"its atoms have no coordinates: {keys[0]} is missing.")
+    return keys
+
+# %% ../nbs/03_structure_formats.ipynb #44ecd105
 def _coordinates(block, columns):
     "The names of the three columns of coordinates, and the matrix (3, 3) that makes them fractional."
     cartesian = "_atom_site_fract_x" not in columns
-    keys = [f"_atom_site_{'cartn' if cartesian else 'fract'}_{n}" for n in "xyz"]
-    if any(key not in columns for key in keys):
-        raise ValueError(f"its atoms have no coordinates: {keys[0]} is missing.")
+    keys = _coordinate_keys(columns, "cartn" if cartesian else "fract")
     return keys, np.linalg.inv(cif_cell(block)) if cartesian else np.eye(3)
 
 # %% ../nbs/03_structure_formats.ipynb #bd382d2f
@@ -315,12 +331,16 @@ def check_whole(sites:list, # of `Site`
             raise ValueError(f"site {site.label} is occupied by {site.symbol} to {site.occupancy:g} only{why}")
 
 # %% ../nbs/03_structure_formats.ipynb #4caa391f
+def _formula_sum(block):
+    "The formula sum of a CIF as it stands, an empty text where there is none."
+    said = str(block.get("_chemical_formula_sum", "")).strip()
+    return "" if said in ("?", ".") else said
+
 def stated_formula(block:dict # of `parse_cif`
                   )->dict: # element -> count
     "The formula sum of a CIF, {} where there is none that can be read."
-    said = str(block.get("_chemical_formula_sum", ""))
     counts = defaultdict(float)
-    for symbol, n in re.findall(r"([A-Z][a-z]?)(\d+\.?\d*|\.\d+)?", said):
+    for symbol, n in re.findall(r"([A-Z][a-z]?)(\d+\.?\d*|\.\d+)?", _formula_sum(block)):
         counts[ISOTOPES.get(symbol, symbol)] += float(n or 1)
     return dict(counts)
 
@@ -333,7 +353,7 @@ def missing_atoms(block:dict, # of `parse_cif`
     if not counts: return ""
     times = [symbols.count(element)/n if n else np.nan for element, n in counts.items()]
     whole = max(times) - min(times) < 1e-3 and round(min(times)) >= 1 and abs(min(times) - round(min(times))) < 1e-3
-    return "" if whole and set(counts) == set(symbols) else str(block["_chemical_formula_sum"]).strip()
+    return "" if whole and set(counts) == set(symbols) else _formula_sum(block)
 
 # %% ../nbs/03_structure_formats.ipynb #e0cf71bb
 def _one_each(points, symbols, lattice):
@@ -362,13 +382,16 @@ class Sites(NamedTuple):
 HYDROGEN_NOTE = "deuterium or tritium is read as hydrogen"
 
 # %% ../nbs/03_structure_formats.ipynb #945bb8d4
+def _empty_note(sites):
+    "A note on the sites that hold no atom, in a list; an empty list where there is none."
+    empty = [site.label for site in sites if site.occupancy == 0]
+    return [f"site {', '.join(empty[:5])} is empty (occupancy 0): left out"] if empty else []
+
 def _whole_sites(block, sites, lattice):
     "The sites of a block that hold an atom, all of them whole, and a note on the empty ones."
-    empty = [site.label for site in sites if site.occupancy == 0]
-    sites = [site for site in sites if site.occupancy != 0]
-    formula = str(block.get("_chemical_formula_sum", "")).strip()
-    check_whole(sites, lattice, formula if formula not in ("?", ".") else "")
-    return sites, [f"site {', '.join(empty[:5])} is empty (occupancy 0): left out"] if empty else []
+    filled = [site for site in sites if site.occupancy != 0]
+    check_whole(filled, lattice, _formula_sum(block))
+    return filled, _empty_note(sites)
 
 # %% ../nbs/03_structure_formats.ipynb #113f7865
 def _best_setting(block, sites, lattice):
@@ -399,6 +422,7 @@ def _is_crystal(block):
     "Whether a block has a cell and atoms."
     return "_cell_length_a" in block and ("_atom_site_label" in block or "_atom_site_type_symbol" in block)
 
+# %% ../nbs/03_structure_formats.ipynb #0e0e7730
 def cif_structures(text:str # a whole file
                   )->list: # of `Sites`
     "Every crystal in a CIF; blocks without a cell or atoms are left out; raises `ValueError` where there is none."

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from ase.data import covalent_radii
 from fastcore.basics import patch
-from .heights import OPTIMUM, REPULSION, STIFFNESS, bond_strengths, morse, near_pairs
+from .heights import OPTIMUM, REPULSION, STIFFNESS, bond_strengths, morse, morse_energy, near_pairs
 
 # %% ../nbs/54_surrogate.ipynb #ff1f6d22
 CENTRES = np.array([.7, .85, .95, 1.05, 1.2, 1.4, 1.7, 2.05]) # of the Gaussians, in sums of covalent radii
@@ -41,14 +41,17 @@ BOND = .5 # eV, depth of a bond of the Morse potential
 def _morse_curve(x, depth)->tuple: # value, slope
     "The Morse potential of the page of heights, in units of a bond, at distances x."
     e, slope = _decay(x - OPTIMUM + 1, STIFFNESS)
-    if depth > 0: return depth*(e*e - 2*e), depth*2*(e - 1)*slope
-    return REPULSION*(e*e + e), REPULSION*(2*e + 1)*slope
+    return morse_energy(e, depth), (depth*2*(e - 1) if depth > 0 else REPULSION*(2*e + 1))*slope
 
 # %% ../nbs/54_surrogate.ipynb #194fbdc5
+def _saturating(density)->tuple: # value, slope
+    "x²/(1 + x): the square of a low density, in proportion to a high one."
+    return density**2/(1 + density), density*(2 + density)/(1 + density)**2
+
 def _embeddings(density)->tuple: # functions, derivatives, each (2, ...)
     "The root of the density and the saturating function of it."
-    values = np.array([np.sqrt(density), density**2/(1 + density)])
-    return values, np.array([.5/values[0], density*(2 + density)/(1 + density)**2])
+    root, (saturating, slope) = np.sqrt(density), _saturating(density)
+    return np.array([root, saturating]), np.array([.5/root, slope])
 
 # %% ../nbs/54_surrogate.ipynb #330404cb
 def _pair_kinds(element, pairs, elements:int)->tuple: # (m,) kind of each pair, how many kinds there are
@@ -59,19 +62,20 @@ def _pair_kinds(element, pairs, elements:int)->tuple: # (m,) kind of each pair, 
     return np.array([kinds[tuple(e)] for e in ends.tolist()], int), len(kinds)
 
 # %% ../nbs/54_surrogate.ipynb #c5c29fc0
+_IMAGES = np.array([i for i in itertools.product(range(-2, 3), repeat=2) if any(i)]) # (24, 2), without the cell itself
+
 def _own_density(cell, numbers)->np.ndarray: # (n,)
     "The density that an atom gets from its own images."
-    images = np.array([i for i in itertools.product(range(-2, 3), repeat=2) if any(i)])
-    x = np.linalg.norm(images@cell, axis=1)/(2*covalent_radii[numbers][:, None])
+    x = np.linalg.norm(_IMAGES@cell, axis=1)/(2*covalent_radii[numbers][:, None])
     return _decay(x, DENSITY_DECAY)[0].sum(1)
 
 # %% ../nbs/54_surrogate.ipynb #5a81c7a1
 class HeightFeatures:
     "What the weights of the surrogate are multiplied with, for the heights of one cell."
-    def __init__(self, cell, # (2, 2) Å
-                 frac, # (n, 2)
-                 numbers, # (n,) atomic numbers
-                 elements # (e,) sorted atomic numbers
+    def __init__(self, cell:np.ndarray, # (2, 2) Å
+                 frac:np.ndarray, # (n, 2)
+                 numbers:np.ndarray, # (n,) atomic numbers
+                 elements:np.ndarray # (e,) sorted atomic numbers
                 ):
         self.n, self.pairs = len(numbers), near_pairs(cell, frac, numbers)
         self.elements = np.asarray(elements)
@@ -81,7 +85,7 @@ class HeightFeatures:
         self.both = np.eye(self.n)[self.pairs.first] + np.eye(self.n)[self.pairs.second]
         self.depth = bond_strengths(numbers)[0][self.pairs.first, self.pairs.second]
 
-    def morse(self, z # (s, n) Å
+    def morse(self, z:np.ndarray # (s, n) Å
              )->tuple: # energies (s,) eV, slopes (s, n) eV/Å
         "The Morse potential, which is there before any data."
         energy, slope = morse(z, self.pairs, self.depth)
@@ -124,7 +128,7 @@ def _embedding_rows(self:HeightFeatures, x, climb)->list: # of (s, f), (s, n, f)
 
 # %% ../nbs/54_surrogate.ipynb #98228c07
 @patch
-def rows(self:HeightFeatures, z # (s, n) Å
+def rows(self:HeightFeatures, z:np.ndarray # (s, n) Å
         )->tuple: # (s, f), (s, n, f)
     "What each weight adds to the energies of heights, and to their slopes."
     x, values, slopes, climb = self._pair_functions(z)
@@ -161,7 +165,7 @@ def _pair_tables(self:HeightFeatures, x, weights # (kinds, b)
 
 # %% ../nbs/54_surrogate.ipynb #52bacdfc
 @patch
-def tabulate(self:HeightFeatures, weights # (f,)
+def tabulate(self:HeightFeatures, weights:np.ndarray # (f,)
             )->_Tables:
     "The surrogate with these weights at every distance, the Morse potential included."
     x = np.arange(0, TABLE_END, TABLE_STEP)
@@ -184,7 +188,7 @@ def _embedding_slope(density, weights): # (s, n) eV
 
 # %% ../nbs/54_surrogate.ipynb #d383d6d6
 @patch
-def evaluate(self:HeightFeatures, z, # (s, n) Å
+def evaluate(self:HeightFeatures, z:np.ndarray, # (s, n) Å
              tables:_Tables, energies:bool=True # whether they are wanted
             )->tuple: # energies (s,) eV or None, slopes (s, n) eV/Å
     "Energies and slopes of heights, read from tables."
@@ -235,11 +239,16 @@ def _equations(features, z, energies, slopes)->list: # of (matrix, right side)
     before, before_slope = features.morse(z)
     return [_energy_equations(features, by_energy, energies, before), _force_equations(by_slope, slopes, before_slope)]
 
+def _ridge(columns, rows)->np.ndarray: # (columns, columns)
+    "What holds the weights near zero; the energy per atom, the last, is held less."
+    ridge = np.full(columns, RIDGE*np.sqrt(rows))
+    ridge[-1] = OFFSET_RIDGE
+    return np.diag(ridge)
+
 def _ridge_solution(matrix, wanted)->np.ndarray: # (f,)
     "The weights, without the energy per atom."
-    ridge = np.full(matrix.shape[1], RIDGE*np.sqrt(len(wanted)))
-    ridge[-1] = OFFSET_RIDGE
-    return np.linalg.solve(matrix.T@matrix + np.diag(ridge), matrix.T@wanted)[:-1]
+    ridge = _ridge(matrix.shape[1], len(wanted))
+    return np.linalg.solve(matrix.T@matrix + ridge, matrix.T@wanted)[:-1]
 
 # %% ../nbs/54_surrogate.ipynb #a9821e6e
 class Surrogate:
@@ -247,7 +256,7 @@ class Surrogate:
     def __init__(self): self.weights, self.tables = None, None
 
     def fit(self, data:list # of (features, heights (s, n) Å, energies (s,) eV/cell, slopes (s, n) eV/Å)
-           ):
+           )->"Surrogate":
         "Weighted ridge regression on what was evaluated so far."
         equations = []
         for features, z, energies, slopes in data:

@@ -180,14 +180,18 @@ def _qwen3_vl(px):
 # %% ../nbs/35_tiny.ipynb #d9a825d3
 FAMILIES = {"mllama": _mllama, "gemma3": _gemma3, "llava": _llava, "smolvlm": _smolvlm, "qwen3_vl": _qwen3_vl}
 
+def _ending_with(tokenizer):
+    "The settings of `generate` that end an answer where the tokenizer says."
+    return GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+
+# %% ../nbs/35_tiny.ipynb #51991826
 def tiny_vlm(family:str="mllama", # a name in `FAMILIES`
              px:int=112, # pixels along an edge of the image that it reads, a multiple of 28
              seed:int=0)->tuple: # model, processor
     "A random vision-language model of about a million parameters."
     torch.manual_seed(seed)
     model, processor = FAMILIES[family](px)
-    t = processor.tokenizer
-    model.generation_config = GenerationConfig(eos_token_id=t.eos_token_id, pad_token_id=t.pad_token_id)
+    model.generation_config = _ending_with(processor.tokenizer)
     return model.eval(), processor
 
 # %% ../nbs/35_tiny.ipynb #685e4b5b

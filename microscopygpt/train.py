@@ -20,6 +20,7 @@ from torch import nn
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
 from .chat import dialect_of, parse_answer
+from .compact import CompactVLM
 from .compact_train import CompactTrainer, LossCurve, TrainError, train_compact
 from .core import MicroscopyGPTError, package_versions
 from .crystal import cell_lengths
@@ -63,7 +64,7 @@ RECIPES = {"default": Recipe(),
 
 # %% ../nbs/38_train.ipynb #fc3ec706
 def recipe_of(recipe:"str|Recipe", # a name in `RECIPES`, or a recipe
-              **changes # of its settings; None keeps one
+              **changes:object # of its settings; None keeps one
              )->Recipe:
     "A recipe by its name, with changes; raises `TrainError` when there is no such recipe or setting."
     if isinstance(recipe, str):
@@ -86,7 +87,7 @@ def _is_adapted(name, recipe):
     if name.rpartition(".")[2] not in kinds or "merger" in name: return False
     return recipe.vision or not _vision.search(name)
 
-def lora_targets(model, # of transformers
+def lora_targets(model:nn.Module, # of transformers
                  recipe:Recipe)->list: # names of modules
     "The linear layers that a recipe adapts; raises `TrainError` when it adapts none."
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
@@ -97,7 +98,7 @@ def lora_targets(model, # of transformers
     return names
 
 # %% ../nbs/38_train.ipynb #dc27a976
-def closed_gates(model # of transformers or peft
+def closed_gates(model:nn.Module # of transformers or peft
                 )->dict: # name -> parameter
     "The gates of cross-attention, where none was ever opened; {} otherwise."
     gates = {name: p for name, p in model.named_parameters()
@@ -164,7 +165,7 @@ class Collator:
     vlm:LargeVLM
     answers_only:bool = True # the labels are the answers, not the prompts
     def __call__(self, items):
-        images = [self.vlm.shown(_micrograph(x)) for x in items]
+        images = [self.vlm.model_image(_micrograph(x)) for x in items]
         batch = encode(self.vlm.processor, images, [x["prompt"] for x in items], [x["answer"] for x in items])
         if not self.answers_only:
             words = batch["attention_mask"].bool() & (batch["input_ids"] != _image_token(self.vlm.model))
@@ -202,15 +203,15 @@ def _arguments(vlm, out, recipe, steps, every, workers, report_to): # TrainingAr
 # %% ../nbs/38_train.ipynb #d957ee8b
 class ChatTrainer(Trainer):
     "Adapts a `LargeVLM`: `samples` are asked about after each evaluation."
-    def __init__(self, vlm:LargeVLM, args, # TrainingArguments
-                 samples=(), # items of a `ChatDataset`
-                 **kw):
+    def __init__(self, vlm:LargeVLM, args:TrainingArguments, # TrainingArguments
+                 samples:list=(), # items of a `ChatDataset`
+                 **kw:object):
         self.vlm, self.samples, self.answered = vlm, list(samples), []
         super().__init__(vlm.model, args, **kw)
 
-    def floating_point_ops(self, inputs): return 0 # not worth a walk through ten thousand modules at every step
+    def floating_point_ops(self, inputs:dict)->int: return 0 # not worth a walk through ten thousand modules each step
 
-    def gates(self):
+    def gates(self)->dict:
         "The gates that learn, name -> parameter."
         return {name: p for name, p in self.vlm.model.named_parameters() if p.requires_grad and "cross_attn_" in name
                 and name.endswith("_gate")}
@@ -237,11 +238,11 @@ def _mean_loss(logits, labels, n_items):
 
 # %% ../nbs/38_train.ipynb #5250ac01
 @patch
-def compute_loss(self:ChatTrainer, model, # of transformers or peft
+def compute_loss(self:ChatTrainer, model:nn.Module, # of transformers or peft
                  inputs:dict, # a batch
                  return_outputs:bool=False,
-                 num_items_in_batch=None # labelled tokens of all batches of a step
-                ):
+                 num_items_in_batch:"torch.Tensor|int|None"=None # labelled tokens of all batches of a step
+                )->"torch.Tensor|tuple":
     "Mean negative log-likelihood of the labelled tokens; logits are kept from the first of them on."
     if self.vlm.unsloth: return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
     inputs = dict(inputs)
@@ -267,7 +268,7 @@ def _verdict(text, example):
     return row | dict(lattice=bool(is_like), solved=found.solved)
 
 # %% ../nbs/38_train.ipynb #034c49a7
-def answer_samples(vlm, # a model with `generate`
+def answer_samples(vlm:"CompactVLM|LargeVLM", # a model with `generate`
                    samples:list # items of a `ChatDataset`
                   )->list: # of dictionaries, one for each
     "Ask about examples and compare with the truth: is it a crystal, is the lattice right, is it solved."
@@ -277,7 +278,7 @@ def answer_samples(vlm, # a model with `generate`
 
 # %% ../nbs/38_train.ipynb #c3f6f9be
 @patch
-def evaluate(self:ChatTrainer, *args, **kw)->dict: # score -> value
+def evaluate(self:ChatTrainer, *args:object, **kw:object)->dict: # score -> value
     "The validation loss, and how the samples are answered."
     metrics = Trainer.evaluate(self, *args, **kw)
     if self.samples and self.is_world_process_zero():
@@ -356,8 +357,8 @@ def _write_run(trainer, out, recipe, seconds, about):
 
 # %% ../nbs/38_train.ipynb #33642ee3
 def finetune(vlm:LargeVLM, # from `load_model`, without an adapter
-             train, # `ChatDataset`
-             validation, # `ChatDataset`
+             train:ChatDataset, # `ChatDataset`
+             validation:ChatDataset, # `ChatDataset`
              out:"str|Path", # folder for checkpoints, pictures and the adapter
              recipe:"str|Recipe"="default",
              steps:"int|None"=None, # instead of the recipe's epochs
@@ -430,14 +431,14 @@ def _train_large(base, sides, dataset, out, recipe, n_validation, load_in_4bit, 
 
 # %% ../nbs/38_train.ipynb #aad2e559
 def train(dataset:"str|Path", # folder made by `microscopygpt dataset`, or a file of prepared crystals
-          base="compact", # what to train: "compact", or a large model by folder, name or as `load_model` returned it
+          base:"str|LargeVLM"="compact", # what to train: "compact", or a large model, loaded or by folder or name
           out:"str|Path|None"=None, # folder of the run
           resume:bool=False, # go on from the last checkpoint
           max_atoms:int=24, # larger cells are left out
           recipe:"str|Recipe"="default", # for large models
           n_validation:int=128, # crystals of the validation side that are looked at, for large models
           load_in_4bit:bool=True, # QLoRA's NF4, for large models
-          **options # of `train_compact`, or of `finetune` and `Recipe`
+          **options:object # of `train_compact`, or of `finetune` and `Recipe`
          )->CompactTrainer|ChatTrainer:
     "Train on a data set: on its train side, choosing by its validation side; its test side is not touched."
     is_compact = isinstance(base, str) and base == "compact"

@@ -64,8 +64,7 @@ def displacement_field(view:Micrograph,
 # %% ../nbs/23_unwarp.ipynb #03a00009
 def _straightened(view, moved):
     "The view without a displacement (2, rows, columns) in pixels along x and y."
-    y, x = np.indices(view.shape).astype(float)
-    data = map_coordinates(view.data, [y + moved[1], x + moved[0]], order=3, mode="nearest")
+    data = map_coordinates(view.data, np.indices(view.shape) + moved[::-1], order=3, mode="nearest")
     return replace(view, data=data.astype(np.float32))
 
 # %% ../nbs/23_unwarp.ipynb #4ba4f8cc

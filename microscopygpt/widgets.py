@@ -7,6 +7,7 @@ __all__ = ['Picker', 'Pad', 'Ranking', 'cells_across', 'patch_of_cells', 'drawin
 
 # %% ../nbs/80_widgets.ipynb #16bfc2ae
 import itertools
+from collections.abc import Callable
 from importlib.resources import files
 from importlib.util import find_spec
 from io import BytesIO
@@ -31,8 +32,8 @@ class Picker(anywidget.AnyWidget):
     status = t.Unicode("").tag(sync=True) # what became of the last file
     limit = t.Int(1_000_000_000).tag(sync=True) # bytes
 
-    def __init__(self, take, # called with a file's name and its bytes
-                 **kwargs):
+    def __init__(self, take:Callable, # called with a file's name and its bytes
+                 **kwargs:object):
         super().__init__(**kwargs)
         self.take = take
         self._parts = {} # id of a file -> what has arrived of it
@@ -77,7 +78,7 @@ class Pad(anywidget.AnyWidget):
 
     def show(self, micrograph:Micrograph,
              most:int=900 # pixels along the longer side of what is sent to the browser
-            ):
+            )->None:
         "Show a micrograph; ruler and frame are put away."
         image = _png(micrograph.data, most)
         with self.hold_sync():
@@ -101,6 +102,7 @@ def cells_across(slab:Slab, width:float=12. # Å
     "How many cells make a patch of about this width."
     return tuple(max(1, round(width/length)) for length in np.linalg.norm(slab.cell, axis=1))
 
+# %% ../nbs/80_widgets.ipynb #96414b3b
 def patch_of_cells(slab:Slab, cells:tuple # (n, m), along a and b
                   )->AseAtoms: # in Å, its middle at the origin
     "A piece of a sheet, made of whole cells."
@@ -112,11 +114,15 @@ def patch_of_cells(slab:Slab, cells:tuple # (n, m), along a and b
 _ROD = [.1, .1, .1], .05 # colour (red, green, blue) and radius (Å) of an edge of the cell
 _FROM_THE_SIDE = [-np.sin(np.radians(32)), 0, 0, np.cos(np.radians(32))] # quaternion: the sheet leans back
 
+_CORNERS = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]) - .5 # of a cell around its middle, and back to the first
+
+def _rods(ends):
+    "A rod from each point to the next."
+    return [("cylinder", p, q, *_ROD) for p, q in zip(ends, ends[1:])]
+
 def _outline(slab):
     "The cell in the middle of the plane as four rods."
-    corners = (np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]) - .5)@slab.cell
-    ends = np.c_[corners, np.zeros(5)].tolist()
-    return [("cylinder", p, q, *_ROD) for p, q in zip(ends, ends[1:])]
+    return _rods(np.c_[_CORNERS@slab.cell, np.zeros(5)].tolist())
 
 # %% ../nbs/80_widgets.ipynb #4105beb7
 def _empty_stage(height):
@@ -159,7 +165,7 @@ def drawings(*slabs:Slab)->str: # HTML
 class CrystalView(w.Box):
     "Crystals in three dimensions by nglview, the second over the first in one colour; without nglview, as drawings."
     def __init__(self, height:int=320, # pixels
-                 **kwargs):
+                 **kwargs:object):
         self.stage = _empty_stage(height) if find_spec("nglview") else w.HTML()
         super().__init__([self.stage], **kwargs)
         self.layout.width = "100%"
@@ -167,7 +173,7 @@ class CrystalView(w.Box):
 
     def show_slabs(self, slab:Slab, over:"Slab|None"=None, # with the atoms in the same order
                    colour:str=OTHER # of the second
-                  ):
+                  )->None:
         "Replace what is shown."
         if isinstance(self.stage, w.HTML): self.stage.value = drawings(*[s for s in (slab, over) if s is not None])
         else: _show_in_space(self.stage, slab, over, colour)

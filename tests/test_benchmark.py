@@ -1,4 +1,4 @@
-"The manifest is sound, its pictures come out again, a wrong crystal or picture is named, and a killed run ends with the same bytes."
+"The manifest is sound, its images come out again, a wrong crystal or image is named, and a killed run ends with the same bytes."
 import csv, json, re
 from dataclasses import asdict
 from importlib.resources import files
@@ -141,7 +141,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path, wanted, crystals,
     (out/"images"/"low"/".MoS2_0.png").write_bytes(b"cut short")
     write_benchmark(out, wanted, crystals)
     assert contents(out) == before
-    monkeypatch.setattr(benchmark, "draw_micrograph", lambda *_: pytest.fail("a picture that is right was drawn again"))
+    monkeypatch.setattr(benchmark, "draw_micrograph", lambda *_: pytest.fail("an image that is right was drawn again"))
     write_benchmark(out, wanted, crystals)
     assert contents(out) == before
 

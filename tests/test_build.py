@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings, strategies as st
 from jarvis.core.atoms import Atoms
 from scipy.spatial import cKDTree
 
-from microscopygpt.build import (BuildError, antisites, displace, grain_boundary, substitute, supercell, surface,
+from microscopygpt.build import (BuildError, antisites, frozen_phonons, grain_boundary, substitute, supercell, surface,
                                  twisted_bilayer, vacancies)
 from microscopygpt.crystal import Slab, cell_from_lengths, from_slab, reduce_cell, to_slab
 from microscopygpt.structure_files import read_crystal, write_crystal
@@ -231,7 +231,7 @@ def test_antisites_of_a_named_pair_leave_the_third_element_alone():
     assert Counter(mixed.elements) == Counter(alloy.elements) and mixed.elements != alloy.elements
 
 
-@pytest.mark.parametrize("build", [lambda s: vacancies(BIG, 1., seed=s), lambda s: substitute(BIG, "S", "Se", .3, s), lambda s: antisites(BIG, 1., seed=s), lambda s: displace(BIG, .1, s)])
+@pytest.mark.parametrize("build", [lambda s: vacancies(BIG, 1., seed=s), lambda s: substitute(BIG, "S", "Se", .3, s), lambda s: antisites(BIG, 1., seed=s), lambda s: frozen_phonons(BIG, .1, s)])
 def test_another_seed_is_another_structure(build):
     assert same(build(3), build(3)) and not same(build(3), build(4))
 
@@ -247,13 +247,13 @@ FEW = supercell(MOS2, 5)
 @quick
 @given(seeds, st.floats(.01, .3), st.floats(.01, .3))
 def test_displace(seed, mo, s):
-    moved = displace(BIG, {"Mo": mo, "S": s}, seed)
+    moved = frozen_phonons(BIG, {"Mo": mo, "S": s}, seed)
     v = cart(moved) - cart(BIG)
     for element, u in (("Mo", mo), ("S", s)):
         of = v[np.array(BIG.elements) == element]
         assert np.allclose(of.std(0), u, rtol=6/(2*len(of))**.5) and abs(of.mean()) < 6*u/of.size**.5
     assert np.array_equal(moved.lattice_mat, BIG.lattice_mat) and moved.elements == list(BIG.elements)
-    assert np.allclose(cart(displace(BIG, 0, seed)), cart(BIG))
+    assert np.allclose(cart(frozen_phonons(BIG, 0, seed)), cart(BIG))
 
 
 # Twisted bilayers
@@ -379,7 +379,7 @@ OVERLAP = Atoms(lattice_mat=3*np.eye(3), coords=[[0, 0, 0], [0, 0, 0]], elements
     (lambda: substitute(BIG, "W", "Mo", .5), "no 'W'"), (lambda: substitute(BIG, "Mo", "Mox", .5), "element"), (lambda: substitute(BIG, "Mo", "W", 1.1), "fraction"), (lambda: substitute(MOS2, "Mo", "W", .2), "supercell"),
     (lambda: antisites(GRAPHENE, 1), "only C"), (lambda: antisites(substitute(BIG, "Mo", "W", .5), 1), "name them"), (lambda: antisites(BIG, 1, ("Mo", "Mo")), "two different"),
     (lambda: antisites(BIG, 1, "MoS"), "two different"), (lambda: antisites(BIG, 1, ("Mo", "W")), "no 'W'"), (lambda: antisites(BIG, 100), "room for only"), (lambda: antisites(MOS2, 1), "supercell"),
-    (lambda: displace(MOS2, {"Mo": .1}), "nothing of S"), (lambda: displace(MOS2, -1), "u must"), (lambda: displace(MOS2, "much"), "u must"), (lambda: displace(MOS2, .1, "x"), "seed"),
+    (lambda: frozen_phonons(MOS2, {"Mo": .1}), "nothing of S"), (lambda: frozen_phonons(MOS2, -1), "u must"), (lambda: frozen_phonons(MOS2, "much"), "u must"), (lambda: frozen_phonons(MOS2, .1, "x"), "seed"),
     (lambda: twisted_bilayer(GRAPHENE, 1.05), "max_area"), (lambda: twisted_bilayer(GRAPHENE, 1.05, max_area=0), "max_area"), (lambda: twisted_bilayer(GRAPHENE, "x"), "angle"),
     (lambda: twisted_bilayer(GRAPHENE, 5, "MoS2"), "jarvis"), (lambda: twisted_bilayer(GRAPHENE, 5, max_strain=1), "max_strain"), (lambda: twisted_bilayer(GRAPHENE, 5, gap=-1), "gap"),
     (lambda: grain_boundary(MOS2, 10, width=3), "width"), (lambda: grain_boundary(MOS2, 10, height=-5), "height"), (lambda: grain_boundary(MOS2, 10, closest=5), "closest"), (lambda: grain_boundary(MOS2, np.inf), "angle"),

@@ -194,7 +194,7 @@ def test_simulate(structure, tmp_path, suffix):
 @pytest.mark.parametrize("options,atoms", [
     ([], 3), (["--twist", "13.2"], 114), (["--grain-boundary", "20", "--rotation", "15"], None), (["--vacancies", "1", "--substitute", "Mo=W:0.3", "--frozen", "0.05"], None),
     (["--antisites", "0.5", "--mirror", "--shift", "1,2"], None), (["--miller", "1,0,0"], None), (["--layers", "1"], 3), (["--probe", "atomvision", "--z-power", "2"], 3),
-    (["--probe", "voltage=200,semi_angle=25,defocus=50,source_size=.2", "--thermal", "Mo=.06,S=.1"], 3), (["--noise", "hard,dose=2000,drift=3"], 3)], ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+    (["--probe", "voltage=200,semi_angle=25,defocus=50,source_size=.2", "--u-rms", "Mo=.06,S=.1"], 3), (["--noise", "hard,dose=2000,drift=3"], 3)], ids=lambda v: " ".join(v) if isinstance(v, list) else "")
 def test_simulate_makes(structure, options, atoms, tmp_path, capsys):
     from microscopygpt.micrograph import read_micrograph
     plain, made = tmp_path/"plain.tif", tmp_path/"made.tif"
@@ -224,9 +224,9 @@ def test_simulate_from_an_identifier(tmp_path):
 @pytest.mark.parametrize("options,says", [
     (["--pixel-size", "-1"], "pixel_size"), (["--pixel-size", "0"], "pixel_size"), (["--pixel-size", "nan"], "pixel_size"), (["--probe", "sharp"], "--probe"), (["--probe", "volt=80"], "voltage"),
     (["--probe", "voltage=0"], "voltage"), (["--probe", "0"], "probe"), (["--noise", "loud"], "loud"), (["--noise", "paper,dsoe=3"], "dsoe"), (["--noise", "paper,dose"], "NAME=NUMBER"),
-    (["--noise", "paper,dose=-3"], "dose"), (["--thermal", "hot"], "NAME=NUMBER"), (["--thermal", "-1"], "thermal"), (["--shift", "1"], "pair of numbers"), (["--substitute", "Mo=W"], "Mo=W:0.2"),
+    (["--noise", "paper,dose=-3"], "dose"), (["--u-rms", "hot"], "NAME=NUMBER"), (["--u-rms", "-1"], "u_rms"), (["--shift", "1"], "pair of numbers"), (["--substitute", "Mo=W"], "Mo=W:0.2"),
     (["--substitute", "Ti=W:0.5"], "Ti"), (["--vacancies", "1e3"], "vacancies"), (["--layers", "0"], "--layers"), (["--miller", "0,0,0"], "Miller"),
-    (["--probe", "atomvision", "--thermal", "0.1"], "AtomVision")], ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+    (["--probe", "atomvision", "--u-rms", "0.1"], "AtomVision")], ids=lambda v: " ".join(v) if isinstance(v, list) else "")
 def test_simulate_refuses(structure, options, says, tmp_path, capsys):
     assert says in refused(capsys, "simulate", structure, "--out", tmp_path/"image.tif", *options)
     assert not (tmp_path/"image.tif").exists()

@@ -30,7 +30,7 @@ P6 = cell_from_lengths(5.4, 6.3, 103), np.array([[.05, .1], [.52, .22], [.2, .62
 def seen_exactly(cell, frac, numbers, imaging=Imaging(), gain=.3, noise=1e-4, gmax=1.1):
     "The observation of some columns by a microscope without noise."
     hk, g = harmonics(cell, gmax)
-    F = structure_factors(frac, (numbers/50)**imaging.z_power, hk, (g**2).sum(1), imaging.variance)
+    F = structure_factors(frac, (numbers/50)**imaging.contrast_exponent, hk, (g**2).sum(1), imaging.probe_variance)
     key = tuple(np.round(cell.ravel(), 6))
     return Observation(None, Lattice2D(cell, 1., len(hk), (0., 0., 0.)), gmax, {key: (hk, g, gain*F, noise)}, imaging)
 

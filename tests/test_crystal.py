@@ -331,3 +331,14 @@ def test_atoms_on_top_of_each_other_have_no_symmetry_whichever_way_spglib_says_s
     slab = Slab(3*np.eye(2), np.array([[0, 0], [1e-9, 0], [.5, .5]]), np.zeros(3), np.array([6, 6, 7]))
     atoms = from_slab(slab)
     assert space_group(atoms) == 0 and standardize(atoms).num_atoms == 3
+
+def test_pymatgen_finds_no_fault_in_what_is_written(tmp_path):
+    from pymatgen.io.cif import CifParser
+    path = write_crystal(MOS2, tmp_path/"a.cif")
+    def fault():
+        parser = CifParser(path, check_cif=True)
+        [structure] = parser.parse_structures(primitive=False, on_error="ignore")
+        return parser.check(structure)
+    assert fault() is None
+    path.write_text(path.read_text().replace("Mo1 S2", "Mo2 S2"))
+    assert "Mo" in fault() # a missing atom

@@ -35,3 +35,34 @@ def test_lines_are_short(name):
     "But for the list of public names, which nbdev writes."
     lines = re.sub(r"^__all__ = \[.*?\]$", "", SOURCES[name], flags=re.S | re.M).splitlines()
     assert not [line for line in lines if len(line) > WIDEST]
+
+NOT_TYPED_YET = {"explore", "cli"} # the app and the command line
+
+def owner(function, parent):
+    "The class that a function is a method of, also when it is patched in; an empty text for others."
+    if isinstance(parent, ast.ClassDef): return parent.name
+    patched = any("patch" in ast.unparse(d) for d in function.decorator_list)
+    return ast.unparse(function.args.args[0].annotation) if patched else ""
+
+def public_functions(tree):
+    "Functions and methods without an underscore, and constructors, but for those of private classes."
+    for parent in [tree, *(n for n in tree.body if isinstance(n, ast.ClassDef))]:
+        for n in parent.body:
+            if not isinstance(n, ast.FunctionDef) or owner(n, parent).startswith("_"): continue
+            if not n.name.startswith("_") or n.name == "__init__": yield n
+
+def untyped(function):
+    "What of a function has no annotation: parameters, and 'return'."
+    args = function.args
+    every = [*args.posonlyargs, *args.args, *args.kwonlyargs, *(a for a in (args.vararg, args.kwarg) if a)]
+    found = [a.arg for a in every if a.annotation is None and a.arg not in ("self", "cls")]
+    return found + ["return"]*(function.returns is None and function.name != "__init__")
+
+def test_what_is_untyped_is_seen():
+    tree = ast.parse("def f(a, b:int, *c, **d): pass\nclass C:\n    def __init__(self, e): pass\nclass _D:\n    def g(self, x): pass")
+    assert {n.name: untyped(n) for n in public_functions(tree)} == {"f": ["a", "c", "d", "return"], "__init__": ["e"]}
+
+@pytest.mark.parametrize("name", sorted(set(NUMBERS) - NOT_TYPED_YET))
+def test_public_functions_are_typed(name):
+    missing = {n.name: untyped(n) for n in public_functions(ast.parse(SOURCES[name])) if untyped(n)}
+    assert not missing

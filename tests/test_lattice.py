@@ -162,7 +162,7 @@ def test_a_weak_superlattice_is_offered():
     lattice = measure_lattice(Micrograph(simulate(centred((32, 31)), pixel_size=.1), .1))
     assert np.isclose(abs(np.linalg.det(lattice.cell)), 3.65*4.48/2, rtol=.01)
     larger = lattice.alternatives[0]
-    assert larger.index == 2 and .01 < larger.evidence < .06
+    assert larger.index == 2 and .01 < larger.superlattice_ratio < .06
     assert np.allclose(cell_lengths(larger.cell), (3.65, 4.48, 90), rtol=.005)
     assert any("uperlattice" in w for w in lattice.warnings)
 

@@ -224,7 +224,7 @@ def hdf5_file(fill):
 
 
 def velox_file(*pictures, size=2e-11, unit="m", metadata=None):
-    "pictures: (detector, array (rows, columns, frames))"
+    "images: (detector, array (rows, columns, frames))"
     def fill(f):
         for i, (detector, data) in enumerate(pictures):
             facts = dict(Core=dict(MetadataDefinitionVersion="7.9"), BinaryResult=dict(Detector=detector, PixelSize=dict(width=str(size), height=str(size)), PixelUnitX=unit, PixelUnitY=unit))
@@ -237,7 +237,7 @@ def velox_file(*pictures, size=2e-11, unit="m", metadata=None):
 
 
 def berkeley_file(*pictures, key="data"):
-    "pictures: (name, array, steps, units)"
+    "images: (name, array, steps, units)"
     def fill(f):
         f.attrs["version_major"], f.attrs["version_minor"] = 0, 2
         for name, data, steps, units in pictures:
@@ -250,7 +250,7 @@ def berkeley_file(*pictures, key="data"):
 
 
 def ser_file(frames, step):
-    "TIA's series of pictures, whose rows run upwards"
+    "TIA's series of images, whose rows run upwards"
     h, w = frames[0].shape
     blocks = [struct.pack("<ddiddihii", 0, step, 0, 0, step, 0, 5, w, h) + f[::-1].tobytes() + struct.pack("<HHI", 0x4152, 0, 0) for f in frames]
     axis = struct.pack("<iddii", len(frames), 0, 1, 0, 6) + b"Number" + struct.pack("<i", 0)
@@ -291,7 +291,7 @@ def test_dm_numbers(version, kind, tmp_path):
 @needs_extra
 @pytest.mark.parametrize("scales, units, words", [
     ((1, 1), ("", ""), "no pixel size"), ((.02, .03), ("nm", "nm"), "along y"), ((.02, .02), ("nm", ""), "no pixel size"),
-    ((0, 0), ("nm", "nm"), "no picture of atoms"), ((np.nan, np.nan), ("nm", "nm"), "no picture of atoms"), ((25, 25), ("nm", "nm"), "no picture of atoms"), ((.02, .02), ("eV", "nm"), "'eV'")])
+    ((0, 0), ("nm", "nm"), "no image of atoms"), ((np.nan, np.nan), ("nm", "nm"), "no image of atoms"), ((25, 25), ("nm", "nm"), "no image of atoms"), ((.02, .02), ("eV", "nm"), "'eV'")])
 def test_dm_units(scales, units, words, tmp_path):
     m = read_micrograph(saved(tmp_path, "a.dm4", dm(4, counts, scales, units)))
     assert m.pixel_size is None and any(words in w for w in m.warnings) and np.array_equal(m.data, counts)
@@ -310,7 +310,7 @@ def test_dm_takes_the_right_image(version, tmp_path):
     one, two, three = (counts, (.02, .02), ("nm", "nm"), None), (other, (.03, .03), ("nm", "nm"), None), (np.stack([counts, other]), (.02, .02, 1), ("nm", "nm", "s"), None) # a series in time is averaged
     assert np.array_equal(read(one).data, counts) and read(one).pixel_size == pytest.approx(.2)
     assert np.array_equal(read(thumbnail, spectrum, one).data, counts) and not read(thumbnail, spectrum, one).warnings
-    assert read(thumbnail, one, two).warnings == ["2 pictures in one file: only the first is read"]
+    assert read(thumbnail, one, two).warnings == ["2 images in one file: only the first is read"]
     assert read(two, one).pixel_size == pytest.approx(.3) and np.array_equal(read(two, one).data, other)
     assert "2 frames are averaged" in read(thumbnail, three).warnings[0]
     energies = np.stack([counts, other], 0), (.02, .02, .5), ("nm", "nm", "eV"), None
@@ -318,8 +318,8 @@ def test_dm_takes_the_right_image(version, tmp_path):
     refused(lambda: read(thumbnail, energies), "spectrum at every point", "HAADF")
     refused(lambda: read(thumbnail, (np.stack([np.stack([counts, other])]*2), (.02, .02, .1, .1), ("nm", "nm", "1/nm", "1/nm"), None)), "4D-STEM")
     assert np.array_equal(read(thumbnail, scan).data, counts) and read(thumbnail, scan).pixel_size == pytest.approx(.2)
-    refused(lambda: read(thumbnail, spectrum), "no picture of real numbers")
-    refused(lambda: read(thumbnail), "no picture of real numbers")
+    refused(lambda: read(thumbnail, spectrum), "no image of real numbers")
+    refused(lambda: read(thumbnail), "no image of real numbers")
 
 
 @needs_extra
@@ -336,17 +336,17 @@ def test_velox_prefers_haadf(tmp_path):
     def read(*pictures, **options): return read_micrograph(saved(tmp_path, "a.emd", velox_file(*pictures, **options)))
     a, b = counts[..., None], other[..., None]
     m = read(("DF4", b), ("HAADF", np.concatenate([a, b, b], -1)), ("BF", b))
-    assert m.warnings[0] == "3 pictures in one file: only 'HAADF' is read" and "3 frames are averaged" in m.warnings[1] and m.instrument.detector == "HAADF"
+    assert m.warnings[0] == "3 images in one file: only 'HAADF' is read" and "3 frames are averaged" in m.warnings[1] and m.instrument.detector == "HAADF"
     m = read(("DF4", b.astype(np.float32)), ("BF", a))
-    assert np.array_equal(m.data, counts) and m.warnings[0] == "2 pictures in one file: only 'BF' is read" and "detector is BF" in m.warnings[1]
+    assert np.array_equal(m.data, counts) and m.warnings[0] == "2 images in one file: only 'BF' is read" and "detector is BF" in m.warnings[1]
     transform = np.zeros(a.shape, [("realFloat", "<f4"), ("imagFloat", "<f4")])
     assert np.array_equal(read(("HAADF", transform), ("BM-Ceta", a)).data, counts)
-    refused(lambda: read(("HAADF", transform)), "no picture was found in it")
+    refused(lambda: read(("HAADF", transform)), "no image was found in it")
 
 
 @needs_extra
 @pytest.mark.parametrize("options, words", [
-    (dict(size=5e-9), "no picture of atoms"), (dict(unit=""), "no pixel size"), (dict(metadata=b"{}"), "no pixel size"), (dict(metadata=b"\xff{}"), "no pixel size")])
+    (dict(size=5e-9), "no image of atoms"), (dict(unit=""), "no pixel size"), (dict(metadata=b"{}"), "no pixel size"), (dict(metadata=b"\xff{}"), "no pixel size")])
 def test_velox_units(options, words, tmp_path):
     m = read_micrograph(saved(tmp_path, "a.emd", velox_file(("HAADF", counts[..., None]), **options)))
     assert m.pixel_size is None and words in m.warnings[0] and np.array_equal(m.data, counts)
@@ -377,13 +377,13 @@ def test_berkeley_takes_the_right_data(tmp_path):
     def read(*pictures, **options): return read_micrograph(saved(tmp_path, "a.emd", berkeley_file(*pictures, **options)))
     nm = ("nm", "nm")
     m = read(("a", other, (1, 1), ("", "")), ("b", np.stack([other, counts]), (1, .02, .02), ("s", *nm)), ("c", counts, (.02, .02), nm), ("d", np.arange(9.), (1,), ("eV",)))
-    assert np.array_equal(m.data, counts) and m.pixel_size == pytest.approx(.2) and m.warnings == ["3 pictures in one file: only '/data/c' is read"]
+    assert np.array_equal(m.data, counts) and m.pixel_size == pytest.approx(.2) and m.warnings == ["3 images in one file: only '/data/c' is read"]
     for data, steps, units in ((np.stack([counts, other]), (1, .02, .02), ("deg", *nm)), (np.stack([counts, other]), (1, .02, .02), ("nm", *nm))):
         m = read(("a", data, steps, units))
-        assert np.array_equal(m.data, counts) and m.pixel_size == pytest.approx(.2) and m.warnings == ["2 pictures in one file: only the first is read"]
+        assert np.array_equal(m.data, counts) and m.pixel_size == pytest.approx(.2) and m.warnings == ["2 images in one file: only the first is read"]
     assert np.array_equal(read(("a", counts, (.02, .02), nm), key="realslice").data, counts)
-    refused(lambda: read(("a", np.arange(9.), (1,), ("eV",))), "no picture was found in it")
-    refused(lambda: read(("a", counts*1j, (.02, .02), nm)), "no picture was found in it")
+    refused(lambda: read(("a", np.arange(9.), (1,), ("eV",))), "no image was found in it")
+    refused(lambda: read(("a", counts*1j, (.02, .02), nm)), "no image was found in it")
     assert np.array_equal(read_micrograph(saved(tmp_path, "a.h5", hdf5_file(lambda f: f.create_dataset("data", data=counts)))).data, counts)
     refused(lambda: read(("a", np.stack([counts, other], -1), (.02, .02, 1), (*nm, "eV"))), "spectrum at every point")
 
@@ -401,7 +401,7 @@ def test_mrc_headers(tmp_path):
     for name in ("a.mrc", "a.MRC", "a.st"): assert np.array_equal(read(counts, (.2, .2), name=name, mark=b"\0"*4).data, counts)
     refused(lambda: read(counts, (.2, .2), name="a.xyz", mark=b"\0"*4), "not an image")
     assert "2 frames are averaged" in read(np.stack([counts, other]), (.2, .2)).warnings[0]
-    for size, words in (((0, 0), "no pixel size"), ((1, 1), "no pixel size"), ((.2, .3), "along y"), ((30, 30), "no picture of atoms")):
+    for size, words in (((0, 0), "no pixel size"), ((1, 1), "no pixel size"), ((.2, .3), "along y"), ((30, 30), "no image of atoms")):
         m = read(counts, size)
         assert m.pixel_size is None and words in m.warnings[0]
     fei = np.zeros(32, np.float32)
@@ -417,7 +417,7 @@ def test_ser_series(tmp_path):
     m = read_micrograph(saved(tmp_path, "a.ser", ser_file([counts, counts], 2e-11)))
     assert np.array_equal(m.data, counts) and m.pixel_size == pytest.approx(.2) and "2 frames are averaged" in m.warnings[0]
     (tmp_path/"a.emi").write_text("broken")
-    assert read_micrograph(saved(tmp_path, "a_1.ser", ser_file([counts], 3e7))).warnings[0].endswith("which no picture of atoms has: ignored")
+    assert read_micrograph(saved(tmp_path, "a_1.ser", ser_file([counts], 3e7))).warnings[0].endswith("which no image of atoms has: ignored")
 
 
 @needs_extra
@@ -477,7 +477,7 @@ def test_plain_resolution_tags(tmp_path):
     assert read_micrograph(tmp_path/"cm.tif").pixel_size == pytest.approx(.08, rel=1e-6)
 
 
-@pytest.mark.parametrize("x, y, unit, word", [(72, 72, "INCH", "which no picture of atoms has"), (1e9, 2e9, "CENTIMETER", "along y"), (1, 1, "NONE", "no pixel size"), (0, 0, "CENTIMETER", "no pixel size")])
+@pytest.mark.parametrize("x, y, unit, word", [(72, 72, "INCH", "which no image of atoms has"), (1e9, 2e9, "CENTIMETER", "along y"), (1, 1, "NONE", "no pixel size"), (0, 0, "CENTIMETER", "no pixel size")])
 def test_useless_resolution_tags(x, y, unit, word, tmp_path):
     tifffile.imwrite(tmp_path/"a.tif", picture, resolution=(x, y), resolutionunit=unit)
     m = read_micrograph(tmp_path/"a.tif")
@@ -525,7 +525,7 @@ def test_broken_paths(tmp_path):
     refused(lambda: read_micrograph(tmp_path/"empty.png"), "empty")
     refused(lambda: read_micrograph(tmp_path/"text.png"), "not an image")
     refused(lambda: read_micrograph(tmp_path/"objects.npy"), "Python objects")
-    refused(lambda: read_micrograph(tmp_path/"a.npz"), "without a picture")
+    refused(lambda: read_micrograph(tmp_path/"a.npz"), "without an image")
     refused(lambda: write_micrograph(Micrograph(picture), tmp_path/"a.bmp"), ".bmp")
     refused(lambda: write_micrograph(Micrograph(picture), tmp_path/"a.tif", 8), "bits")
 
@@ -616,7 +616,7 @@ share = st.integers(0, 88)
 @given(share, share, st.integers(80, 140), st.integers(80, 120))
 def test_crop(left, top, width, height):
     def call(): return whole.crop(left, top, np.int64(width), height)
-    if left+width > 140 or top+height > 120: return refused(call, "reach beyond the picture of 140 x 120 px")
+    if left+width > 140 or top+height > 120: return refused(call, "reach beyond the image of 140 x 120 px")
     m = call()
     assert np.array_equal(m.data, picture[top:top+height, left:left+width]) and not np.shares_memory(m.data, picture)
     assert (m.pixel_size, m.source, m.warnings) == (.1, "a.tif", ["a remark"]) and m.warnings is not whole.warnings

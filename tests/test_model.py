@@ -11,7 +11,7 @@ from microscopygpt.compact import ModelError
 from microscopygpt.crystal import Slab, cell_from_lengths, from_slab, parse_formula, reduced_formula
 from microscopygpt.data import SOURCES, have_database, load_crystals
 from microscopygpt.micrograph import Micrograph
-from microscopygpt.large_model import LargeVLM, MemoryFullError, Steering, encode, shown, stop_tokens
+from microscopygpt.large_model import LargeVLM, MemoryFullError, Steering, encode, model_image, stop_tokens
 from microscopygpt.model import (AdapterError, NoGPUError, explain, has_unsloth, load_adapter, load_base, load_model,
                                  modern_names)
 from microscopygpt.noise import render
@@ -55,7 +55,7 @@ def test_log_p_is_the_models():
     model, processor = tiny_vlm("llava", px=56)
     vlm = LargeVLM(model, processor, constrained=False)
     prompt = make_prompt("BN")
-    inputs = encode(processor, [vlm.shown(None)], [prompt])
+    inputs = encode(processor, [vlm.model_image(None)], [prompt])
     torch.manual_seed(0)
     out = model.generate(**inputs, do_sample=False, max_new_tokens=12, output_logits=True, return_dict_in_generate=True)
     expected = sum(float(l.log_softmax(-1)[0, t]) for l, t in zip(out.logits, out.sequences[0, inputs["input_ids"].shape[1]:]))
@@ -87,11 +87,11 @@ def test_every_database_answer_lies_within_its_grammar(dialect):
     assert not outside, outside[:3]
 
 def test_what_is_shown_does_not_depend_on_the_users_pixels():
-    fine = shown(Micrograph(render(MOS2, noise="none", rotation=20, shift=(0, 0), mirror=False, pixel_size=.05, size=700), .05))
-    coarse = shown(Micrograph(render(MOS2, noise="none", rotation=20, shift=(0, 0), mirror=False, pixel_size=.1, size=350), .1))
+    fine = model_image(Micrograph(render(MOS2, noise="none", rotation=20, shift=(0, 0), mirror=False, pixel_size=.05, size=700), .05))
+    coarse = model_image(Micrograph(render(MOS2, noise="none", rotation=20, shift=(0, 0), mirror=False, pixel_size=.1, size=350), .1))
     assert fine.size == coarse.size == (256, 256) and fine.mode == "RGB"
     assert np.corrcoef(np.asarray(fine)[..., 0].ravel(), np.asarray(coarse)[..., 0].ravel())[0, 1] > .99
-    small = np.asarray(shown(Micrograph(render(MOS2, size=100), .1)))
+    small = np.asarray(model_image(Micrograph(render(MOS2, size=100), .1)))
     assert small[:70].max() == 0 and small[100:150, 100:150].max() > 100
 
 @pytest.fixture(scope="module")

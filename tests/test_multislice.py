@@ -31,7 +31,7 @@ def ours(name, defocus=0., z_power=1.7):
     run = RUNS[name]
     thickness = 1 + max(z for *_, z in run["positions"])
     atoms = Atoms(lattice_mat=np.diag([*run["cell"], thickness]), coords=np.array(run["positions"]), elements=run["symbols"], cartesian=True)
-    return simulate(atoms, .1, len(GRID), probe=Probe(80, 30, defocus, 0., SOURCE), z_power=z_power, thermal=run["thermal"])
+    return simulate(atoms, .1, len(GRID), probe=Probe(80, 30, defocus, 0., SOURCE), z_power=z_power, u_rms=run["thermal"])
 
 
 def ncc(a, b): return np.corrcoef(a.ravel(), b.ravel())[0, 1]

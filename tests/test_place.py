@@ -8,7 +8,7 @@ from microscopygpt.observe import observe
 from microscopygpt.place import differ, freed, place
 from microscopygpt.energies import Potential
 from microscopygpt.potentials import load_potential
-from microscopygpt.rank import EVIDENCE, context_of, contender, evidence
+from microscopygpt.rank import FEATURES, context_of, contender, features
 from microscopygpt.proof import Proposal, best_common, prove
 from microscopygpt.rest import at_rest
 from microscopygpt.scan import Scan
@@ -59,8 +59,8 @@ def test_the_strain_counts_against_a_contender(chgnet):
     wrong = proven(MOS2_SLAB._replace(numbers=np.array([74, 52, 52])), observation) # WTe2 is 10 % larger
     place([right, wrong], observation, chgnet, scores=np.array([3., 0.]))
     assert wrong.inferred.log_odds < right.inferred.log_odds - 3 and wrong.inferred.trust == right.inferred.trust
-    context, column = context_of([right, wrong], 0), EVIDENCE.index("log odds of the strain")
-    assert evidence(wrong, context)[column] < evidence(right, context)[column] and evidence(right, context).shape == (len(EVIDENCE),)
+    context, column = context_of([right, wrong], 0), FEATURES.index("log odds of the strain")
+    assert features(wrong, context)[column] < features(right, context)[column] and features(right, context).shape == (len(FEATURES),)
 
 def test_what_cannot_be_relaxed_stays():
     observation = observe(photo(MOS2))

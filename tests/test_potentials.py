@@ -258,24 +258,24 @@ def test_chgnet_is_quiet_and_leaves_threads_alone(chgnet, capfd):
 def test_nearest_bonds_are_those_of_alignn():
     slab = random_slab(np.random.default_rng(11), 4)
     bonds = bonds_of([slab], 12.)
-    heard = nearest_bonds(bonds)
-    assert np.bincount(heard.start).tolist() == np.bincount(heard.end).tolist()
+    received = nearest_bonds(bonds)
+    assert np.bincount(received.start).tolist() == np.bincount(received.end).tolist()
     mine = 0
     for atom in range(4):
         i = np.r_[np.flatnonzero(bonds.first == atom), np.flatnonzero(bonds.second == atom)]
         length = np.sort(np.linalg.norm(bonds.vectors[i], axis=1))
         shell = length[length <= length[11] + 1e-6] # an atom's own images come in pairs
-        heard_lengths, times = np.linalg.norm(heard.vectors[heard.start == atom], axis=1), heard.times[heard.start == atom]
-        assert np.allclose(np.sort(heard_lengths)[:len(shell)], shell) and len(shell) in (12, 13)
-        assert (times[heard_lengths > length[11] + 1e-6] == 1).all() and set(times) <= {1, 2}
+        received_lengths, times = np.linalg.norm(received.vectors[received.start == atom], axis=1), received.times[received.start == atom]
+        assert np.allclose(np.sort(received_lengths)[:len(shell)], shell) and len(shell) in (12, 13)
+        assert (times[received_lengths > length[11] + 1e-6] == 1).all() and set(times) <= {1, 2}
         mine += len(shell)
-    assert heard.times.sum() == 2*mine
+    assert received.times.sum() == 2*mine
 
 def written_out(potential, slab):
     "ALIGNN-FF's energy (eV/atom) with its package's layers on the whole graph, bonds doubled, nothing merged."
     import torch
-    heard = nearest_bonds(bonds_of([slab], 12.))
-    start, end, vectors = (torch.as_tensor(np.repeat(x, heard.times, 0)) for x in (heard.start, heard.end, heard.vectors.astype(np.float32)))
+    received = nearest_bonds(bonds_of([slab], 12.))
+    start, end, vectors = (torch.as_tensor(np.repeat(x, received.times, 0)) for x in (received.start, received.end, received.vectors.astype(np.float32)))
     before, after = map(torch.as_tensor, joined(end.numpy(), start.numpy()))
     length, net = vectors.norm(dim=1), potential.net
     cosine = -(vectors[before]*vectors[after]).sum(1)/(length[before]*length[after])

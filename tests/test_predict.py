@@ -107,7 +107,7 @@ def test_stopped_from_its_progress_it_leaves_nothing_behind(after):
     with pytest.raises(Stop): predict(micrograph("MoSe2"), "MoSe2", k=1, progress=progress, **QUICK)
     assert again() == again()
 
-@pytest.mark.parametrize("options", [dict(templates=None), dict(k=2, seed=5, **QUICK), dict(imaging=Imaging(distortion=.03, z_power=1.6), **QUICK),
+@pytest.mark.parametrize("options", [dict(templates=None), dict(k=2, seed=5, **QUICK), dict(imaging=Imaging(distortion=.03, contrast_exponent=1.6), **QUICK),
     dict(prompt=make_prompt("MoSe2", 0) + " Two layers of Se.", **QUICK), dict(propose=("columns",), heights=None, model=None)], ids=str)
 def test_the_code_of_a_prediction_gives_it_again(options):
     picture = micrograph("MoSe2")

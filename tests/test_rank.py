@@ -7,8 +7,8 @@ from hypothesis import given, settings, strategies as st
 from microscopygpt.crystal import Slab, cell_from_lengths, to_slab
 from microscopygpt.compare import compare
 from microscopygpt.heights import Relaxed
-from microscopygpt.rank import (EVIDENCE, JUDGES, LEAST_ODDS, LOWEST_TAUGHT, Context, Contender, alike, confidences,
-                                contender, context_of, describe, evidence, fingerprint, fit_confidence, fit_in_words,
+from microscopygpt.rank import (FEATURES, JUDGES, LEAST_ODDS, LOWEST_TAUGHT, Context, Contender, alike, confidences,
+                                contender, context_of, describe, features, fingerprint, fit_confidence, fit_in_words,
                                 merge_contenders, primitive, rank, scores)
 from microscopygpt.refine import Fit, Placement
 from microscopygpt.proof import Proof, Proposal, crowding, n_operations
@@ -105,11 +105,11 @@ def test_evidence_has_a_name_for_each_figure_and_is_finite():
     for asked in (0, 1, 32):
         context = context_of(MANY, asked)
         for one in MANY:
-            figures = evidence(one, context)
-            assert figures.shape == (len(EVIDENCE),) and np.isfinite(figures).all()
-    assert all(judge.weights.shape == (len(EVIDENCE),) for judge in JUDGES.values()) and len(set(EVIDENCE)) == len(EVIDENCE)
+            figures = features(one, context)
+            assert figures.shape == (len(FEATURES),) and np.isfinite(figures).all()
+    assert all(judge.weights.shape == (len(FEATURES),) for judge in JUDGES.values()) and len(set(FEATURES)) == len(FEATURES)
 
-def figure(one, contenders, name, asked=32): return evidence(one, context_of(contenders, asked))[EVIDENCE.index(name)]
+def figure(one, contenders, name, asked=32): return features(one, context_of(contenders, asked))[FEATURES.index(name)]
 
 def test_energies_are_compared_where_measured_cells_hold_equal_numbers_of_atoms():
     one, two, three, four = [made(energy=-6.5), made(T1, energy=-6.3), made(bilayer(H2), energy=-7.), made(doubled(T1), energy=-6.4)]
@@ -217,7 +217,7 @@ def test_candidates_come_best_first_with_their_figures():
     best = ranked[0]
     assert best.votes == 20 and best.energy == -6.5 and best.margin == 0 and best.space_group == 187 and best.formula == "MoS2"
     assert {c.margin for c in ranked if c.energy is None} == {None}
-    assert all(0 < c.confidence < 1 and c.evidence.shape == (len(EVIDENCE),) for c in ranked)
+    assert all(0 < c.confidence < 1 and c.features.shape == (len(FEATURES),) for c in ranked)
 
 def test_only_k_are_kept():
     assert len(rank([made(), made(T1), made(bilayer(H2))], 32, k=2)) == 2
@@ -251,7 +251,7 @@ def test_a_judge_finds_what_counts():
 # what is beyond the evidence that taught the judge
 
 def seen_as(one, others, name):
-    return evidence(one, context_of([one, *others], 8))[EVIDENCE.index(name)]
+    return features(one, context_of([one, *others], 8))[FEATURES.index(name)]
 
 def test_fewer_atoms_than_the_image_needs_are_no_merit():
     two_layers, one_layer = made(bilayer(H2), residual=.02), made(residual=.9)

@@ -11,7 +11,7 @@ from microscopygpt.lattice import Lattice2D
 from microscopygpt.observe import Imaging, Observation, observe
 from microscopygpt.micrograph import Micrograph
 from microscopygpt.refine import (Fit, PlaneModel, atom_waves, best_shifts, correlation_map, fit_positions,
-                                  fitted_gain, jacobian, placements, relocate, residual_of, strains,
+                                  fitted_gain, jacobian, placements, position_errors, relocate, residual_of, strains,
                                   structure_factors, supercells, without_gain, _set_down, free_directions)
 from microscopygpt.proof import (Proposal, crowding, most_symmetric, n_operations, prove, resimulate, symmetrize,
                                  operations_in_place)
@@ -45,7 +45,7 @@ def oblique(seed, numbers=numbers_apart, smallest=3.):
 def seen_exactly(slab, imaging=Imaging(), gain=.3, noise=1e-4, gmax=1.1):
     "The observation of a crystal by a microscope without noise, on the crystal's own cell."
     hk, g = harmonics(slab.cell, gmax)
-    F = structure_factors(slab.frac, (slab.numbers/50)**imaging.z_power, hk, (g**2).sum(1), imaging.variance)
+    F = structure_factors(slab.frac, (slab.numbers/50)**imaging.contrast_exponent, hk, (g**2).sum(1), imaging.probe_variance)
     key = tuple(np.round(slab.cell.ravel(), 6))
     return Observation(None, Lattice2D(slab.cell, 1., len(hk), (0., 0., 0.)), gmax, {key: (hk, g, gain*F, noise)}, imaging)
 
@@ -80,14 +80,14 @@ def test_a_placement_takes_the_cell_to_the_measured_lattice(seed):
     forms = supercells(int(rng.integers(1, 4)))
     measured, _ = reduce_cell(np.linalg.inv(forms[rng.integers(len(forms))])@slab.cell*1.05)
     found = placements(slab.cell, measured)
-    best = min(found, key=lambda p: p.shear + abs(p.stretch - np.log(1.05**2)))
-    assert best.shear < 1e-6 and best.stretch == pytest.approx(2*np.log(1.05), abs=1e-9)
+    best = min(found, key=lambda p: p.log_strain_ratio + abs(p.log_area_ratio - np.log(1.05**2)))
+    assert best.log_strain_ratio < 1e-6 and best.log_area_ratio == pytest.approx(2*np.log(1.05), abs=1e-9)
     for p in found:
         index = np.linalg.det(p.cell)/np.linalg.det(measured)
-        assert round(abs(np.linalg.det(p.turn))) == 1 and abs(index) == pytest.approx(round(abs(index)))
-        F = np.linalg.solve(slab.cell, p.turn@p.cell)
+        assert round(abs(np.linalg.det(p.change_of_basis))) == 1 and abs(index) == pytest.approx(round(abs(index)))
+        F = np.linalg.solve(slab.cell, p.change_of_basis@p.cell)
         s = np.linalg.svd(F)[1]
-        assert p.stretch == pytest.approx(np.log(s.prod()), abs=1e-9) and p.shear == pytest.approx(np.log(s[0]/s[1]), abs=1e-6)
+        assert p.log_area_ratio == pytest.approx(np.log(s.prod()), abs=1e-9) and p.log_strain_ratio == pytest.approx(np.log(s[0]/s[1]), abs=1e-6)
 
 def test_strains_of_many_cells_are_those_of_each():
     cells, measured = np.array([c.cell for c in CRYSTALS.values()]), CRYSTALS["MoS2"].cell
@@ -154,7 +154,7 @@ def test_a_crystal_leaves_nothing_of_its_own_image(seed, gain):
 
 def test_the_residual_takes_the_imaging_unless_told_otherwise():
     slab = oblique(0)
-    observation = seen_exactly(slab, Imaging(probe=.7, z_power=1.2))
+    observation = seen_exactly(slab, Imaging(probe_sigma=.7, contrast_exponent=1.2))
     figures = dict(zip(("variance", "power"), (.49, 1.2)))
     assert residual_of(slab.frac, slab.numbers, slab.cell, observation, **figures) < 1e-9
     assert residual_of(slab.frac, slab.numbers, slab.cell, observation, variance=.27) > .05
@@ -230,12 +230,12 @@ def test_the_fit_s_gradient_is_exact_though_the_gain_follows(seed):
 def test_moved_atoms_return_to_their_columns(seed):
     "Positions, probe and exponent are found together, from .1 Å and other imaging conditions."
     slab, rng = oblique(seed), np.random.default_rng(seed)
-    observation = seen_exactly(slab, Imaging(probe=.45, z_power=1.5))
+    observation = seen_exactly(slab, Imaging(probe_sigma=.45, contrast_exponent=1.5))
     observation.imaging = Imaging()
     start = slab.frac + rng.uniform(-.07, .07, (4, 2))@np.linalg.inv(slab.cell)
     fit = fit_positions(start, slab.numbers, slab.cell, observation, steps=30)
     assert fit.residual < .01 and apart(fit.frac, slab.frac, slab.cell).max() < .02
-    assert fit.variance == pytest.approx(.45**2, abs=.01) and fit.power == pytest.approx(1.5, abs=.1)
+    assert fit.probe_variance == pytest.approx(.45**2, abs=.01) and fit.contrast_exponent == pytest.approx(1.5, abs=.1)
     assert .2*fit.moved < np.sqrt((apart(start, slab.frac, slab.cell)**2).mean()) < 2*fit.moved
 
 @quick
@@ -246,9 +246,9 @@ def test_the_fit_never_leaves_more_than_it_began_with(seed):
     start = residual_of(other.frac, slab.numbers, slab.cell, observation)
     fit = fit_positions(other.frac, slab.numbers, slab.cell, observation)
     assert fit.residual < start + 1e-9
-    assert fit.residual == residual_of(fit.frac, slab.numbers, slab.cell, observation, fit.variance, fit.power)
+    assert fit.residual == residual_of(fit.frac, slab.numbers, slab.cell, observation, fit.probe_variance, fit.contrast_exponent)
     d = (fit.frac - other.frac)@slab.cell
-    assert np.abs(d).max() <= .6 + 1e-9 and .03 <= fit.variance <= 1.2 and .3 <= fit.power <= 2.8
+    assert np.abs(d).max() <= .6 + 1e-9 and .03 <= fit.probe_variance <= 1.2 and .3 <= fit.contrast_exponent <= 2.8
 
 def test_a_crystal_as_a_whole_moves_without_cost():
     slab = oblique(3)
@@ -286,7 +286,7 @@ def test_an_atom_put_wrong_is_set_right(lost):
 def test_a_lifted_atom_is_set_down_where_it_was(seed):
     slab = oblique(seed)
     hk, g, seen, _ = seen_exactly(slab).coefficients(slab.cell)
-    waves = atom_waves(slab.frac, slab.numbers, hk, (g**2).sum(1), Imaging().variance, Imaging().z_power)
+    waves = atom_waves(slab.frac, slab.numbers, hk, (g**2).sum(1), Imaging().probe_variance, Imaging().contrast_exponent)
     for atom in range(4):
         again = _set_down(atom, slab.frac, waves, hk, slab.cell, seen)
         d = again - slab.frac
@@ -485,7 +485,7 @@ def test_the_resimulated_image_has_the_fitted_coefficients():
     proof = prove(Proposal(CRYSTALS["MoS2"]), observation)
     image = observe(Micrograph(resimulate(proof, observation), observation.view.pixel_size))
     fit, placed = proof.fit, proof.placed
-    assert residual_of(placed.frac, placed.numbers, placed.cell, image, fit.variance, fit.power) < .02
+    assert residual_of(placed.frac, placed.numbers, placed.cell, image, fit.probe_variance, fit.contrast_exponent) < .02
 
 
 # symmetry that is held
@@ -520,8 +520,32 @@ def test_free_directions_keep_the_symmetry_of_a_strained_cell(name):
 def test_a_rough_image_does_not_break_the_symmetry_of_a_proposal(seed, monkeypatch):
     "1T seen by an elongated probe that this fit knows nothing of: free atoms would leave their sites to please it."
     slab = CRYSTALS["1T"]
-    noise = Noise(blur=.2, astigmatism=.5, tilt=.3, gain=.2, background=.3, readout=.2)
+    noise = Noise(blur=.2, astigmatism=.5, illumination_gradient=.3, gain_variation=.2, background=.3, read_noise=.2)
     seen = observe(Micrograph(render(from_slab(slab), noise=noise, seed=seed), .1))
     assert prove(Proposal(slab), seen).operations == OPERATIONS["1T"]
     monkeypatch.setattr("microscopygpt.proof._with_symmetry_held", lambda fit, *_: fit)
     assert prove(Proposal(slab), seen).operations < OPERATIONS["1T"]
+
+@quick
+@given(seeds)
+def test_standard_errors_are_the_scatter_of_fitted_positions(seed):
+    slab, rng = oblique(seed), np.random.default_rng(seed)
+    observation = seen_exactly(slab)
+    [(key, (hk, g, seen, _))] = observation._kept.items()
+    sigma = .01*np.sqrt((np.abs(seen)**2).mean())
+    off, told = [], []
+    for _ in range(30):
+        noise = sigma*(rng.normal(size=len(seen)) + 1j*rng.normal(size=len(seen)))/2**.5
+        observation._kept[key] = hk, g, seen + noise, sigma
+        fit = fit_positions(slab.frac, slab.numbers, slab.cell, observation)
+        off.append((fit.frac - slab.frac)@slab.cell)
+        told.append(position_errors(fit, slab.numbers, slab.cell, observation))
+    scatter, expected = np.sqrt(np.mean(np.square(off))), np.sqrt(np.mean(np.square(told)))
+    assert .7 < scatter/expected < 1.4
+
+def test_atoms_that_share_a_column_are_held_by_their_springs_alone():
+    slab = CRYSTALS["MoS2"]
+    observation = seen_exactly(slab)
+    fit = fit_positions(slab.frac, slab.numbers, slab.cell, observation)
+    molybdenum, *sulphur = position_errors(fit, slab.numbers, slab.cell, observation)
+    assert molybdenum.max() < .01 and all(.1 < errors.min() and errors.max() < .2 for errors in sulphur)

@@ -242,7 +242,7 @@ def test_atoms_stand_where_they_are(side):
 
 @how_often(max_examples=25)
 @given(st.integers(0, 10**6))
-def test_lay_on_undoes_another_setting(seed):
+def test_align_to_undoes_another_setting(seed):
     rng = np.random.default_rng(seed)
     cell = cell_from_lengths(*((4, 4, 120), (4, 4, 90), (4, 5.5, 90), (4, 5, 101))[seed % 4])
     n = rng.integers(1, 7)
@@ -250,7 +250,7 @@ def test_lay_on_undoes_another_setting(seed):
     bases = equivalent_bases(cell)
     M, side, order = bases[rng.integers(len(bases))], rng.choice([1, -1]), rng.permutation(n)
     other = Slab(M@cell, ((truth.frac@np.linalg.inv(M) + rng.random(2)) % 1)[order], side*truth.z[order], truth.numbers[order])
-    back = plotting.lay_on(other, truth)
+    back = plotting.align_to(other, truth)
     d = truth.frac[:, None] - back.frac; d -= np.round(d)
     apart = np.linalg.norm(d, axis=2) + np.abs(truth.z[:, None] - back.z) + (truth.numbers[:, None] != back.numbers)
     assert apart.min(1).max() < 1e-6

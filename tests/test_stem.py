@@ -118,10 +118,10 @@ def test_gradients(mos2, probe):
     "Cell, positions, rotation, shift, probe width, exponent and vibration against finite differences, in every atom and pixel"
     s, number = to_slab(mos2), lambda v: torch.tensor(v, dtype=torch.float64, requires_grad=True)
     hk, z = torch.tensor(half_plane(s.cell, 1.4)), torch.tensor(s.numbers/20., dtype=torch.float64)
-    def f(cell, frac, angle, shift, sigma, power, thermal):
+    def f(cell, frac, angle, shift, sigma, power, u_rms):
         turn = torch.stack([torch.stack([angle.cos(), angle.sin()]), torch.stack([-angle.sin(), angle.cos()])])
         lens = sigma if probe == "gaussian" else Probe(defocus=40)
-        return image_sum(cell @ turn, frac, (z**power)[None], lens, hk, (3, 5), .4, shift, thermal, torch.float64)
+        return image_sum(cell @ turn, frac, (z**power)[None], lens, hk, (3, 5), .4, shift, u_rms, torch.float64)
     tensors = [number(a[None]) for a in (s.cell, s.frac)] + [number(v) for v in (.3, [[.1, .2]], [.5], 1.7, [[.1, .05, .2]])]
     assert torch.autograd.gradcheck(f, tensors)
 
@@ -150,7 +150,7 @@ PROBES = [.3, .5, "atomvision", Probe(), Probe(200, 25, 80, .01, .4)]
 @quick
 @given(slabs(1), slabs(1), angles, st.sampled_from(PROBES))
 def test_intensity_is_additive(one, other, angle, probe):
-    "The picture of two atoms in one cell is the sum of the pictures of each"
+    "The image of two atoms in one cell is the sum of the images of each"
     a, b = to_slab(one), to_slab(other)
     both = Slab(a.cell, np.r_[a.frac, b.frac], np.array([-1., 1]), np.r_[a.numbers, b.numbers])
     of = lambda *rows: simulate(from_slab(both._replace(frac=both.frac[list(rows)], z=both.z[list(rows)], numbers=both.numbers[list(rows)])), size=48, rotation=angle, probe=probe)
@@ -159,11 +159,11 @@ def test_intensity_is_additive(one, other, angle, probe):
 
 @quick
 @given(slabs(), st.sampled_from([.2, .5, 1.1, Probe(), Probe(300, 20, 120, .02, 1.)]), st.sampled_from([0, .1, {"C": .2}]))
-def test_a_probe_conserves_intensity(atoms, probe, thermal):
+def test_a_probe_conserves_intensity(atoms, probe, u_rms):
     "The mean over whole cells is that of the atoms, whatever the probe, in and out of focus"
     n, s = 64, to_slab(atoms)
     square = from_slab(s._replace(cell=np.eye(2)*6.4))
-    image = simulate(square, pixel_size=.1, size=n, probe=probe, thermal=thermal)
+    image = simulate(square, pixel_size=.1, size=n, probe=probe, u_rms=u_rms)
     assert np.isclose(image.mean(dtype=float)*6.4**2, (s.numbers**1.7).sum(), rtol=1e-5)
 
 
@@ -183,12 +183,12 @@ def test_the_probe_of_an_instrument_equals_one_made_by_fourier_transform(defocus
 
 @quick
 @given(slabs(), angles, st.floats(.2, .8), st.sampled_from([0, .2]), st.tuples(st.integers(1, 40), st.integers(1, 40)))
-def test_atom_by_atom_equals_the_series(atoms, angle, sigma, thermal, shape):
+def test_atom_by_atom_equals_the_series(atoms, angle, sigma, u_rms, shape):
     cell, frac, numbers = _projected(atoms)
     t = np.radians(angle)
-    sheet = _Sheet(cell @ [[np.cos(t), np.sin(t)], [-np.sin(t), np.cos(t)]], frac, numbers**1.7, np.full(len(numbers), float(thermal)), np.array([.3, -7.]))
+    sheet = _Sheet(cell @ [[np.cos(t), np.sin(t)], [-np.sin(t), np.cos(t)]], frac, numbers**1.7, np.full(len(numbers), float(u_rms)), np.array([.3, -7.]))
     one, other = _atom_by_atom(sheet, sigma, shape, .15, "cpu"), _series([sheet], sigma, .9/sigma, shape, .15, "cpu")[0]
-    assert abs(one-other).max() < 5e-6*max(float(other.max()), numbers.max()**1.7/(2*np.pi*(sigma**2+thermal**2)))
+    assert abs(one-other).max() < 5e-6*max(float(other.max()), numbers.max()**1.7/(2*np.pi*(sigma**2+u_rms**2)))
 
 
 def pairs_share_a_pixel(positions, numbers): return len(np.unique(np.c_[np.floor(positions), numbers], axis=0)) < len(positions)
@@ -197,7 +197,7 @@ def pairs_share_a_pixel(positions, numbers): return len(np.unique(np.c_[np.floor
 @quick
 @given(slabs(), st.floats(-180, 180), st.sampled_from([.08, .1, .15]), seeds)
 def test_parity_with_stemconv(atoms, rot, pixel_size, seed):
-    "The same picture within the rim of 2 A, unless two atoms of one element share a pixel there; jarvis rounds cells to 1e-5 A, so ours is rounded before"
+    "The same image within the rim of 2 A, unless two atoms of one element share a pixel there; jarvis rounds cells to 1e-5 A, so ours is rounded before"
     atoms = Atoms(lattice_mat=np.round(atoms.lattice_mat, 5), coords=atoms.frac_coords, elements=atoms.elements, cartesian=False)
     shift = np.random.default_rng(seed).uniform(-2, 2, 2)
     theirs, _, positions, numbers = STEMConv(output_size=[128, 128]).simulate_surface(atoms, px_scale=pixel_size, rot=rot, shift=shift)
@@ -223,7 +223,7 @@ def test_atoms_outside_shine_in(mos2):
 def test_noise_has_the_strength_it_says():
     flat = np.zeros((256, 256))
     flat[::2] = 1
-    read = add_noise(flat, Noise(readout=.1), seed=3)
+    read = add_noise(flat, Noise(read_noise=.1), seed=3)
     top, bottom = read[::2], read[1::2]
     assert np.isclose(top.std()/(top.mean()-bottom.mean()), .1, rtol=.03)
     for pixel_size in (.1, .2):
@@ -251,7 +251,7 @@ def test_drift_flyback_astigmatism_and_clipping(mos2):
 
 def test_jitter_moves_lines_along_x(mos2):
     image = simulate(mos2)
-    moved = add_noise(image, Noise(jitter=.1, sway=.1), seed=1)
+    moved = add_noise(image, Noise(jitter=.1, slow_drift=.1), seed=1)
     level = add_noise(image, "none")
     assert abs(moved-level).max() > .1
     assert np.corrcoef(level.mean(1), moved.mean(1))[0, 1] > .99
@@ -273,8 +273,8 @@ empty.elements, empty.coords = [], np.zeros((0, 3))
     lambda a: simulate(a, pixel_size=0), lambda a: simulate(a, pixel_size=-.1), lambda a: simulate(a, pixel_size=float("nan")),
     lambda a: simulate(a, pixel_size="0.1"), lambda a: simulate(a, size=0), lambda a: simulate(a, size=25.6), lambda a: simulate(a, size=(3, 4, 5)),
     lambda a: simulate(a, rotation=np.inf), lambda a: simulate(a, rotation="north"), lambda a: simulate(a, shift=1.), lambda a: simulate(a, shift=[1, 2, 3]),
-    lambda a: simulate(a, probe=0), lambda a: simulate(a, z_power=-1), lambda a: simulate(a, probe="gauss"), lambda a: simulate(a, thermal=-1),
-    lambda a: simulate(a, thermal={"S": "hot"}), lambda a: simulate(a, probe="atomvision", thermal=.1), lambda a: Probe(voltage=0), lambda a: Probe(semi_angle="wide"),
+    lambda a: simulate(a, probe=0), lambda a: simulate(a, z_power=-1), lambda a: simulate(a, probe="gauss"), lambda a: simulate(a, u_rms=-1),
+    lambda a: simulate(a, u_rms={"S": "hot"}), lambda a: simulate(a, probe="atomvision", u_rms=.1), lambda a: Probe(voltage=0), lambda a: Probe(semi_angle="wide"),
     lambda a: Noise(dose=-1), lambda a: Noise(contrast=0), lambda a: Noise(drift=float("nan")),
     lambda a: render(a, "loud"), lambda a: render(a, seed=.5), lambda a: render([a, a], seed=[1]), lambda a: render(a, seed=-1), lambda a: render(a, None),
     lambda a: render(a, []), lambda a: add_noise(np.zeros((0, 4))), lambda a: add_noise(np.full((8, 8), np.nan)), lambda a: add_noise(np.zeros(8)),
@@ -310,6 +310,6 @@ def test_any_orientation_of_the_cell_in_space_gives_one_picture(mos2):
 
 
 def test_vibrations_of_all_atoms_widen_the_probe(mos2):
-    assert close(simulate(mos2, size=64, thermal=.3), simulate(mos2, size=64, probe=(.5**2+.3**2)**.5), 1e-5)
-    only_s = simulate(mos2, size=64, thermal={"S": .3})
-    assert not close(only_s, simulate(mos2, size=64), .005) and not close(only_s, simulate(mos2, size=64, thermal=.3), .005)
+    assert close(simulate(mos2, size=64, u_rms=.3), simulate(mos2, size=64, probe=(.5**2+.3**2)**.5), 1e-5)
+    only_s = simulate(mos2, size=64, u_rms={"S": .3})
+    assert not close(only_s, simulate(mos2, size=64), .005) and not close(only_s, simulate(mos2, size=64, u_rms=.3), .005)

@@ -151,7 +151,7 @@ def test_labels_are_the_answer_token_by_token(family):
 def vlm_inputs(vlm, item):
     "What the model is given when a user asks about the same micrograph."
     micrograph = Micrograph(np.asarray(item["image"], np.float32)/255, item["pixel_size"])
-    return encode(vlm.processor, [vlm.shown(micrograph)], [make_prompt(item["formula"])])
+    return encode(vlm.processor, [vlm.model_image(micrograph)], [make_prompt(item["formula"])])
 
 def test_the_loss_is_the_models_own():
     "Computed from the first label on, it equals what transformers computes from everything."

@@ -31,7 +31,7 @@ def contenders_of(crystal, noise, potential):
     run = lambda search: search.run(PROPOSERS[:2], vlm, [], KEPT)
     _, candidates = on_its_scale(question, draw_micrograph(crystal, noise), Imaging(), run, vlm)
     solved = [bool(compare(crystal.atoms, c.atoms, split=False).solved) for c in candidates]
-    rows = [dict(x=c.evidence.tolist(), solved=right) for c, right in zip(candidates, solved)]
+    rows = [dict(x=c.features.tolist(), solved=right) for c, right in zip(candidates, solved)]
     return dict(rows=rows, doubt=doubt_of(candidates))
 
 

@@ -82,7 +82,7 @@ def save_random(tiny, device, folder):
 
 def batch_of(vlm, size, tokens=ANSWER_TOKENS):
     "Micrographs with exactly so many labelled tokens each; what they say does not matter."
-    batch = encode(vlm.processor, [vlm.shown(None)]*size, [make_prompt("MoS2")]*size, ["0.333 "*tokens]*size)
+    batch = encode(vlm.processor, [vlm.model_image(None)]*size, [make_prompt("MoS2")]*size, ["0.333 "*tokens]*size)
     end = int((batch["labels"][0] != IGNORED).int().argmax()) + tokens
     return {k: v[:, :end] if k in ("input_ids", "attention_mask", "labels", "cross_attention_mask") else v for k, v in batch.items()}
 
