@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['HEADER', 'ADATOM_HEIGHT', 'STRIP', 'VACUUM', 'HEIGHTS', 'FARTHEST', 'CLOSEST_IMAGES', 'DIGITS', 'DPI', 'RECORD',
-           'sites_table', 'stacked', 'frame_atoms', 'CutError', 'repeats', 'cut_supercell', 'CellHeldRelaxation',
-           'relaxed', 'plain', 'sites_facts', 'write_sites']
+           'sites_table', 'stacked', 'frame_atoms', 'CutError', 'repeats', 'grains_of', 'cut_supercell',
+           'CellHeldRelaxation', 'relaxed', 'plain', 'sites_facts', 'write_sites']
 
-# %% ../nbs/97_site_files.ipynb #0a96c481
+# %% ../nbs/97_site_files.ipynb #7b0b44ad
 import csv, io, json, platform
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 from ase import Atoms as AseAtoms
 from ase.data import chemical_symbols, covalent_radii
 from ase.io import write as write_ase
+from scipy.spatial import cKDTree
 from .core import MicroscopyGPTError, checked_number, package_versions, write_atomically
 from .crystal import Atoms, Slab, cell_lengths, from_slab, reduced_formula, to_slab
 from .heights import HeightRelaxation, relax_heights
@@ -27,7 +28,7 @@ from .site_maps import plot_calls, plot_strain
 from .strain import QUANTITIES, StrainError, average_lattice, boundary_lines, grain_angles, grain_relation
 from .strain import strain_map
 
-# %% ../nbs/97_site_files.ipynb #ed9ea199
+# %% ../nbs/97_site_files.ipynb #ad23f5b5
 HEADER = "x_px", "y_px", "expected", "call", "detail", "ratio", "z", "probability"
 
 def _figure(value, digits):
@@ -49,7 +50,7 @@ def sites_table(sites)->str: # CSV
                         _figure(probability, 4)])
     return out.getvalue()
 
-# %% ../nbs/97_site_files.ipynb #11848fe5
+# %% ../nbs/97_site_files.ipynb #3121a47d
 def stacked(column, # `Column` of the average crystal
             atoms:tuple # atomic numbers that stand there
            )->list: # of (atomic number, height in Å from the middle of the slab)
@@ -66,7 +67,7 @@ def stacked(column, # `Column` of the average crystal
     taken = {z for _, z in standing}
     return standing + list(zip(left, (z for _, z in places if z not in taken)))
 
-# %% ../nbs/97_site_files.ipynb #693efb62
+# %% ../nbs/97_site_files.ipynb #89691c80
 ADATOM_HEIGHT = 1.8 # Å above the highest atoms: where metal atoms sit on a sheet, roughly
 
 def _standing_at(sites, i):
@@ -75,7 +76,7 @@ def _standing_at(sites, i):
     top = max(z for column in sites.columns for z in column.z)
     return [(n, top + ADATOM_HEIGHT) for n in sites.occupants[i]]
 
-# %% ../nbs/97_site_files.ipynb #76dfb698
+# %% ../nbs/97_site_files.ipynb #0a6d7c71
 STRIP = 5. # Å around the frame
 VACUUM = 15. # Å above and below the sheet together
 
@@ -94,7 +95,7 @@ def frame_atoms(sites)->AseAtoms: # with arrays call, probability, and site, the
     atoms.set_array("site", site)
     return atoms
 
-# %% ../nbs/97_site_files.ipynb #b2f4c9aa
+# %% ../nbs/97_site_files.ipynb #9989a1d3
 HEIGHTS = "heights are those of the average crystal, not measured"
 
 def _extxyz(sites):
@@ -109,7 +110,7 @@ def _cif(atoms):
     write_ase(file, atoms, format="cif")
     return f"# {HEIGHTS}\n" + file.getvalue().decode("utf-8")
 
-# %% ../nbs/97_site_files.ipynb #c932421b
+# %% ../nbs/97_site_files.ipynb #b8bdce7d
 class CutError(MicroscopyGPTError): "A cell that cannot be cut as asked."
 
 FARTHEST, CLOSEST_IMAGES = 60., 5. # Å between a defect and its images
@@ -121,30 +122,38 @@ def repeats(cell:np.ndarray, # (2, 2) Å
     heights = abs(np.linalg.det(cell))/np.linalg.norm(cell, axis=1)[::-1]
     return np.ceil(width/heights - 1e-9).astype(int)
 
-# %% ../nbs/97_site_files.ipynb #3efb9ea0
+# %% ../nbs/97_site_files.ipynb #01819902
 def _cell_of(sites, i, lattice):
     "Grain-wise cell index (2,) of a site; of an adatom, that of the cell in which it is."
     if sites.column[i] >= 0: return sites.cell_index[i]
     return np.floor((sites.xy[i] - lattice.start[0])@np.linalg.inv(lattice.cell)).astype(int)
 
+def grains_of(sites)->np.ndarray: # (n,)
+    "The grain of each site; of an adatom, that of the nearest column."
+    known = sites.column >= 0
+    grain = sites.grain.copy()
+    if not known.all(): grain[~known] = grain[known][cKDTree(sites.xy[known]).query(sites.xy[~known])[1]]
+    return grain
+
 def _changes(sites, site, lattice, n):
     "Sites that are not as expected, in the block of n cells around a site: (index, cell in the block)."
-    grain, first = sites.grain[site], _cell_of(sites, site, lattice) - n//2
-    for i in np.flatnonzero((sites.grain == grain) & (sites.call != "expected")):
+    grain, first = grains_of(sites), _cell_of(sites, site, lattice) - n//2
+    for i in np.flatnonzero((grain == grain[site]) & (sites.call != "expected")):
         cell = _cell_of(sites, i, lattice) - first
         if (cell >= 0).all() and (cell < n).all(): yield i, cell
 
-# %% ../nbs/97_site_files.ipynb #40dd9cda
+# %% ../nbs/97_site_files.ipynb #906b64db
 def _filled(sites, lattice, n, changed):
     "Rows (frac a, frac b, z, number) of a block of n cells, in fractions of one cell; `changed` maps (column, cell)."
-    frac, rows = lattice.start@np.linalg.inv(lattice.cell), []
+    rows = []
     for a, b in np.ndindex(*n):
-        for k, column in enumerate(sites.columns):
+        for k, frac in enumerate(lattice.frac, lattice.first):
+            column = sites.columns[k]
             atoms = changed.get((k, a, b), column.numbers)
-            rows += [(*(frac[k] + (a, b)), z, number) for number, z in stacked(column, atoms)]
+            rows += [(*(frac + (a, b)), z, number) for number, z in stacked(column, atoms)]
     return rows
 
-# %% ../nbs/97_site_files.ipynb #6c339ef6
+# %% ../nbs/97_site_files.ipynb #0e346133
 def cut_supercell(sites,
                   site:int, # index, of any site
                   width:float=12. # Å, the least distance between the defect and its images
@@ -152,19 +161,18 @@ def cut_supercell(sites,
     "A periodic cell around a site, with what was called in it; raises `CutError`."
     width = checked_number("width", width, CLOSEST_IMAGES, FARTHEST, " Å", CutError)
     if not 0 <= site < len(sites): raise CutError(f"There is no site {site}: they count from 0 to {len(sites) - 1}.")
-    lattice = average_lattice(sites, int(sites.grain[site]))
+    lattice = average_lattice(sites, int(grains_of(sites)[site]))
     n, changed, above = repeats(lattice.cell, width), {}, []
     for i, cell in _changes(sites, site, lattice, n):
         if sites.column[i] >= 0: changed[(int(sites.column[i]), *map(int, cell))] = sites.occupants[i]
         else:
-            inside = ((sites.xy[i] - lattice.start[0])@np.linalg.inv(lattice.cell)) % 1 + cell
-            shift = lattice.start[0]@np.linalg.inv(lattice.cell)
-            above += [(*(inside + shift), z, number) for number, z in _standing_at(sites, i)]
+            inside = ((sites.xy[i] - lattice.start[0])@np.linalg.inv(lattice.cell)) % 1 + cell + lattice.frac[0]
+            above += [(*inside, z, number) for number, z in _standing_at(sites, i)]
     frac_a, frac_b, z, numbers = np.array(_filled(sites, lattice, n, changed) + above).T
     frac = np.c_[frac_a, frac_b]/n % 1
     return from_slab(Slab(lattice.cell*n[:, None], frac, z, numbers.astype(int)), VACUUM)
 
-# %% ../nbs/97_site_files.ipynb #4a95bd26
+# %% ../nbs/97_site_files.ipynb #d3a30fdf
 class CellHeldRelaxation(HeightRelaxation):
     "BFGS on the positions of all atoms, the cell held."
     def coordinates(self, slab): return positions_of(slab)
@@ -182,7 +190,7 @@ def relaxed(atoms:Atoms, # jarvis-tools'
     best = relax_heights([slab], load_potential(potential), ((1, steps),), relaxation=CellHeldRelaxation)
     return from_slab(best[0].slab if best else slab, VACUUM)
 
-# %% ../nbs/97_site_files.ipynb #0727ca0e
+# %% ../nbs/97_site_files.ipynb #854fdf02
 DIGITS = 6 # that are written of a figure
 
 def plain(value):
@@ -196,7 +204,7 @@ def plain(value):
     if isinstance(value, (float, np.floating)): return float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None
     return value
 
-# %% ../nbs/97_site_files.ipynb #c4aed806
+# %% ../nbs/97_site_files.ipynb #647c12e5
 def _crystal(atoms):
     "The average crystal in plain values."
     slab = to_slab(atoms)
@@ -212,7 +220,7 @@ def _grains(sites, strain):
         rows.append(dict(columns=(sites.grain == grain).sum(), angle_degrees=angle, **known))
     return rows
 
-# %% ../nbs/97_site_files.ipynb #bc71e8f6
+# %% ../nbs/97_site_files.ipynb #cdc8fc6c
 def _meetings(sites, strain):
     "How grains lie to each other, and where they meet."
     rows, large = [], [g for g, lattice in enumerate(strain.lattices) if lattice is not None]
@@ -224,7 +232,7 @@ def _meetings(sites, strain):
             rows.append(dict(plain(relation), words=str(relation), lines_angstrom=lines))
     return rows
 
-# %% ../nbs/97_site_files.ipynb #2a11f079
+# %% ../nbs/97_site_files.ipynb #5deb1eda
 def _columns_of_sites(sites, strain):
     "Every site, as lists of equal length."
     x, y = _pixels(sites).T
@@ -239,28 +247,28 @@ def _columns_of_sites(sites, strain):
         table |= {name: value, f"{name}_error": error}
     return table
 
-# %% ../nbs/97_site_files.ipynb #e6f3ed9a
+# %% ../nbs/97_site_files.ipynb #1d86240d
 _VERSIONS_OF = "microscopygpt", "numpy", "scipy", "ase"
 
 def _strain_or_none(sites):
     try: return strain_map(sites)
     except StrainError: return None
 
-def sites_facts(sites, settings:"dict|None"=None # with which sites were found, to be written, too
-               )->dict:
+def sites_facts(sites)->dict:
     "Everything but the pictures, in plain values: lengths in Å, angles in degrees, densities per nm²."
     strain, m = _strain_or_none(sites), sites.micrograph
     grains = dict(grains=_grains(sites, strain), boundaries=_meetings(sites, strain)) if strain else {}
     facts = dict(image=m.source, pixel_size=m.pixel_size, shape_px=m.shape, crystal=_crystal(sites.atoms), **grains,
                  area_nm2=area_of(sites), densities=[asdict(d) for d in densities(sites)],
                  composition=[asdict(s) for s in composition(sites)], calls_in_doubt=doubtful(sites),
-                 contrast_exponent=sites.power, profile=sites.profile, elements=sites.elements,
-                 notes=[*m.warnings, *sites.notes], heights=HEIGHTS, settings=settings or {},
+                 contrast_exponent=sites.power, contrast_exponent_error=sites.power_error, profile=sites.profile,
+                 elements=sites.elements, density_assumed=sites.density, false_discoveries=sites.false_discoveries,
+                 notes=[*m.warnings, *sites.notes], heights=HEIGHTS,
                  strain_window=strain.window if strain else None, sites=_columns_of_sites(sites, strain),
                  versions=package_versions(*_VERSIONS_OF), python=platform.python_version())
     return plain(facts)
 
-# %% ../nbs/97_site_files.ipynb #7403fb8d
+# %% ../nbs/97_site_files.ipynb #45923da5
 DPI = 150 # of the pictures
 
 def _contents(sites):
@@ -271,11 +279,10 @@ def _contents(sites):
     if strain: files["strain.png"] = png_bytes(plot_strain(sites, strain), DPI)
     return {name: c.encode("utf-8") if isinstance(c, str) else c for name, c in files.items()}
 
-# %% ../nbs/97_site_files.ipynb #9f646357
+# %% ../nbs/97_site_files.ipynb #857cbade
 RECORD = "sites.json"
 
-def write_sites(sites, out:"str|Path", # folder
-                settings:"dict|None"=None # with which sites were found, to be written, too
+def write_sites(sites, out:"str|Path" # folder
                )->Path: # where the files are: `out`, or a folder in it
     "Write the table, JSON, all atoms of the frame, and two maps; each file whole or not at all."
     files = _contents(sites)
@@ -284,6 +291,6 @@ def write_sites(sites, out:"str|Path", # folder
     for name in own_files(out, RECORD):
         if name not in (RECORD, *files): (out/name).unlink()
     for name, content in files.items(): write_atomically(out/name, content)
-    facts = sites_facts(sites, settings) | dict(written={name: digest(content) for name, content in files.items()})
+    facts = sites_facts(sites) | dict(written={name: digest(content) for name, content in files.items()})
     write_atomically(out/RECORD, json.dumps(facts, ensure_ascii=False))
     return out
