@@ -6,7 +6,7 @@
 __all__ = ['CONFIDENCE', 'CALLS_IN_ORDER', 'LOCAL', 'CountError', 'area_of', 'poisson_interval', 'Density', 'densities', 'Share',
            'composition', 'doubtful', 'local_share']
 
-# %% ../nbs/95_site_counts.ipynb #f8c1f8ec
+# %% ../nbs/95_site_counts.ipynb #53480208
 from collections import Counter
 from dataclasses import dataclass
 import numpy as np
@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from scipy.stats import binomtest, chi2
 from .core import MicroscopyGPTError, checked_number
 
-# %% ../nbs/95_site_counts.ipynb #2bcde381
+# %% ../nbs/95_site_counts.ipynb #3fb30737
 class CountError(MicroscopyGPTError): "A count that cannot be made as asked."
 
 def area_of(sites)->float: # nm²
@@ -24,7 +24,7 @@ def area_of(sites)->float: # nm²
     counts = np.bincount(sites.grain[sites.column >= 0], minlength=len(sites.grains))
     return float(sum(n/in_a_cell*abs(np.linalg.det(g.cell)) for n, g in zip(counts, sites.grains))/100)
 
-# %% ../nbs/95_site_counts.ipynb #eafda053
+# %% ../nbs/95_site_counts.ipynb #70e1053a
 CONFIDENCE = .95
 
 def poisson_interval(count:int, confidence:float=CONFIDENCE)->tuple: # low, high
@@ -34,7 +34,7 @@ def poisson_interval(count:int, confidence:float=CONFIDENCE)->tuple: # low, high
     low = chi2.ppf(tail, 2*count)/2 if count else 0.
     return float(low), float(chi2.isf(tail, 2*count + 2)/2)
 
-# %% ../nbs/95_site_counts.ipynb #60e4e929
+# %% ../nbs/95_site_counts.ipynb #5a9e472a
 @dataclass(frozen=True)
 class Density:
     "How often one kind of defect was found."
@@ -49,19 +49,18 @@ class Density:
         name = f"{self.call}, {self.detail}" if self.detail else self.call
         return f"{name}: {self.count}, {self.density:.3g} per nm² ({self.low:.3g} to {self.high:.3g})"
 
-# %% ../nbs/95_site_counts.ipynb #64bfb426
+# %% ../nbs/95_site_counts.ipynb #aaa67aaf
 CALLS_IN_ORDER = "vacancy", "partial", "substitution", "antisite", "adatom"
 
-def _without_figures(call, detail, label):
+def _without_figures(call, detail):
     "What counts as one kind: adatoms differ in brightness, so that each would be a kind of its own."
-    if call == "adatom": return detail.split(", ")[-1]
-    return f"{label}: {detail}" if call == "vacancy" else detail
+    return detail.split(", ")[-1] if call == "adatom" else detail
 
 def _density(call, detail, count, area, confidence):
     low, high = poisson_interval(count, confidence)
     return Density(call, detail, count, count/area, low/area, high/area)
 
-# %% ../nbs/95_site_counts.ipynb #cf09685a
+# %% ../nbs/95_site_counts.ipynb #bed1b771
 def densities(sites, confidence:float=CONFIDENCE # of the intervals
              )->list: # of `Density`: for each call all of it, then its kinds
     "Counts and densities of every kind of defect that was found, and of every call."
@@ -69,11 +68,11 @@ def densities(sites, confidence:float=CONFIDENCE # of the intervals
     for call in CALLS_IN_ORDER:
         where = np.flatnonzero(sites.call == call)
         rows.append(_density(call, "", len(where), area, confidence))
-        kinds = Counter(_without_figures(call, sites.detail[i], sites.expected[i]) for i in where)
+        kinds = Counter(_without_figures(call, sites.detail[i]) for i in where)
         rows += [_density(call, kind, n, area, confidence) for kind, n in kinds.most_common()]
     return rows
 
-# %% ../nbs/95_site_counts.ipynb #65360e9a
+# %% ../nbs/95_site_counts.ipynb #f2cf4a12
 @dataclass(frozen=True)
 class Share:
     "How many places of a sublattice an element takes."
@@ -90,7 +89,7 @@ class Share:
         return (f"{self.sublattice}: {what} {100*self.share:.2f} % ({100*self.low:.2f} to {100*self.high:.2f}), "
                 f"{self.count} of {self.places}")
 
-# %% ../nbs/95_site_counts.ipynb #6c958da7
+# %% ../nbs/95_site_counts.ipynb #049bb714
 def _atoms_on(sites, label):
     "Atomic numbers that stand on each column of a sublattice, and the places that it has."
     mine = np.flatnonzero(sites.expected == label)
@@ -100,7 +99,7 @@ def _atoms_on(sites, label):
     places = len(sites.columns[sites.column[mine[0]]].numbers)
     return mine, [sites.occupants[i] for i in mine], places
 
-# %% ../nbs/95_site_counts.ipynb #784f0343
+# %% ../nbs/95_site_counts.ipynb #494afbcd
 def _share(label, element, count, places, confidence):
     interval = binomtest(count, places).proportion_ci(confidence, method="wilson")
     return Share(label, element, count, places, count/places, float(interval.low), float(interval.high))
@@ -116,13 +115,13 @@ def composition(sites, confidence:float=CONFIDENCE # of the intervals
         shares += [_share(label, element, n, places*len(mine), confidence) for element, n in counts.most_common()]
     return shares
 
-# %% ../nbs/95_site_counts.ipynb #f3285517
+# %% ../nbs/95_site_counts.ipynb #63d26774
 def doubtful(sites)->float:
     "How many calls are wrong if their probabilities are right."
     known = sites.probability[np.isfinite(sites.probability)]
     return float((1 - known).sum())
 
-# %% ../nbs/95_site_counts.ipynb #341eaa00
+# %% ../nbs/95_site_counts.ipynb #0b3549d4
 LOCAL = 8. # Å, standard deviation of the Gaussian: about twenty columns of a sublattice of MoS2 weigh in
 
 def local_share(sites, sublattice:str, # label of its columns
