@@ -6,7 +6,7 @@
 __all__ = ['CALLS', 'UNUSUAL', 'MOST_TRIED', 'OWN_LEVEL', 'OWN_RANGE', 'RIVAL', 'VISIBLE', 'PREDICTING', 'Sites',
            'consistent_levels', 'judged', 'named_elements', 'sites']
 
-# %% ../nbs/93_sites.ipynb #58c15555
+# %% ../nbs/93_sites.ipynb #f169192d
 from dataclasses import dataclass, field, replace
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
@@ -17,10 +17,11 @@ from .crystal import reduce_cell, reduced_formula, to_slab
 from .frame_columns import ADATOM_Z, FittedFrame, fitted_frame, misfit_at
 from .micrograph import Micrograph, read_micrograph
 from .observe import pixel_size_from_lattice
-from .occupancy import FLAW, contrast_exponent, discoveries, intensity_of, mixture, occupants, slow_gain
+from .occupancy import (FLAW, contrast_exponent, discoveries, intensity_of, is_dirty, mixture, occupants,
+                                     slow_gain)
 from .register import SitesError, laid_as, lay
 
-# %% ../nbs/93_sites.ipynb #881b5d45
+# %% ../nbs/93_sites.ipynb #468ee907
 CALLS = "expected", "vacancy", "partial", "substitution", "antisite", "adatom"
 
 @dataclass
@@ -66,7 +67,7 @@ class Sites:
     @property
     def is_defect(self)->np.ndarray: return self.call != "expected" # (n,) bool
 
-# %% ../nbs/93_sites.ipynb #17a1844a
+# %% ../nbs/93_sites.ipynb #5a73fda7
 @patch
 def possibilities(self:Sites, i:int # site
                  )->list: # of (call, detail, probability), the most probable first
@@ -84,7 +85,7 @@ def counts(self:Sites)->dict: # (expected label, call, detail) -> number
     names, numbers = np.unique(np.array([" | ".join(f) for f in found], object).astype(str), return_counts=True)
     return {tuple(name.split(" | ")): int(n) for name, n in zip(names, numbers)}
 
-# %% ../nbs/93_sites.ipynb #10d69d73
+# %% ../nbs/93_sites.ipynb #2ce55597
 def _in_words(counts):
     "Counts as the rows of a table in Markdown."
     rows = [f"| {label or 'between columns'} | {call} | {detail} | {n} |" for (label, call, detail), n in counts.items()]
@@ -101,7 +102,7 @@ def _repr_markdown_(self:Sites):
     table = f"\n\n{_in_words(self.counts())}" if self.is_defect.any() else "\n\nNo defect is called."
     return f"**{self.formula}**, {len(self)} columns in {len(self.grains)} grain(s).{table}{notes}"
 
-# %% ../nbs/93_sites.ipynb #29afee86
+# %% ../nbs/93_sites.ipynb #c7a5f0ab
 def _typical_levels(intensity, kind, kinds, named):
     "For each kind, intensities (k,) that the expected occupant may have: that of the usual column, or less or more."
     typical = []
@@ -132,7 +133,7 @@ def _products(lists):
     from itertools import islice, product
     return list(islice(product(*lists), MOST_TRIED))
 
-# %% ../nbs/93_sites.ipynb #0d83e926
+# %% ../nbs/93_sites.ipynb #60425e42
 @dataclass
 class _Calls:
     "Ratios and probabilities of n columns."
@@ -155,7 +156,7 @@ def _probabilities(ratio, error, kind, options, density):
         posterior[mine, :len(own) + 1] = found.posterior
     return ratio, error, posterior
 
-# %% ../nbs/93_sites.ipynb #c3acd515
+# %% ../nbs/93_sites.ipynb #3baba1b6
 OWN_LEVEL = 40 # columns at one place of the cell, from which they have a level of their own
 OWN_RANGE = .85, 1.15 # of that level: depth and thermal vibration; more than that is another occupant
 
@@ -167,17 +168,26 @@ def _level_of_place(ratio, column, good):
         if (mine & good).sum() >= OWN_LEVEL: level[mine] = np.clip(np.median(ratio[mine & good]), *OWN_RANGE)
     return level
 
+def _on_dirt(ratio, error, posterior, kind, options, xy):
+    "Columns that are brighter than expected, as their neighbours are, without being an element that was named."
+    named = [[o.call == "substitution" for o in own] + [False] for own in options]
+    best = 1 + posterior[:, 1:].argmax(1)
+    asked = np.flatnonzero((ratio > 1) & ~np.array([named[k][b] for k, b in zip(kind, best)]))
+    found = np.zeros(len(ratio), bool)
+    found[asked] = is_dirty(xy[asked], xy, (ratio - 1)/error)
+    return found
+
 def _calls(ratio, error, kind, options, density, rate, xy, column):
     "Calls of n columns from their ratios; slow changes and the levels of places in the cell are divided out."
     gain = np.ones(len(ratio))
     for last in (False, True):
         r, e, posterior = _probabilities(ratio/gain, error/gain, kind, options, density)
         called = discoveries(posterior[:, 0], (r - 1)/e, rate)
-        if last: return _Calls(r, e, (r - 1)/e, posterior, called, options)
+        if last: return _Calls(r, e, (r - 1)/e, posterior, called & ~_on_dirt(r, e, posterior, kind, options, xy), options)
         gain = slow_gain(xy, r, e, ~called)
         gain = gain*_level_of_place(r/gain, column, ~called)
 
-# %% ../nbs/93_sites.ipynb #1e2bace7
+# %% ../nbs/93_sites.ipynb #8b896892
 def _unnamed(ratio, expected, power):
     "In words what an element would be that was not named."
     column, total = expected.elements, intensity_of(expected.elements, power)
@@ -199,7 +209,7 @@ def _described(calls, i, kind, power):
     if first == len(options): return "substitution", told(first) + rivals, options[0].elements, float(p[first])
     return options[first].call, told(first) + rivals, options[first].elements, float(p[first])
 
-# %% ../nbs/93_sites.ipynb #d30b4d6f
+# %% ../nbs/93_sites.ipynb #a71e16f8
 VISIBLE = 5. # standard errors of one column, from which most sites with an occupant are found
 
 def _limits(calls, kind, kinds):
@@ -214,7 +224,7 @@ def _limits(calls, kind, kinds):
                          f"{abs(o.ratio - 1):.0%}, and is known to {error:.0%}.")
     return notes
 
-# %% ../nbs/93_sites.ipynb #a8067c84
+# %% ../nbs/93_sites.ipynb #a07ae57f
 def _adatom_rows(of, unit, power, known):
     "The rows of the atoms between the columns, as arrays by the names of `Sites`."
     n, fit = len(of.kind), of.fit
@@ -229,7 +239,7 @@ def _adatom_rows(of, unit, power, known):
                 ratio_error=ratio/z, z=z, call=np.full(m, "adatom", object), detail=np.array(detail, object),
                 probability=norm.cdf(z - ADATOM_Z/2), kind=np.full(m, -1), occupants=[(z,) for z in nearest])
 
-# %% ../nbs/93_sites.ipynb #c6729c90
+# %% ../nbs/93_sites.ipynb #af4b14ef
 def _average_places(fit_xy, expected, good):
     "Where the average crystal puts the columns: expected places, moved by the mean displacement of each place of the cell."
     places = expected.xy.copy()
@@ -238,7 +248,7 @@ def _average_places(fit_xy, expected, good):
         if (mine & good).any(): places[mine] += np.median((fit_xy[:len(places)] - expected.xy)[mine & good], axis=0)
     return places
 
-# %% ../nbs/93_sites.ipynb #d5a5ef3d
+# %% ../nbs/93_sites.ipynb #4cdea2fc
 def _column_rows(of, calls, power):
     "The rows of the columns, as arrays by the names of `Sites`."
     mine, fit = np.flatnonzero(of.inside), of.fit
@@ -258,7 +268,7 @@ def _joined(columns, adatoms):
     rows = {name: np.concatenate([columns[name], adatoms[name]]) for name in columns if name != "occupants"}
     return rows | dict(occupants=columns["occupants"] + adatoms["occupants"])
 
-# %% ../nbs/93_sites.ipynb #c494bd60
+# %% ../nbs/93_sites.ipynb #4a0dc098
 def judged(of:FittedFrame, named:tuple, # atomic numbers
            density:float, rate:float)->Sites:
     "What stands on each site of a fitted frame."
@@ -271,6 +281,7 @@ def judged(of:FittedFrame, named:tuple, # atomic numbers
     level, xy, column = levels[kind], of.fit.xy[:n][mine], of.expected.column[mine]
     calls = _calls(intensity/level, error/level, kind, options, density, rate, xy, column)
     unit = float(np.median([level/intensity_of(c, power) for level, c in zip(levels, of.kinds)]))
+    of.sure[of.sure] = ~is_dirty(of.fit.xy[n:][of.sure], xy, calls.z)
     rows = _joined(_column_rows(of, calls, power), _adatom_rows(of, unit, power, known))
     posterior = np.pad(calls.posterior, [(0, len(rows["xy"]) - len(calls.posterior)), (0, 0)])
     notes = [*of.micrograph.warnings, *_limits(calls, kind, of.kinds)]
@@ -278,7 +289,7 @@ def judged(of:FittedFrame, named:tuple, # atomic numbers
                  profile=of.fit.profile, options=options, posterior=posterior, fit=of.fit,
                  elements=tuple(chemical_symbols[z] for z in named), density=density, false_discoveries=rate, notes=notes)
 
-# %% ../nbs/93_sites.ipynb #779ba3ca
+# %% ../nbs/93_sites.ipynb #985fa4a4
 def named_elements(elements # "W,Se", or a list of symbols
                   )->tuple: # of atomic numbers
     "The elements that may stand where they do not belong; raises `SitesError`."
@@ -294,7 +305,7 @@ def _check_shares(**shares):
         if not isinstance(value, (int, float)) or not 0 < value < 1:
             raise SitesError(f"{name} is {value!r}: give a number between 0 and 1, as in {name}=0.01.")
 
-# %% ../nbs/93_sites.ipynb #86fc0a9c
+# %% ../nbs/93_sites.ipynb #16d92679
 def _of_prediction(prediction)->tuple: # micrograph with its pixel size, atoms, `Laid`
     "The frame and the crystal of a prediction's best candidate."
     if not prediction.candidates: raise SitesError("The prediction has no candidate: no crystal to lay over the frame.")
@@ -310,7 +321,7 @@ def _of_structure(image, atoms, pixel_size)->tuple: # the same
         micrograph = replace(micrograph, pixel_size=pixel_size_from_lattice(micrograph, a))
     return micrograph, atoms, lay(micrograph, atoms)
 
-# %% ../nbs/93_sites.ipynb #62baa45d
+# %% ../nbs/93_sites.ipynb #4127dca0
 PREDICTING = .5 # of the progress, where the crystal is predicted first
 
 def sites(image, # path, array, `Micrograph`, or a `Prediction`
