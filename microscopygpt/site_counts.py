@@ -6,7 +6,7 @@
 __all__ = ['CONFIDENCE', 'CALLS_IN_ORDER', 'LOCAL', 'CountError', 'area_of', 'poisson_interval', 'Density', 'densities', 'Share',
            'composition', 'doubtful', 'local_share']
 
-# %% ../nbs/95_site_counts.ipynb #b50f0eda
+# %% ../nbs/95_site_counts.ipynb #1db8fdfb
 from collections import Counter
 from dataclasses import dataclass
 import numpy as np
@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from scipy.stats import binomtest, chi2
 from .core import MicroscopyGPTError, checked_number
 
-# %% ../nbs/95_site_counts.ipynb #289cb45e
+# %% ../nbs/95_site_counts.ipynb #8bc3c79a
 class CountError(MicroscopyGPTError): "A count that cannot be made as asked."
 
 def area_of(sites)->float: # nm²
@@ -24,7 +24,7 @@ def area_of(sites)->float: # nm²
     counts = np.bincount(sites.grain[sites.column >= 0], minlength=len(sites.grains))
     return float(sum(n/in_a_cell*abs(np.linalg.det(g.cell)) for n, g in zip(counts, sites.grains))/100)
 
-# %% ../nbs/95_site_counts.ipynb #53d5f1fd
+# %% ../nbs/95_site_counts.ipynb #3e8f2d10
 CONFIDENCE = .95
 
 def poisson_interval(count:int, confidence:float=CONFIDENCE)->tuple: # low, high
@@ -34,7 +34,7 @@ def poisson_interval(count:int, confidence:float=CONFIDENCE)->tuple: # low, high
     low = chi2.ppf(tail, 2*count)/2 if count else 0.
     return float(low), float(chi2.isf(tail, 2*count + 2)/2)
 
-# %% ../nbs/95_site_counts.ipynb #81f85971
+# %% ../nbs/95_site_counts.ipynb #53166380
 @dataclass(frozen=True)
 class Density:
     "How often one kind of defect was found."
@@ -49,7 +49,7 @@ class Density:
         name = f"{self.call}, {self.detail}" if self.detail else self.call
         return f"{name}: {self.count}, {self.density:.3g} per nm² ({self.low:.3g} to {self.high:.3g})"
 
-# %% ../nbs/95_site_counts.ipynb #85a018c5
+# %% ../nbs/95_site_counts.ipynb #42bbd595
 CALLS_IN_ORDER = "vacancy", "partial", "substitution", "antisite", "adatom"
 
 def _without_figures(call, detail):
@@ -60,7 +60,7 @@ def _density(call, detail, count, area, confidence):
     low, high = poisson_interval(count, confidence)
     return Density(call, detail, count, count/area, low/area, high/area)
 
-# %% ../nbs/95_site_counts.ipynb #90bf416c
+# %% ../nbs/95_site_counts.ipynb #9c25ed16
 def densities(sites, confidence:float=CONFIDENCE # of the intervals
              )->list: # of `Density`: for each call all of it, then its kinds
     "Counts and densities of every kind of defect that was found, and of every call."
@@ -72,7 +72,7 @@ def densities(sites, confidence:float=CONFIDENCE # of the intervals
         rows += [_density(call, kind, n, area, confidence) for kind, n in kinds.most_common()]
     return rows
 
-# %% ../nbs/95_site_counts.ipynb #f868fdaa
+# %% ../nbs/95_site_counts.ipynb #155835bd
 @dataclass(frozen=True)
 class Share:
     "How many places of a sublattice an element takes."
@@ -89,7 +89,7 @@ class Share:
         return (f"{self.sublattice}: {what} {100*self.share:.2f} % ({100*self.low:.2f} to {100*self.high:.2f}), "
                 f"{self.count} of {self.places}")
 
-# %% ../nbs/95_site_counts.ipynb #fb4351b1
+# %% ../nbs/95_site_counts.ipynb #cade2456
 def _atoms_on(sites, label):
     "Atomic numbers that stand on each column of a sublattice, and the places that it has."
     mine = np.flatnonzero(sites.expected == label)
@@ -99,7 +99,7 @@ def _atoms_on(sites, label):
     places = len(sites.columns[sites.column[mine[0]]].numbers)
     return mine, [sites.occupants[i] for i in mine], places
 
-# %% ../nbs/95_site_counts.ipynb #71bd0821
+# %% ../nbs/95_site_counts.ipynb #2661cef3
 def _share(label, element, count, places, confidence):
     interval = binomtest(count, places).proportion_ci(confidence, method="wilson")
     return Share(label, element, count, places, count/places, float(interval.low), float(interval.high))
@@ -116,13 +116,13 @@ def composition(sites, confidence:float=CONFIDENCE # of the intervals
         shares += [_share(label, element, n, places*len(mine), confidence) for element, n in counts.most_common()]
     return shares
 
-# %% ../nbs/95_site_counts.ipynb #bf055a19
+# %% ../nbs/95_site_counts.ipynb #3f99db16
 def doubtful(sites)->float:
     "How many calls are wrong if their probabilities are right."
     known = sites.probability[np.isfinite(sites.probability)]
     return float((1 - known).sum())
 
-# %% ../nbs/95_site_counts.ipynb #9cbc9a6f
+# %% ../nbs/95_site_counts.ipynb #4e23b9d7
 LOCAL = 8. # Å, standard deviation of the Gaussian: about twenty columns of a sublattice of MoS2 weigh in
 
 def local_share(sites, sublattice:str, # label of its columns

@@ -7,7 +7,7 @@ __all__ = ['HEADER', 'ADATOM_HEIGHT', 'STRIP', 'VACUUM', 'HEIGHTS', 'FARTHEST', 
            'sites_table', 'stacked', 'frame_atoms', 'CutError', 'repeats', 'grains_of', 'cut_supercell',
            'CellHeldRelaxation', 'relaxed', 'plain', 'sites_facts', 'write_sites']
 
-# %% ../nbs/98_site_files.ipynb #7b0b44ad
+# %% ../nbs/98_site_files.ipynb #a6e4e3c0
 import csv, io, json, platform
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from .site_maps import plot_calls, plot_strain
 from .strain import QUANTITIES, StrainError, average_lattice, boundary_lines, grain_angles, grain_relation
 from .strain import strain_map
 
-# %% ../nbs/98_site_files.ipynb #ad23f5b5
+# %% ../nbs/98_site_files.ipynb #efc8802d
 HEADER = "x_px", "y_px", "expected", "call", "detail", "ratio", "z", "probability"
 
 def _figure(value, digits):
@@ -50,7 +50,7 @@ def sites_table(sites)->str: # CSV
                         _figure(probability, 4)])
     return out.getvalue()
 
-# %% ../nbs/98_site_files.ipynb #3121a47d
+# %% ../nbs/98_site_files.ipynb #818ce10d
 def stacked(column, # `Column` of the average crystal
             atoms:tuple # atomic numbers that stand there
            )->list: # of (atomic number, height in Å from the middle of the slab)
@@ -67,7 +67,7 @@ def stacked(column, # `Column` of the average crystal
     taken = {z for _, z in standing}
     return standing + list(zip(left, (z for _, z in places if z not in taken)))
 
-# %% ../nbs/98_site_files.ipynb #89691c80
+# %% ../nbs/98_site_files.ipynb #67cff758
 ADATOM_HEIGHT = 1.8 # Å above the highest atoms: where metal atoms sit on a sheet, roughly
 
 def _standing_at(sites, i):
@@ -76,7 +76,7 @@ def _standing_at(sites, i):
     top = max(z for column in sites.columns for z in column.z)
     return [(n, top + ADATOM_HEIGHT) for n in sites.occupants[i]]
 
-# %% ../nbs/98_site_files.ipynb #0a6d7c71
+# %% ../nbs/98_site_files.ipynb #ab001af1
 STRIP = 5. # Å around the frame
 VACUUM = 15. # Å above and below the sheet together
 
@@ -95,7 +95,7 @@ def frame_atoms(sites)->AseAtoms: # with arrays call, probability, and site, the
     atoms.set_array("site", site)
     return atoms
 
-# %% ../nbs/98_site_files.ipynb #9989a1d3
+# %% ../nbs/98_site_files.ipynb #41a1d2be
 HEIGHTS = "heights are those of the average crystal, not measured"
 
 def _extxyz(sites):
@@ -110,7 +110,7 @@ def _cif(atoms):
     write_ase(file, atoms, format="cif")
     return f"# {HEIGHTS}\n" + file.getvalue().decode("utf-8")
 
-# %% ../nbs/98_site_files.ipynb #b8bdce7d
+# %% ../nbs/98_site_files.ipynb #13a19d4a
 class CutError(MicroscopyGPTError): "A cell that cannot be cut as asked."
 
 FARTHEST, CLOSEST_IMAGES = 60., 5. # Å between a defect and its images
@@ -122,7 +122,7 @@ def repeats(cell:np.ndarray, # (2, 2) Å
     heights = abs(np.linalg.det(cell))/np.linalg.norm(cell, axis=1)[::-1]
     return np.ceil(width/heights - 1e-9).astype(int)
 
-# %% ../nbs/98_site_files.ipynb #01819902
+# %% ../nbs/98_site_files.ipynb #15fe8884
 def _cell_of(sites, i, lattice):
     "Grain-wise cell index (2,) of a site; of an adatom, that of the cell in which it is."
     if sites.column[i] >= 0: return sites.cell_index[i]
@@ -142,7 +142,7 @@ def _changes(sites, site, lattice, n):
         cell = _cell_of(sites, i, lattice) - first
         if (cell >= 0).all() and (cell < n).all(): yield i, cell
 
-# %% ../nbs/98_site_files.ipynb #906b64db
+# %% ../nbs/98_site_files.ipynb #9c43097d
 def _filled(sites, lattice, n, changed):
     "Rows (frac a, frac b, z, number) of a block of n cells, in fractions of one cell; `changed` maps (column, cell)."
     rows = []
@@ -153,7 +153,7 @@ def _filled(sites, lattice, n, changed):
             rows += [(*(frac + (a, b)), z, number) for number, z in stacked(column, atoms)]
     return rows
 
-# %% ../nbs/98_site_files.ipynb #0e346133
+# %% ../nbs/98_site_files.ipynb #aa25f854
 def cut_supercell(sites,
                   site:int, # index, of any site
                   width:float=12. # Å, the least distance between the defect and its images
@@ -172,7 +172,7 @@ def cut_supercell(sites,
     frac = np.c_[frac_a, frac_b]/n % 1
     return from_slab(Slab(lattice.cell*n[:, None], frac, z, numbers.astype(int)), VACUUM)
 
-# %% ../nbs/98_site_files.ipynb #d3a30fdf
+# %% ../nbs/98_site_files.ipynb #418ed4a3
 class CellHeldRelaxation(HeightRelaxation):
     "BFGS on the positions of all atoms, the cell held."
     def coordinates(self, slab): return positions_of(slab)
@@ -190,7 +190,7 @@ def relaxed(atoms:Atoms, # jarvis-tools'
     best = relax_heights([slab], load_potential(potential), ((1, steps),), relaxation=CellHeldRelaxation)
     return from_slab(best[0].slab if best else slab, VACUUM)
 
-# %% ../nbs/98_site_files.ipynb #854fdf02
+# %% ../nbs/98_site_files.ipynb #6d38693e
 DIGITS = 6 # that are written of a figure
 
 def plain(value):
@@ -204,7 +204,7 @@ def plain(value):
     if isinstance(value, (float, np.floating)): return float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None
     return value
 
-# %% ../nbs/98_site_files.ipynb #647c12e5
+# %% ../nbs/98_site_files.ipynb #4323395f
 def _crystal(atoms):
     "The average crystal in plain values."
     slab = to_slab(atoms)
@@ -220,7 +220,7 @@ def _grains(sites, strain):
         rows.append(dict(columns=(sites.grain == grain).sum(), angle_degrees=angle, **known))
     return rows
 
-# %% ../nbs/98_site_files.ipynb #cdc8fc6c
+# %% ../nbs/98_site_files.ipynb #a8a677d9
 def _meetings(sites, strain):
     "How grains lie to each other, and where they meet."
     rows, large = [], [g for g, lattice in enumerate(strain.lattices) if lattice is not None]
@@ -232,7 +232,7 @@ def _meetings(sites, strain):
             rows.append(dict(plain(relation), words=str(relation), lines_angstrom=lines))
     return rows
 
-# %% ../nbs/98_site_files.ipynb #5deb1eda
+# %% ../nbs/98_site_files.ipynb #3be7d557
 def _columns_of_sites(sites, strain):
     "Every site, as lists of equal length."
     x, y = _pixels(sites).T
@@ -247,7 +247,7 @@ def _columns_of_sites(sites, strain):
         table |= {name: value, f"{name}_error": error}
     return table
 
-# %% ../nbs/98_site_files.ipynb #1d86240d
+# %% ../nbs/98_site_files.ipynb #e9a840bb
 _VERSIONS_OF = "microscopygpt", "numpy", "scipy", "ase"
 
 def _strain_or_none(sites):
@@ -268,7 +268,7 @@ def sites_facts(sites)->dict:
                  versions=package_versions(*_VERSIONS_OF), python=platform.python_version())
     return plain(facts)
 
-# %% ../nbs/98_site_files.ipynb #45923da5
+# %% ../nbs/98_site_files.ipynb #0ed1327d
 DPI = 150 # of the pictures
 
 def _contents(sites):
@@ -279,7 +279,7 @@ def _contents(sites):
     if strain: files["strain.png"] = png_bytes(plot_strain(sites, strain), DPI)
     return {name: c.encode("utf-8") if isinstance(c, str) else c for name, c in files.items()}
 
-# %% ../nbs/98_site_files.ipynb #857cbade
+# %% ../nbs/98_site_files.ipynb #33fa8625
 RECORD = "sites.json"
 
 def write_sites(sites, out:"str|Path" # folder
