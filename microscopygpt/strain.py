@@ -9,7 +9,7 @@ __all__ = ['LEFT_OUT', 'HUBER', 'ROUNDS', 'FEWEST', 'REACH', 'CHUNK', 'LEAST_WEI
            'StrainMap', 'in_words', 'strain_map', 'GrainRelation', 'grain_relation', 'grain_angles', 'grain_shares',
            'boundary_lines']
 
-# %% ../nbs/94_strain.ipynb #53f6467a
+# %% ../nbs/94_strain.ipynb #e3528046
 from dataclasses import dataclass
 import numpy as np
 from contourpy import contour_generator
@@ -20,7 +20,7 @@ from .core import MicroscopyGPTError, checked_number
 from .crystal import Atoms, equivalent_bases, reduce_cell, to_slab
 from .plane_groups import SAME_PLACE, nearest_vectors
 
-# %% ../nbs/94_strain.ipynb #4d1b7f50
+# %% ../nbs/94_strain.ipynb #aaf6db0b
 class StrainError(MicroscopyGPTError): "Sites that do not tell what was asked."
 
 LEFT_OUT = "vacancy", "partial", "adatom" # calls: their positions say nothing of the lattice around them
@@ -29,13 +29,13 @@ def usable(sites)->np.ndarray: # (n,) bool
     "The columns whose positions tell of the lattice."
     return (sites.column >= 0) & ~np.isin(sites.call, LEFT_OUT) & np.isfinite(sites.xy).all(1)
 
-# %% ../nbs/94_strain.ipynb #7adc21ec
+# %% ../nbs/94_strain.ipynb #d640070e
 def columns_of_grain(sites, grain:int)->np.ndarray: # (k,) numbers of columns
     "The columns of a grain's cell: `sites.columns` holds those of all grains, one after the other."
     k = len(sites.columns)//len(sites.grains)
     return np.arange(grain*k, (grain + 1)*k)
 
-# %% ../nbs/94_strain.ipynb #f2ebe2ae
+# %% ../nbs/94_strain.ipynb #8245206e
 @dataclass(frozen=True)
 class AverageLattice:
     "The straight lattice through the columns of a grain."
@@ -51,7 +51,7 @@ class AverageLattice:
         "Where columns would be if nothing were displaced."
         return cell_index@self.cell + self.start[column - self.first]
 
-# %% ../nbs/94_strain.ipynb #beb8598f
+# %% ../nbs/94_strain.ipynb #ea85f413
 HUBER = 2. # robust standard deviations, beyond which a column counts less
 ROUNDS = 5 # of reweighting, after which weights stay as they are
 
@@ -71,7 +71,7 @@ def _robust_lines(design, xy):
     variance = (weight[:, None]*away**2).sum(0)/max(weight.sum() - design.shape[1], 1)
     return coefficients, np.sqrt(np.diag(inverse)[:, None]*variance)
 
-# %% ../nbs/94_strain.ipynb #ea1a66f2
+# %% ../nbs/94_strain.ipynb #f49d4a65
 FEWEST = 6 # columns, from which a lattice or a local strain is taken
 
 def average_lattice(sites, # of a frame, as `microscopygpt.sites.sites` finds them
@@ -90,7 +90,7 @@ def average_lattice(sites, # of a frame, as `microscopygpt.sites.sites` finds th
     start[known] = lines[2:]
     return AverageLattice(lines[:2], errors[:2], int(own[0]), start)
 
-# %% ../nbs/94_strain.ipynb #5b908014
+# %% ../nbs/94_strain.ipynb #d3bc776f
 def displacements(sites, lattices:list # of `AverageLattice`, one for each grain
                  )->np.ndarray: # (n, 2) Å; nan for adatoms and empty columns
     "How far each column is from where its grain's straight lattice puts it."
@@ -101,7 +101,7 @@ def displacements(sites, lattices:list # of `AverageLattice`, one for each grain
         away[mine] = sites.xy[mine] - lattice.places(sites.column[mine], sites.cell_index[mine])
     return away
 
-# %% ../nbs/94_strain.ipynb #8bd46c2b
+# %% ../nbs/94_strain.ipynb #abadc00d
 REACH = 2.5 # times the width of the window, beyond which columns are not asked
 
 def _moments(targets, places, away, variance, window):
@@ -117,7 +117,7 @@ def _moments(targets, places, away, variance, window):
     moments = summed((weight[:, None]*X)[:, :, None]*away[j][:, None])
     return summed(weight[:, None, None]*XX), np.stack(spread, 1), moments
 
-# %% ../nbs/94_strain.ipynb #418408a4
+# %% ../nbs/94_strain.ipynb #2d9a7698
 CHUNK = 2000 # targets at once, which bounds memory
 LEAST_WEIGHT = 3.5 # sum of the weights of the columns asked, each at most 1; three would fit any gradient
 
@@ -140,7 +140,7 @@ def local_lines(targets:np.ndarray, # (t, 2) Å
         parts.append((lines, spread, inverse[:, 0, 0]))
     return tuple(np.concatenate(p) for p in zip(*parts))
 
-# %% ../nbs/94_strain.ipynb #704a8fe6
+# %% ../nbs/94_strain.ipynb #c2d058ff
 OUTLIER = 4. # standard errors
 FEW = 12 # columns, from which their scatter is measured
 
@@ -152,7 +152,7 @@ def _scatter(residual, error, column):
         if mine.sum() >= FEW: factor[mine] = np.nanmedian(np.abs(residual[mine])/error[mine])/.6745
     return np.maximum(factor, .5)
 
-# %% ../nbs/94_strain.ipynb #dc56d42f
+# %% ../nbs/94_strain.ipynb #30e802a4
 def _local_fit(places, away, error, column, targets, window):
     "What `local_lines` gives around the targets, outliers left out, and the factor (m,) of the errors."
     used = np.ones(len(places), bool)
@@ -165,7 +165,7 @@ def _local_fit(places, away, error, column, targets, window):
     scaled = factor[:, None]*error
     return local_lines(targets, places[used], away[used], scaled[used]**2, window), factor
 
-# %% ../nbs/94_strain.ipynb #1102ae03
+# %% ../nbs/94_strain.ipynb #7741bf69
 def strain_and_rotation(F:np.ndarray # (..., 2, 2): row vectors r become r @ F
                        )->np.ndarray: # (..., 4): exx, eyy, exy, and the rotation in degrees from x towards y
     "Polar decomposition F = (1 + strain) R."
@@ -176,7 +176,7 @@ def strain_and_rotation(F:np.ndarray # (..., 2, 2): row vectors r become r @ F
     exy = -F[..., 0, 0]*s + F[..., 0, 1]*c
     return np.stack([exx, eyy, exy, np.degrees(angle)], -1)
 
-# %% ../nbs/94_strain.ipynb #cbd4f32b
+# %% ../nbs/94_strain.ipynb #6d121b7e
 def stretch_from(reference:np.ndarray, # (2, 2) Å
                  cell:np.ndarray # (2, 2) Å, of a grain, as it lies in the frame
                 )->np.ndarray: # (2, 2), symmetric
@@ -191,7 +191,7 @@ def stretch_from(reference:np.ndarray, # (2, 2) Å
     R = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     return R.T@F[best]
 
-# %% ../nbs/94_strain.ipynb #9ffaa151
+# %% ../nbs/94_strain.ipynb #ce6a0336
 QUANTITIES = "exx", "eyy", "exy", "rotation"
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class StrainMap:
     lattices: list # of `AverageLattice`, one for each grain; None for one with too few columns
     window: float # Å, standard deviation of the Gaussian
 
-# %% ../nbs/94_strain.ipynb #9bd01dea
+# %% ../nbs/94_strain.ipynb #a039cf4d
 def in_words(name:str, # of `QUANTITIES`
              *values # strain (1 is 100 %) or rotation (degrees)
             )->list: # of str
@@ -219,7 +219,7 @@ def __repr__(self:StrainMap):
         lines.append(f"  {name:8} {middle}, nine in ten from {low} to {high}, standard error {wrong[1:]}")
     return "\n".join(lines)
 
-# %% ../nbs/94_strain.ipynb #9a350592
+# %% ../nbs/94_strain.ipynb #3bfe7005
 WINDOW = 4. # Å: about thirty columns of MoS2 weigh in, which makes errors of .1 % from good images
 
 def _errors_of(variances):
@@ -233,7 +233,7 @@ def _lattice_or_none(sites, grain):
     try: return average_lattice(sites, grain)
     except StrainError: return None
 
-# %% ../nbs/94_strain.ipynb #43f41c1f
+# %% ../nbs/94_strain.ipynb #d552376a
 def _fit_grain(sites, mine, lattice, away, window):
     "Gradients (m, 2, 2) at columns of a grain, errors (m, 4) of strain, factors (m,) of the errors of positions."
     known = usable(sites)[mine]
@@ -245,7 +245,7 @@ def _fit_grain(sites, mine, lattice, away, window):
     for k in np.unique(column[known]): factor[column == k] = found[column[known] == k][0]
     return lines[:, 1:], _errors_of(variances), factor
 
-# %% ../nbs/94_strain.ipynb #9b9d8eb6
+# %% ../nbs/94_strain.ipynb #346cb998
 def strain_map(sites, # of a frame, as `microscopygpt.sites.sites` finds them
                window:float=WINDOW, # Å, standard deviation of the Gaussian in which strain is averaged
                reference:"np.ndarray|Atoms|None"=None # a cell (2, 2) Å or a crystal; None: each grain's average cell
@@ -267,7 +267,7 @@ def strain_map(sites, # of a frame, as `microscopygpt.sites.sites` finds them
     error[np.isnan(away)] = np.nan
     return StrainMap(away, error, values, errors, lattices, window)
 
-# %% ../nbs/94_strain.ipynb #927f073c
+# %% ../nbs/94_strain.ipynb #c9e013af
 def _is_alike(frac, labels, other, other_labels, cell):
     "Whether two sets of columns (k, 2) on one cell are the same but for a shift."
     names, counts = np.unique(labels, return_counts=True)
@@ -279,7 +279,7 @@ def _is_alike(frac, labels, other, other_labels, cell):
         if near.any(0).all() and near.any(1).all(): return True
     return False
 
-# %% ../nbs/94_strain.ipynb #7e620d32
+# %% ../nbs/94_strain.ipynb #14feea49
 def _rotations(one, labels, other, other_labels):
     "Rotations (deg) that take one average lattice to another, and whether each takes the crystal along."
     angles, is_whole = [], []
@@ -292,7 +292,7 @@ def _rotations(one, labels, other, other_labels):
         is_whole.append(_is_alike(one.frac@np.linalg.inv(M), labels, moved, other_labels, mine))
     return np.array(angles), np.array(is_whole, bool)
 
-# %% ../nbs/94_strain.ipynb #c24b158d
+# %% ../nbs/94_strain.ipynb #e63a876d
 TWIN = 1. # degrees between lattices that are said to be one
 
 @dataclass(frozen=True)
@@ -310,7 +310,7 @@ class GrainRelation:
     def is_twin(self)->bool: # whether the lattice goes on while the crystal does not
         return abs(self.lattice_angle) < TWIN and not abs(self.angle) < TWIN
 
-# %% ../nbs/94_strain.ipynb #5a4e044b
+# %% ../nbs/94_strain.ipynb #4dfde8e3
 @patch
 def __str__(self:GrainRelation):
     lattices = f"lattices {self.lattice_angle:+.2f} ± {self.error:.2f}° apart, modulo {self.lattice_period:g}°"
@@ -319,7 +319,7 @@ def __str__(self:GrainRelation):
     what = "a twin: the lattice goes on, the crystal is turned" if self.is_twin else "two orientations"
     return f"grains {self.first} and {self.second}: {lattices}; {crystals}: {what}"
 
-# %% ../nbs/94_strain.ipynb #e208c1b2
+# %% ../nbs/94_strain.ipynb #29627ed1
 def _turning_error(lattice):
     "Standard error (deg) of a lattice's direction."
     lengths = np.linalg.norm(lattice.cell, axis=1)
@@ -341,7 +341,7 @@ def grain_relation(sites, first:int, second:int # numbers of grains
     periods = 360/max(1, len(equal)), 360/mine.sum()
     return GrainRelation(first, second, _least(angles, angle), periods[0], angle, periods[1], error)
 
-# %% ../nbs/94_strain.ipynb #9ff842c5
+# %% ../nbs/94_strain.ipynb #810dbded
 def grain_angles(sites)->list: # of degrees, nan for grains that no rotation relates to the first
     "Direction of each grain's crystal from x towards y, modulo the rotations that leave the crystal as it is."
     angles = []
@@ -354,7 +354,7 @@ def grain_angles(sites)->list: # of degrees, nan for grains that no rotation rel
         angles.append(float((np.degrees(np.arctan2(y, x)) + relation.angle) % relation.period))
     return angles
 
-# %% ../nbs/94_strain.ipynb #bf42f27e
+# %% ../nbs/94_strain.ipynb #a5d6194d
 GRID = .4 # Å between points of the grid
 SMOOTH = .5 # of the shorter lattice vector
 NEAR = 1.2 # of the longer lattice vector: farther from any column is no grain
@@ -372,7 +372,7 @@ def grain_shares(sites)->tuple: # x (w,) Å, y (h,) Å, shares (grains, h, w)
     width = SMOOTH*lengths.min()/GRID
     return x, y, np.stack([gaussian_filter((owner == g)*1., width, mode="nearest") for g in range(len(sites.grains))])
 
-# %% ../nbs/94_strain.ipynb #b5b70598
+# %% ../nbs/94_strain.ipynb #65a0b768
 BELONGS = .7 # least share that two grains have together where they meet
 SHORTEST = 4. # Å of a line
 
