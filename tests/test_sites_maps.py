@@ -18,7 +18,8 @@ from microscopygpt.site_files import (ADATOM_HEIGHT, HEADER, RECORD, CutError, c
                                       sites_table, stacked, write_sites)
 from microscopygpt.site_maps import (MARKS, around_columns, plot_calls, plot_composition, plot_displacements, plot_grains, plot_ratios,
                                      plot_strain)
-from microscopygpt.sites import CALLS, columns_of, sites
+from microscopygpt.frame_columns import columns_of
+from microscopygpt.sites import CALLS, sites
 from microscopygpt.stem import orientation, simulate
 from microscopygpt.strain import (StrainError, average_lattice, boundary_lines, grain_angles, grain_relation, strain_and_rotation,
                                   strain_map, stretch_from)
