@@ -6,9 +6,9 @@ from microscopygpt.crystal import cell_from_lengths, to_slab
 from microscopygpt.compare import compare
 from microscopygpt.structure_files import read_crystal, write_crystal
 from microscopygpt.chat import parse_answer
-from microscopygpt.explore import EXAMPLES, Explorer, complaint_html, crystal_bytes, displacements_html, example
+from microscopygpt.explore import EXAMPLES, Explorer, crystal_bytes, displacements_html, example
 from microscopygpt.micrograph import Micrograph, write_micrograph
-from microscopygpt.widgets import CrystalView, Pad, Picker, Ranking, cells_across, patch_of_cells
+from microscopygpt.widgets import CrystalView, Pad, Picker, Ranking, cells_across, complaint_html, patch_of_cells
 
 MOSE2 = parse_answer(EXAMPLES["MoSe₂, 2H"])
 
