@@ -7,7 +7,7 @@ __all__ = ['EXAMPLES', 'SUFFIXES', 'MODELS', 'HEIGHTS', 'BOXES', 'RANKING', 'NO_
            'NO_COMPARISON', 'example', 'Explorer', 'displacements_html', 'crystal_bytes']
 
 # %% ../nbs/81_explore.ipynb #18dc80c0
-import asyncio, html, threading
+import html
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,8 +34,8 @@ from .solve import predict
 from .rank import fit_in_words
 from .noise import render
 from .straighten import observe_scan
-from .widgets import (WIDE, CrystalView, Pad, Picker, Ranking, behind, complaint_html, folded, link_html,
-                                   picture_html, titled, warning_html)
+from .widgets import (WIDE, CrystalView, Pad, Picker, Ranking, WorkRow, behind, complaint_html, folded,
+                                   link_html, picture_html, titled, warning_html)
 
 # %% ../nbs/81_explore.ipynb #37092366
 EXAMPLES = {"MoSe₂, 2H": "3.32 3.32 18.34\n90 90 120\nMo 0 0 .5\nSe .33333 .66667 .59106\nSe .33333 .66667 .40894",
@@ -152,7 +152,7 @@ def _answer_page(part)->list:
     comparison = _wrapped_row(_column(part["against"], part["reference"]), _column(part["distance"]))
     return [part["verdict"], part["ranking"], folded("What each candidate leaves unexplained", part["residuals"]),
             part["picture"], crystals, comparison, w.HTML("<h4>Take it with you</h4>"), part["saved"],
-            folded("The cell that gives this result again", part["code"])]
+            folded("The cell that gives this result again", part["code"]), w.HTML("<h4>Every atom</h4>"), part["atoms"]]
 
 # %% ../nbs/81_explore.ipynb #97a5279e
 class Explorer:
@@ -163,7 +163,7 @@ class Explorer:
                 ):
         self.micrograph = self.observation = self.prediction = self.reference = self.error = self._by = None
         self.reference_name = ""
-        self._stop, self._quiet = threading.Event(), False
+        self._quiet = False
         self._folder = TemporaryDirectory(prefix="microscopygpt-")
         top = w.HBox([self._image_section(), self._question_section(model)],
                      layout=w.Layout(flex_flow="row wrap", align_items="flex-start"))
@@ -213,17 +213,11 @@ def _image_section(self:Explorer):
 # %% ../nbs/81_explore.ipynb #90fcc946
 @patch
 def _action_row(self:Explorer):
-    self.ask_button = w.Button(description="Predict", button_style="primary", icon="search",
-                               tooltip="Propose structures and prove them against the image")
-    self.cancel_button = w.Button(description="Cancel", disabled=True, icon="stop", tooltip="Stop the prediction")
-    self.progress = w.FloatProgress(min=0, max=1, layout=w.Layout(width="220px", visibility="hidden"))
-    self.doing, self.message = w.HTML(), w.HTML()
-    self.ask_button.on_click(lambda _: self._guarded(self._pressed))
-    self.cancel_button.on_click(lambda _: self._stop.set())
-    row = w.HBox([self.ask_button, self.cancel_button, self.progress, self.doing],
-                 layout=w.Layout(align_items="center"))
-    row.add_class("mgpt-actions")
-    return w.VBox([row, self.message])
+    self.work = WorkRow("Predict", lambda: self._guarded(self._pressed), icon="search",
+                        tooltip="Propose structures and prove them against the image",
+                        cancelled="Cancelled; what was there before is still there.")
+    self.ask_button, self.cancel_button, self.message = self.work.start_button, self.work.cancel_button, self.work.message
+    return self.work.page
 
 @patch
 def _question_section(self:Explorer, model):
@@ -243,6 +237,14 @@ def _question_section(self:Explorer, model):
     return titled("2 · Question", *shown, folded("More", part["heights"], part["seed"]), self._action_row(), **_half)
 
 @patch
+def _atoms_section(self:Explorer):
+    "Every column of the frame, with the chosen candidate as the average crystal."
+    from microscopygpt.site_explorer import SitesSection # whose page comes after this one
+    rank = self._answer["ranking"]
+    self.atoms = SitesSection(lambda: replace(self.prediction, candidates=self.prediction.candidates[rank.chosen:][:1]))
+    return self.atoms.page
+
+@patch
 def _answer_section(self:Explorer):
     part = self._answer = _answer_fields()
     part["reference"] = Picker(lambda name, data: self._guarded(self._reference_given, name, data),
@@ -250,6 +252,7 @@ def _answer_section(self:Explorer):
                                accept=".cif,.vasp,.poscar,.extxyz,.xyz")
     self._on(part["ranking"], "_show_candidate", "chosen")
     part["against"].observe(lambda change: self._quiet or self._guarded(self._compare), "value")
+    part["atoms"] = self._atoms_section()
     self.answer = titled("3 · Answer", *_answer_page(part))
     self.answer.layout.display = "none"
     return self.answer
@@ -378,7 +381,8 @@ def _opened(self:Explorer, micrograph, reference=None, formula=""):
     "Show a micrograph; the answer about another one goes."
     self.micrograph, self.prediction = micrograph, None
     self.reference, self.reference_name = reference, "the true structure"
-    self._stop.set() # an answer that is still on its way belongs to another micrograph
+    self.work.stop.set() # an answer that is still on its way belongs to another micrograph
+    self.atoms.clear()
     self._quiet = True
     part["pad"].show(micrograph)
     part["levels"].value, part["length"].value, part["constant"].value = (0, 100), "", ""
@@ -512,6 +516,7 @@ def _show_answer(self:Explorer):
 
 @patch
 def _show(self:Explorer, prediction, lines):
+    self.atoms.clear()
     self.prediction, self._how = prediction, lines
     self._show_answer()
 
@@ -625,45 +630,13 @@ def code(self:Explorer)->str:
     "The lines that give the same prediction in a notebook."
     return "\n".join([*self._how, self.prediction.code("micrograph")])
 
-# %% ../nbs/81_explore.ipynb #bed8e78a
-class _Cancelled(Exception): "The user has pressed Cancel."
-
-@patch
-def _working(self:Explorer, busy):
-    self.ask_button.disabled, self.cancel_button.disabled = busy, not busy
-    self.progress.value, self.progress.layout.visibility = 0, "visible" if busy else "hidden"
-    self.doing.value = "Starting …" if busy else ""
-
-@patch
-def _report_progress(self:Explorer, done, what):
-    self.progress.value, self.doing.value = done, html.escape(what)
-
-def _in_this_thread(act, *args): act(*args)
-
 # %% ../nbs/81_explore.ipynb #13877562
 @patch
 def _pressed(self:Explorer):
     "Predict in the background."
-    if not self.cancel_button.disabled: return
     micrograph, question, lines = self.prepared(), self.question(), self._lines()
-    self._stop.clear()
-    self._working(True)
-    try: later = asyncio.get_running_loop().call_soon_threadsafe
-    except RuntimeError: later = _in_this_thread
-    def progress(done, what):
-        if self._stop.is_set(): raise _Cancelled()
-        later(self._report_progress, done, what)
-    self._behind(lambda: predict(micrograph, progress=progress, **question), lambda found: self._arrived(found, lines))
-
-@patch
-def _arrived(self:Explorer, found, lines):
-    self._working(False)
-    if isinstance(found, _Cancelled) or self._stop.is_set():
-        self.doing.value = "Cancelled; what was there before is still there."
-    elif isinstance(found, Exception):
-        self.doing.value = ""
-        raise found
-    else: self._show(found, lines)
+    self._task = self.work.run(lambda progress: predict(micrograph, progress=progress, **question),
+                               lambda found: self._show(found, lines), self.tell)
 
 # %% ../nbs/81_explore.ipynb #3a13f71b
 @patch
@@ -675,5 +648,5 @@ def chosen(self:Explorer): # `Candidate`
 def ask(self:Explorer)->Prediction:
     "Predict, and wait for the answer; raises what `predict` raises."
     micrograph, question, lines = self.prepared(), self.question(), self._lines()
-    self._show(predict(micrograph, progress=self._report_progress, **question), lines)
+    self._show(predict(micrograph, progress=self.work.report, **question), lines)
     return self.prediction
