@@ -5,15 +5,18 @@ const NEAR = 14; // screen pixels within which a click means a column
 const DEEPEST = 24; // the largest magnification
 const MOST_ROWS = 400; // of the list; a longer one is cut, and says so
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-const HEADINGS = [["call", "call"], ["where", "column"], ["probability", "probability"], ["z", "z"]];
-const PATHS = { // outlines of radius 1
-  circle: "M1 0A1 1 0 1 1 -1 0A1 1 0 1 1 1 0Z",
-  diamond: "M0 -1.25L1.25 0L0 1.25L-1.25 0Z",
-  up: "M0 -1.25L1.2 .85L-1.2 .85Z",
-  down: "M0 1.25L1.2 -.85L-1.2 -.85Z",
-  plus: "M-.4 -1.2H.4V-.4H1.2V.4H.4V1.2H-.4V.4H-1.2V-.4H-.4Z",
-  dot: "M.45 0A.45 .45 0 1 1 -.45 0A.45 .45 0 1 1 .45 0Z",
+const HEADINGS = [["call", "call"], ["where", "column, at px"], ["probability", "probability"], ["z", "z"]];
+const PATHS = { // outlines of radius 1, by the names that matplotlib gives its markers
+  o: "M1 0A1 1 0 1 1 -1 0A1 1 0 1 1 1 0Z",
+  s: "M-.95 -.95H.95V.95H-.95Z",
+  D: "M0 -1.25L1.25 0L0 1.25L-1.25 0Z",
+  "^": "M0 -1.25L1.2 .85L-1.2 .85Z",
+  v: "M0 1.25L1.2 -.85L-1.2 -.85Z",
+  P: "M-.4 -1.2H.4V-.4H1.2V.4H.4V1.2H-.4V.4H-1.2V-.4H-.4Z",
+  X: "M-1.1 -.7L-.7 -1.1L0 -.4L.7 -1.1L1.1 -.7L.4 0L1.1 .7L.7 1.1L0 .4L-.7 1.1L-1.1 .7L-.4 0Z",
+  ".": "M.45 0A.45 .45 0 1 1 -.45 0A.45 .45 0 1 1 .45 0Z",
 };
+const outline = (name) => PATHS[name] ?? PATHS.o;
 let made = 0;
 
 const html = (tag, props = {}, ...inside) => { const e = Object.assign(document.createElement(tag), props); e.append(...inside); return e; };
@@ -23,7 +26,7 @@ const whole = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLe
 
 function icon({ shape: name, colour }) { // the mark of a call, for legend and list
   const svg = shape("svg", { viewBox: "-2 -2 4 4", "aria-hidden": "true", class: "mgpt-mark" });
-  for (const [stroke, width] of [[INK, 1.1], [colour, 0.5]]) svg.append(shape("path", { d: PATHS[name], fill: "none", stroke, "stroke-width": width }));
+  for (const [stroke, width] of [[INK, 1.1], [colour, 0.5]]) svg.append(shape("path", { d: outline(name), fill: "none", stroke, "stroke-width": width }));
   return svg;
 }
 
@@ -105,7 +108,7 @@ function picture(model, state, choose) {
   }
 
   function ring(ctx, i, r, colours) { // around the chosen column, or the one that the keys are on
-    const round = new Path2D(PATHS.circle), [x, y] = screen(i), ratio = devicePixelRatio || 1;
+    const round = new Path2D(PATHS.o), [x, y] = screen(i), ratio = devicePixelRatio || 1;
     for (const [colour, line] of colours) {
       ctx.setTransform(ratio * r, 0, 0, ratio * r, ratio * x, ratio * y);
       ctx.strokeStyle = colour; ctx.lineWidth = line / r; ctx.stroke(round);
@@ -133,7 +136,7 @@ function picture(model, state, choose) {
       const [x, y] = screen(i);
       if (x < -r || y < -r || x > width + r || y > height + r) continue;
       const { shape: name, colour } = marks[data.kind(i)];
-      mark(ctx, paths[name], x, y, r, colour, name === "dot" ? 1 : 2);
+      mark(ctx, paths[name] ?? paths.o, x, y, r, colour, name === "." ? 1 : 2);
     }
     if (hover >= 0 && hover < data.n) ring(ctx, hover, r + 5, [[INK, 3], ["#fff", 1]]);
     if (cursor >= 0 && cursor < data.n) ring(ctx, cursor, r + 5, [[INK, 5], ["#fff", 2]]);
@@ -260,9 +263,9 @@ function list(model, state, choose) {
     const tr = html("tr"), first = html("th", { scope: "row" }), radio = html("input", { type: "radio", name: group, value: r.site, checked: r.site === model.get("chosen") });
     radio.setAttribute("aria-label", `${r.call}, ${r.where}`);
     radio.addEventListener("change", () => choose(r.site));
-    first.append(radio, icon(model.get("marks")[r.call]), ` ${r.call}`);
+    first.append(html("div", { className: "mgpt-head" }, radio, icon(model.get("marks")[r.call]), ` ${r.call}`));
     if (r.detail) first.append(html("div", { className: "mgpt-detail", textContent: r.detail }));
-    tr.append(first, html("td", { textContent: r.where }), html("td", { textContent: r.shown }), html("td", { textContent: r.z === null ? "" : r.z.toFixed(1) }));
+    tr.append(first, html("td", { textContent: r.where }), html("td", { textContent: r.shown }), html("td", { textContent: r.z === null ? "" : r.z.toFixed(1).replace("-", "−") }));
     tr.dataset.site = r.site;
     tr.addEventListener("click", (event) => { if (event.target !== radio) choose(r.site); });
     return tr;
