@@ -54,10 +54,11 @@ def writable_folder(path:"str|Path", # made when missing
         raise error(f"Cannot write to {folder} ({(e.strerror or str(e)).lower()}): {advice}.") from e
 
 # %% ../nbs/00_core.ipynb #d3ca8bce
-def write_atomically(path:Path, text:str):
-    "Write a text file (UTF-8) whole or not at all."
+def write_atomically(path:Path, content:"str|bytes" # text is written in UTF-8
+                    ):
+    "Write a file whole or not at all."
     new = path.with_name(f".{path.name}.{os.getpid()}")
-    new.write_text(text, encoding="utf-8")
+    new.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     os.replace(new, path)
 
 # %% ../nbs/00_core.ipynb #c0de000c

@@ -103,9 +103,9 @@ def _plot_bar(ax, w, h, p):
     from matplotlib.patheffects import withStroke
     length, label = _bar(w*p)
     x, y = .05*w*p, (h-1)*p-.05*w*p
-    style = dict(color="w", path_effects=[withStroke(linewidth=2.5, foreground="k")])
-    ax.plot([x, x+length], [y, y], lw=3, solid_capstyle="butt", **style)
-    ax.text(x, y-.02*w*p, label, va="bottom", **style)
+    def style(width): return dict(color="w", path_effects=[withStroke(linewidth=width, foreground="k")])
+    ax.plot([x, x+length], [y, y], lw=3, solid_capstyle="butt", **style(5))
+    ax.text(x, y-.02*w*p, label, va="bottom", **style(2.5))
 
 # %% ../nbs/16_micrograph.ipynb #8f796a2e
 @patch

@@ -297,30 +297,32 @@ def digest(content:bytes)->str:
     "The first 16 digits of the SHA-256 of some bytes: enough to know a file again."
     return hashlib.sha256(content).hexdigest()[:16]
 
-def _written_by(folder):
-    "What prediction.json in a folder says; None where it is missing or not ours."
-    try: said = json.loads((folder/"prediction.json").read_text(encoding="utf-8"))
+def _written_by(folder, record):
+    "What the record of a run in a folder says; None where it is missing or not ours."
+    try: said = json.loads((folder/record).read_text(encoding="utf-8"))
     except (OSError, ValueError): return None
     ours = isinstance(said, dict) and "microscopygpt" in (said.get("versions") or {})
     return said if ours else None
 
 # %% ../nbs/66_prediction.ipynb #4956fe48
-def own_files(folder:Path)->dict: # name -> digest, None where an early version left none
-    "The files in a folder that an earlier prediction wrote and that are unchanged."
-    said = _written_by(folder)
+def own_files(folder:Path, record:str="prediction.json" # the file that lists what a run wrote
+             )->dict: # name -> digest, None where an early version left none
+    "The files in a folder that an earlier run wrote and that are unchanged."
+    said = _written_by(folder, record)
     if said is None: return {}
     listed = said.get("written") or {c["file"]: None for c in said["candidates"]} | {"report.png": None}
     def same(name, print_): return (folder/name).is_file() and print_ in (None, digest((folder/name).read_bytes()))
     own = {name: print_ for name, print_ in listed.items() if Path(name).name == name and same(name, print_)}
-    return own | {"prediction.json": None}
+    return own | {record: None}
 
 # %% ../nbs/66_prediction.ipynb #66c00021
-def free_folder(out:Path, names # of the files that will be written
+def free_folder(out:Path, names, # of the files that will be written
+                record:str="prediction.json" # the file that lists what a run wrote
                )->Path: # `out`, or a folder in it
     "A folder in which no other file has one of these names."
     for i in itertools.count():
         folder = out/f"microscopygpt_{i}" if i else out
-        own = own_files(folder)
+        own = own_files(folder, record)
         if not any((folder/name).exists() and name not in own for name in names): return folder
 
 # %% ../nbs/66_prediction.ipynb #6f2f48b9
