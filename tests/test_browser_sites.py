@@ -59,7 +59,7 @@ def change(page, call, atoms=None):
     page.get_by_role("button", name="Change the call").click()
 
 def save(page):
-    page.get_by_role("button", name="Save", exact=True).click()
+    page.locator(".mgpt-app").last.get_by_role("button", name="Save").click()
     page.locator("[role=status]", has_text="Saved in").wait_for()
 
 def test_a_vacancy_is_clicked_changed_saved_and_found_in_the_file(folder, tmp_path_factory):
@@ -78,7 +78,7 @@ def test_a_vacancy_is_clicked_changed_saved_and_found_in_the_file(folder, tmp_pa
         with page.expect_download() as download: page.locator("a[download='sites.csv']").click()
         download.value.save_as(folder/"sites.csv")
         assert of_the_vacancy(folder) == line
-        page.get_by_role("button", name="Undo").click()
+        page.locator(".mgpt-app").last.get_by_role("button", name="Undo").click()
         page.locator(".mgpt-sites tbody tr.mgpt-chosen", has_text="column empty").wait_for()
 
 def focused(page): return page.locator(".mgpt-readout").inner_text()
@@ -112,7 +112,6 @@ def test_every_atom_after_a_prediction_in_jupyterlab(folder, tmp_path_factory):
     with shown(folder, tmp_path_factory.mktemp("profile"), "app.ipynb", ".mgpt-app[data-keys=own]", kind="jupyterlab") as page:
         upload(page, "Choose a micrograph", folder/"frame.tif")
         page.get_by_text("Measured lattice:").wait_for()
-        page.get_by_label("Ask the model").or_(page.get_by_text("model", exact=True)).first.wait_for()
         fill(page, "Formula", "MoS2")
         page.get_by_role("button", name="Predict").click()
         page.locator(".mgpt-ranking tbody tr").first.wait_for(timeout=120_000)
@@ -121,7 +120,7 @@ def test_every_atom_after_a_prediction_in_jupyterlab(folder, tmp_path_factory):
         click_vacancy(page)
         change(page, "not a site")
         page.get_by_text("Choose a column in the picture or the list").wait_for()
-        page.get_by_role("button", name="Undo").click()
+        page.locator(".mgpt-app").last.get_by_role("button", name="Undo").click()
         page.locator(".mgpt-sites tbody tr.mgpt-chosen").wait_for()
         change(page, "antisite", "S")
         page.locator(".mgpt-sites tbody tr.mgpt-chosen", has_text="by hand").wait_for()

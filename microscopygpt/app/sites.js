@@ -24,9 +24,9 @@ const shape = (tag, attributes) => { const e = document.createElementNS(SVG, tag
 const clamp = (v, low, high) => Math.min(Math.max(v, low), high);
 const whole = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength).slice();
 
-function icon({ shape: name, colour }) { // the mark of a call, for legend and list
+function icon({ marker, color }) { // the mark of a call, for legend and list
   const svg = shape("svg", { viewBox: "-2 -2 4 4", "aria-hidden": "true", class: "mgpt-mark" });
-  for (const [stroke, width] of [[INK, 1.1], [colour, 0.5]]) svg.append(shape("path", { d: outline(name), fill: "none", stroke, "stroke-width": width }));
+  for (const [stroke, width] of [[INK, 1.1], [color, 0.5]]) svg.append(shape("path", { d: outline(marker), fill: "none", stroke, "stroke-width": width }));
   return svg;
 }
 
@@ -90,12 +90,12 @@ function picture(model, state, choose) {
     draw();
   }
 
-  function mark(ctx, path, x, y, r, colour, line) {
+  function mark(ctx, path, x, y, r, color, line) {
     const ratio = devicePixelRatio || 1;
     ctx.setTransform(ratio * r, 0, 0, ratio * r, ratio * x, ratio * y);
     ctx.lineJoin = "round";
     ctx.strokeStyle = INK; ctx.lineWidth = (line + 2.5) / r; ctx.stroke(path);
-    ctx.strokeStyle = colour; ctx.lineWidth = line / r; ctx.stroke(path);
+    ctx.strokeStyle = color; ctx.lineWidth = line / r; ctx.stroke(path);
   }
 
   function bar_of(ctx, height) { // a scale bar of a round length
@@ -135,8 +135,8 @@ function picture(model, state, choose) {
       if (!visible(i)) continue;
       const [x, y] = screen(i);
       if (x < -r || y < -r || x > width + r || y > height + r) continue;
-      const { shape: name, colour } = marks[data.kind(i)];
-      mark(ctx, paths[name] ?? paths.o, x, y, r, colour, name === "." ? 1 : 2);
+      const { marker, color } = marks[data.kind(i)];
+      mark(ctx, paths[marker] ?? paths.o, x, y, r, color, marker === "." ? 1 : 2);
     }
     if (hover >= 0 && hover < data.n) ring(ctx, hover, r + 5, [[INK, 3], ["#fff", 1]]);
     if (cursor >= 0 && cursor < data.n) ring(ctx, cursor, r + 5, [[INK, 5], ["#fff", 2]]);
