@@ -8,7 +8,7 @@ __all__ = ['NOT_A_SITE', 'BY_HAND', 'MOST_PIXELS', 'EXPECTED', 'PATCH', 'SHARP',
            'SiteMap', 'FitPatch', 'patch_around', 'patch_svg', 'patches_html', 'possibilities', 'possibilities_html',
            'neighbours', 'neighbours_html', 'facts_html', 'SiteExplorer', 'SitesSection']
 
-# %% ../nbs/99_site_explorer.ipynb #029101b4
+# %% ../nbs/99_site_explorer.ipynb #c0eb3c6a
 import html
 from collections import Counter
 from dataclasses import dataclass, fields, replace
@@ -19,14 +19,15 @@ from ase.data import atomic_numbers
 from fastcore.basics import patch
 from PIL import Image
 from .plotting import DIFFERENCE
-from .widgets import APP, WIDE, Guarded, WorkRow, base64_text, described, image_png, link_html, warning_html
+from .widgets import (APP, WIDE, Guarded, WorkRow, base64_text, described, image_png, link_html, table_html,
+                                   warning_html)
 from .site_calls import MEANINGS, CallError, atoms_after, change_in_words, is_true, name_of, share_in_words
 from .occupancy import occupants
 from .sites import CALLS, Sites, sites
 from .site_maps import MARKS, Mark
 from .site_files import write_sites
 
-# %% ../nbs/99_site_explorer.ipynb #216f8d62
+# %% ../nbs/99_site_explorer.ipynb #824d0c93
 NOT_A_SITE = "not a site" # contamination, or a place outside the crystal
 BY_HAND = "by hand" # in the detail of a call
 
@@ -55,7 +56,7 @@ def pixel_of(self:Sites, i:int # column
     "Where a column lies in the image, from the centre of the first pixel."
     return tuple((self.xy[i]/self.micrograph.pixel_size).tolist())
 
-# %% ../nbs/99_site_explorer.ipynb #00558909
+# %% ../nbs/99_site_explorer.ipynb #50e5bebb
 def _checked_call(found, i, call, element):
     "Atomic numbers after a call; raises `CallError`."
     if not 0 <= i < len(found): raise CallError(f"There is no column {i}: they count from 0 to {len(found) - 1}.")
@@ -87,7 +88,7 @@ def changed(self:Sites, i:int, # column
     return replace(noted, call=_put(self.call, i, call), detail=_put(self.detail, i, detail), occupants=occupied,
                    probability=_put(self.probability, i, np.nan))
 
-# %% ../nbs/99_site_explorer.ipynb #24eacc42
+# %% ../nbs/99_site_explorer.ipynb #c7f58e9d
 def _number_or_none(x): return float(x) if np.isfinite(x) else None
 
 def row_of(found:Sites, i:int # column
@@ -99,7 +100,7 @@ def row_of(found:Sites, i:int # column
                 probability=_number_or_none(found.probability[i]), shown=share_in_words(found.probability[i]),
                 z=_number_or_none(found.z[i]), by_hand=BY_HAND in str(found.detail[i]))
 
-# %% ../nbs/99_site_explorer.ipynb #5690ccd8
+# %% ../nbs/99_site_explorer.ipynb #39f9658f
 def counts_in_words(found:Sites)->str:
     "How many columns there are of each call."
     counts = Counter(found.call)
@@ -110,7 +111,7 @@ def flagged(found:Sites)->np.ndarray: # (m,)
     "Indices of the columns that are not as expected, or were called by hand."
     return np.flatnonzero((found.call != "expected") | [BY_HAND in str(d) for d in found.detail])
 
-# %% ../nbs/99_site_explorer.ipynb #b80ddd26
+# %% ../nbs/99_site_explorer.ipynb #de0e81e7
 MOST_PIXELS = 1600 # along the longer side of the image that a browser gets
 EXPECTED = Mark("#ffffff", ".")
 
@@ -131,7 +132,7 @@ class SiteMap(anywidget.AnyWidget):
     hidden = t.List(["expected"]).tag(sync=True) # calls without a mark
     chosen = t.Int(-1).tag(sync=True) # index of a column
 
-# %% ../nbs/99_site_explorer.ipynb #b57e8f68
+# %% ../nbs/99_site_explorer.ipynb #2cbaaee2
 @patch
 def show(self:SiteMap, found:Sites)->None:
     "Show the columns of a frame; the image is sent when it is another one."
@@ -147,7 +148,7 @@ def show(self:SiteMap, found:Sites)->None:
         self.rows = [row_of(found, i) for i in flagged(found)]
         self.label = f"{described(found.micrograph)}. {counts_in_words(found)}. The list beside it has all calls."
 
-# %% ../nbs/99_site_explorer.ipynb #6d6e2175
+# %% ../nbs/99_site_explorer.ipynb #2cf16037
 PATCH = 4. # Å, half the width of a patch
 
 @dataclass
@@ -172,7 +173,7 @@ def patch_around(found:Sites, i:int, # column
     corner = first + (left - .5)*step, first + (top - .5)*step
     return FitPatch((model + found.fit.residual)[part], model[part], corner, step)
 
-# %% ../nbs/99_site_explorer.ipynb #8f4fa28a
+# %% ../nbs/99_site_explorer.ipynb #22358eb7
 SHARP, RING = "#ffb000", .75 # colour of what is drawn over a patch; radius in Å of the ring
 
 def _png_address(pixels): # (h, w) or (h, w, 3) uint8
@@ -194,7 +195,7 @@ def patch_svg(pixels, around:FitPatch, # (h, w) or (h, w, 3) uint8
             f'height="{h:.3f}" preserveAspectRatio="none" style="image-rendering: pixelated" '
             f'href="{_png_address(pixels)}"/>{lines}</svg>')
 
-# %% ../nbs/99_site_explorer.ipynb #b16bccf9
+# %% ../nbs/99_site_explorer.ipynb #e7a068d9
 LARGEST_LEFT = .3 # of the model's range in the frame, where the colours of what is left end
 
 def _greys(values, low, high): return (255*np.clip((values - low)/((high - low) or 1), 0, 1)).astype(np.uint8)
@@ -213,7 +214,7 @@ def patches_html(found:Sites, i:int # column
                 f"<figcaption>{name}</figcaption></figure>" for name, pixels in shown)
     return f"<div class='mgpt-patches'>{''.join(pictures)}</div>"
 
-# %% ../nbs/99_site_explorer.ipynb #090d7cd6
+# %% ../nbs/99_site_explorer.ipynb #978964fb
 def possibilities(found:Sites, i:int # column
                  )->list: # of `Occupant`
     "What may stand on a column of the crystal; nothing for an adatom."
@@ -221,13 +222,7 @@ def possibilities(found:Sites, i:int # column
     own, named = sorted({z for c in found.columns for z in c.numbers}), [atomic_numbers[e] for e in found.elements]
     return occupants(found.expected_atoms(i), own, named, found.power)
 
-def _table(headings, rows, now=()): # `now`: rows to be set in bold
-    head = "".join(f"<th scope='col'>{h}</th>" for h in headings)
-    lines = (f"<tr{' class=mgpt-now' if k in now else ''}>{''.join(f'<td>{c}</td>' for c in row)}</tr>"
-             for k, row in enumerate(rows))
-    return f"<table class='mgpt-table'><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-
-# %% ../nbs/99_site_explorer.ipynb #3006773e
+# %% ../nbs/99_site_explorer.ipynb #51a5fe81
 MOST_POSSIBLE = 8 # lines of the table, the nearest first
 
 def possibilities_html(found:Sites, i:int # column
@@ -238,9 +233,9 @@ def possibilities_html(found:Sites, i:int # column
     rows = [(f"{o.call}{f': {html.escape(o.detail)}' if o.detail else ''}", name_of(o.elements), f"{o.ratio:.2f}",
              f"{(found.ratio[i] - o.ratio)/found.ratio_error[i]:+.1f} σ") for o in options]
     now = [k for k, o in enumerate(options) if tuple(o.elements) == tuple(found.occupants[i])]
-    return _table(("what may stand there", "atoms", "brightness", "measured is off by"), rows, now)
+    return table_html(("what may stand there", "atoms", "brightness", "measured is off by"), rows, now)
 
-# %% ../nbs/99_site_explorer.ipynb #98ac71a8
+# %% ../nbs/99_site_explorer.ipynb #eaebb207
 NEIGHBOURS = 6
 
 def neighbours(found:Sites, i:int # column
@@ -256,9 +251,9 @@ def neighbours_html(found:Sites, i:int # column
     rows = [(name_of(found.expected_atoms(j)), f"{d:.2f}", f"{found.ratio[j]:.2f} ± {found.ratio_error[j]:.2f}",
              f"{found.call[j]}{f': {html.escape(str(found.detail[j]))}' if found.detail[j] else ''}")
             for j, d in neighbours(found, i)]
-    return _table(("neighbour", "distance (Å)", "brightness", "call"), rows)
+    return table_html(("neighbour", "distance (Å)", "brightness", "call"), rows)
 
-# %% ../nbs/99_site_explorer.ipynb #d6e24206
+# %% ../nbs/99_site_explorer.ipynb #33fbaf16
 FAINT = .35 # of the expected brightness, below which a position means nothing
 
 def _call_in_words(found, i):
@@ -280,7 +275,7 @@ def facts_html(found:Sites, i:int # column
         lines.append(f"It lies {off:.3f} ± {error:.3f} Å from where the average crystal puts it.")
     return "<br>".join(lines)
 
-# %% ../nbs/99_site_explorer.ipynb #abc26d72
+# %% ../nbs/99_site_explorer.ipynb #ad0f2f8e
 ADATOM_CALLS = "adatom", NOT_A_SITE # what may be said where the crystal has no column
 SETTLED = "expected", "vacancy", NOT_A_SITE # calls that say what stands there
 
@@ -298,7 +293,7 @@ def _save_fields(folder)->dict:
     part.update({name: w.HTML() for name in ("status", "links")})
     return part
 
-# %% ../nbs/99_site_explorer.ipynb #95e5c588
+# %% ../nbs/99_site_explorer.ipynb #3e2b77f6
 def _row(*children):
     box = w.HBox(list(children), layout=w.Layout(flex_flow="row wrap", align_items="center"))
     box.add_class("mgpt-actions")
@@ -328,7 +323,7 @@ class SiteExplorer(Guarded):
 
     def _repr_mimebundle_(self, **kwargs): return self.page._repr_mimebundle_(**kwargs)
 
-# %% ../nbs/99_site_explorer.ipynb #56f41627
+# %% ../nbs/99_site_explorer.ipynb #afe8daa6
 @patch
 def _connect(self:SiteExplorer):
     part = self.part
@@ -338,7 +333,7 @@ def _connect(self:SiteExplorer):
     part["undo"].on_click(lambda _: self.guarded(self.undo))
     part["save"].on_click(lambda _: self.guarded(self.save))
 
-# %% ../nbs/99_site_explorer.ipynb #80a0fb67
+# %% ../nbs/99_site_explorer.ipynb #ecc9f646
 @patch
 def _show(self:SiteExplorer):
     "What there is now: the picture, the chosen column, how many changes wait."
@@ -363,7 +358,7 @@ def _show_column(self:SiteExplorer):
     part["call"].value = found.call[i]
     self._suggest()
 
-# %% ../nbs/99_site_explorer.ipynb #11d5e4a6
+# %% ../nbs/99_site_explorer.ipynb #4ca9a085
 @patch
 def _suggest(self:SiteExplorer):
     "The atoms that a call may mean, the nearest in brightness first."
@@ -400,7 +395,7 @@ def undo(self:SiteExplorer)->None:
     self.map.chosen = chosen
     self._show()
 
-# %% ../nbs/99_site_explorer.ipynb #28d2b823
+# %% ../nbs/99_site_explorer.ipynb #f450dc4a
 @patch
 def save(self:SiteExplorer)->Path:
     "Write the files into the folder that is named, and offer them as links."
@@ -422,7 +417,7 @@ def save(self:SiteExplorer)->Path:
 
 SUFFIXES = ".csv", ".json", ".extxyz", ".cif", ".png" # of files that are offered as links
 
-# %% ../nbs/99_site_explorer.ipynb #4b0b6fde
+# %% ../nbs/99_site_explorer.ipynb #18147f09
 class SitesSection:
     "The part of the app that finds every atom of the frame."
     def __init__(self, prediction # called for the `Prediction` whose best candidate is the average crystal
@@ -439,7 +434,7 @@ class SitesSection:
         prediction, elements = self.prediction(), self.elements.value
         self.work.run(lambda progress: sites(prediction, elements=elements, progress=progress), self.show_sites)
 
-# %% ../nbs/99_site_explorer.ipynb #3f263939
+# %% ../nbs/99_site_explorer.ipynb #af5f9287
 @patch
 def show_sites(self:SitesSection, found:Sites)->None:
     "Show the columns of a frame."

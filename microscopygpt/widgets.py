@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['APP', 'WIDE', 'titled', 'folded', 'complaint_html', 'warning_html', 'base64_text', 'picture_html', 'link_html',
-           'behind', 'Guarded', 'Cancelled', 'WorkRow', 'Picker', 'image_png', 'described', 'Pad', 'Ranking',
-           'cells_across', 'patch_of_cells', 'CrystalView']
+           'table_html', 'behind', 'Guarded', 'Cancelled', 'WorkRow', 'Picker', 'image_png', 'described', 'Pad',
+           'Ranking', 'cells_across', 'patch_of_cells', 'CrystalView']
 
 # %% ../nbs/80_widgets.ipynb #16bfc2ae
 import asyncio, base64, html, itertools, threading
@@ -76,6 +76,16 @@ def link_html(name:str, data:bytes, text:str)->str:
     "A link that saves a file of that name."
     return (f'<a class="mgpt-save" download="{html.escape(name)}" '
             f'href="data:application/octet-stream;base64,{base64_text(data)}">{html.escape(text)}</a>')
+
+# %% ../nbs/80_widgets.ipynb #9142f276
+def table_html(headings, rows, # texts, in HTML
+               now=() # indices of rows in bold
+              )->str:
+    "A table."
+    head = "".join(f"<th scope='col'>{heading}</th>" for heading in headings)
+    lines = (f"<tr{' class=mgpt-now' if k in now else ''}>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>"
+             for k, row in enumerate(rows))
+    return f"<table class='mgpt-table'><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 # %% ../nbs/80_widgets.ipynb #7005cc08
 def behind(work, # called in a thread
