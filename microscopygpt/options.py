@@ -6,8 +6,8 @@
 __all__ = ['PROPOSER_NAMES', 'POTENTIAL_NAMES', 'UsageError', 'Parser', 'formula_text', 'elements_text', 'distortion_share',
            'miller_index', 'point', 'pixel_size', 'at_least_one', 'values', 'number_or_values', 'replacement',
            'proposer_names', 'output_folder', 'output_file', 'as_options', 'complaint', 'telling_doubts',
-           'read_options', 'predict_options', 'simulate_options', 'dataset_options', 'train_options',
-           'evaluate_options', 'score_options', 'benchmark_options', 'lab_options']
+           'read_options', 'predict_options', 'share', 'sites_options', 'simulate_options', 'dataset_options',
+           'train_options', 'evaluate_options', 'score_options', 'benchmark_options', 'lab_options']
 
 # %% ../nbs/82_options.ipynb #90e5586d
 import argparse, re, warnings
@@ -148,7 +148,7 @@ _OPTIONS = {"read_micrograph(..., pixel_size=0.1)": "--pixel-size 0.1", "pixel_s
             "pixel_size=(y, x)": "--pixel-size Y,X",
             "frame=0": "--frame 0", "(invert=True)": "(--invert)", "distortion=": "--distortion ",
             "heights=None": "--heights none", "heights='chgnet'": "--heights chgnet", "propose=": "--propose ",
-            "skip_bad=True": "fewer files"}
+            "skip_bad=True": "fewer files", "elements='Se,W'": "--elements Se,W"}
 
 def as_options(text:str # a message of the library
               )->str:
@@ -248,9 +248,6 @@ def _reading_options(p):
     p.add_argument("--pixel-size", type=pixel_size, metavar="A",
                    help="Å per pixel, or Y,X for pixels that are not square (default: what the file says; where it "
                         "says nothing, the scale is inferred)")
-    p.add_argument("--table", metavar="CSV",
-                   help="many images at once: lines of image,formula,pixel_size; the same command goes on where it "
-                        "stopped")
     p.add_argument("--frame", type=int, metavar="N",
                    help="read this frame of a series alone, from 0 (default: all, aligned and averaged)")
     p.add_argument("--invert", action="store_true", help="atoms are dark, as in bright field")
@@ -259,6 +256,9 @@ def _reading_options(p):
 def predict_options(p:Parser):
     "Declare the options of `predict`."
     _question_options(p)
+    p.add_argument("--table", metavar="CSV",
+                   help="many images at once: lines of image,formula,pixel_size; the same command goes on where it "
+                        "stopped")
     _reading_options(p)
     p.add_argument("--prompt", help="the whole prompt, instead of the standard one made from the formula")
     p.add_argument("--k", type=at_least_one, default=5, help="how many candidates to keep (default: %(default)s)")
@@ -272,6 +272,36 @@ def predict_options(p:Parser):
     p.add_argument("--relax", choices=("chgnet",),
                    help="relax the candidates as a whole with this potential: the plane is then no longer what was "
                         "measured")
+    _seed(p)
+    _out(p)
+
+# %% ../nbs/82_options.ipynb #3aec583e
+def share(text:str # a number above 0 and below 1, such as 0.01
+         )->float:
+    "Read a share."
+    try: value = float(text)
+    except ValueError: value = -1.
+    if 0 < value < 1: return value
+    raise argparse.ArgumentTypeError(f"{text!r} is no share: give a number above 0 and below 1, such as 0.01")
+
+# %% ../nbs/82_options.ipynb #b83246db
+def _calling_options(p):
+    "What may stand on a site, how often, and how sure a call must be."
+    p.add_argument("--elements", type=elements_text, metavar="A,B,...", help="what may replace others, such as Se,W")
+    p.add_argument("--density", type=share, default=.01, metavar="SHARE",
+                   help="the share of sites that are expected to be defects (default: %(default)s)")
+    p.add_argument("--false-discoveries", type=share, default=.05, metavar="SHARE",
+                   help="the share of the defects found that may be none (default: %(default)s)")
+
+# %% ../nbs/82_options.ipynb #0eacb9b4
+def sites_options(p:Parser):
+    "Declare the options of `sites`."
+    p.add_argument("image", nargs=1, metavar="IMAGE", help="the micrograph, in any format that predict reads")
+    p.add_argument("--formula", type=formula_text, help="chemical formula, such as MoS2: the crystal is predicted")
+    p.add_argument("--structure", help="in place of a formula: CIF, POSCAR, extxyz, or a database entry's identifier")
+    _reading_options(p)
+    _calling_options(p)
+    _proposing(p)
     _seed(p)
     _out(p)
 

@@ -7,7 +7,7 @@ __all__ = ['HEADER', 'ADATOM_HEIGHT', 'STRIP', 'VACUUM', 'HEIGHTS', 'FARTHEST', 
            'sites_table', 'stacked', 'frame_atoms', 'CutError', 'repeats', 'cut_supercell', 'CellHeldRelaxation',
            'relaxed', 'plain', 'sites_facts', 'write_sites']
 
-# %% ../nbs/97_site_files.ipynb #b68bcb5f
+# %% ../nbs/97_site_files.ipynb #0a96c481
 import csv, io, json, platform
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from .site_maps import plot_calls, plot_strain
 from .strain import QUANTITIES, StrainError, average_lattice, boundary_lines, grain_angles, grain_relation
 from .strain import strain_map
 
-# %% ../nbs/97_site_files.ipynb #24b53bfc
+# %% ../nbs/97_site_files.ipynb #ed9ea199
 HEADER = "x_px", "y_px", "expected", "call", "detail", "ratio", "z", "probability"
 
 def _figure(value, digits):
@@ -49,7 +49,7 @@ def sites_table(sites)->str: # CSV
                         _figure(probability, 4)])
     return out.getvalue()
 
-# %% ../nbs/97_site_files.ipynb #df752951
+# %% ../nbs/97_site_files.ipynb #11848fe5
 def stacked(column, # `Column` of the average crystal
             atoms:tuple # atomic numbers that stand there
            )->list: # of (atomic number, height in Å from the middle of the slab)
@@ -66,7 +66,7 @@ def stacked(column, # `Column` of the average crystal
     taken = {z for _, z in standing}
     return standing + list(zip(left, (z for _, z in places if z not in taken)))
 
-# %% ../nbs/97_site_files.ipynb #00fa3723
+# %% ../nbs/97_site_files.ipynb #693efb62
 ADATOM_HEIGHT = 1.8 # Å above the highest atoms: where metal atoms sit on a sheet, roughly
 
 def _standing_at(sites, i):
@@ -75,7 +75,7 @@ def _standing_at(sites, i):
     top = max(z for column in sites.columns for z in column.z)
     return [(n, top + ADATOM_HEIGHT) for n in sites.occupants[i]]
 
-# %% ../nbs/97_site_files.ipynb #54e4b79f
+# %% ../nbs/97_site_files.ipynb #76dfb698
 STRIP = 5. # Å around the frame
 VACUUM = 15. # Å above and below the sheet together
 
@@ -94,7 +94,7 @@ def frame_atoms(sites)->AseAtoms: # with arrays call, probability, and site, the
     atoms.set_array("site", site)
     return atoms
 
-# %% ../nbs/97_site_files.ipynb #dea173e1
+# %% ../nbs/97_site_files.ipynb #b2f4c9aa
 HEIGHTS = "heights are those of the average crystal, not measured"
 
 def _extxyz(sites):
@@ -109,7 +109,7 @@ def _cif(atoms):
     write_ase(file, atoms, format="cif")
     return f"# {HEIGHTS}\n" + file.getvalue().decode("utf-8")
 
-# %% ../nbs/97_site_files.ipynb #f6717ee2
+# %% ../nbs/97_site_files.ipynb #c932421b
 class CutError(MicroscopyGPTError): "A cell that cannot be cut as asked."
 
 FARTHEST, CLOSEST_IMAGES = 60., 5. # Å between a defect and its images
@@ -121,7 +121,7 @@ def repeats(cell:np.ndarray, # (2, 2) Å
     heights = abs(np.linalg.det(cell))/np.linalg.norm(cell, axis=1)[::-1]
     return np.ceil(width/heights - 1e-9).astype(int)
 
-# %% ../nbs/97_site_files.ipynb #8b5650ec
+# %% ../nbs/97_site_files.ipynb #3efb9ea0
 def _cell_of(sites, i, lattice):
     "Grain-wise cell index (2,) of a site; of an adatom, that of the cell in which it is."
     if sites.column[i] >= 0: return sites.cell_index[i]
@@ -134,7 +134,7 @@ def _changes(sites, site, lattice, n):
         cell = _cell_of(sites, i, lattice) - first
         if (cell >= 0).all() and (cell < n).all(): yield i, cell
 
-# %% ../nbs/97_site_files.ipynb #aca8143d
+# %% ../nbs/97_site_files.ipynb #40dd9cda
 def _filled(sites, lattice, n, changed):
     "Rows (frac a, frac b, z, number) of a block of n cells, in fractions of one cell; `changed` maps (column, cell)."
     frac, rows = lattice.start@np.linalg.inv(lattice.cell), []
@@ -144,7 +144,7 @@ def _filled(sites, lattice, n, changed):
             rows += [(*(frac[k] + (a, b)), z, number) for number, z in stacked(column, atoms)]
     return rows
 
-# %% ../nbs/97_site_files.ipynb #96080c72
+# %% ../nbs/97_site_files.ipynb #6c339ef6
 def cut_supercell(sites,
                   site:int, # index, of any site
                   width:float=12. # Å, the least distance between the defect and its images
@@ -164,7 +164,7 @@ def cut_supercell(sites,
     frac = np.c_[frac_a, frac_b]/n % 1
     return from_slab(Slab(lattice.cell*n[:, None], frac, z, numbers.astype(int)), VACUUM)
 
-# %% ../nbs/97_site_files.ipynb #235b70ca
+# %% ../nbs/97_site_files.ipynb #4a95bd26
 class CellHeldRelaxation(HeightRelaxation):
     "BFGS on the positions of all atoms, the cell held."
     def coordinates(self, slab): return positions_of(slab)
@@ -182,7 +182,7 @@ def relaxed(atoms:Atoms, # jarvis-tools'
     best = relax_heights([slab], load_potential(potential), ((1, steps),), relaxation=CellHeldRelaxation)
     return from_slab(best[0].slab if best else slab, VACUUM)
 
-# %% ../nbs/97_site_files.ipynb #30dce195
+# %% ../nbs/97_site_files.ipynb #0727ca0e
 DIGITS = 6 # that are written of a figure
 
 def plain(value):
@@ -196,13 +196,13 @@ def plain(value):
     if isinstance(value, (float, np.floating)): return float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None
     return value
 
-# %% ../nbs/97_site_files.ipynb #f461dc0f
+# %% ../nbs/97_site_files.ipynb #c4aed806
 def _crystal(atoms):
     "The average crystal in plain values."
     slab = to_slab(atoms)
     a, b, gamma = cell_lengths(slab.cell)
-    return dict(formula=reduced_formula(atoms), a=a, b=b, gamma=gamma, elements=[chemical_symbols[n] for n in slab.numbers],
-                frac=slab.frac, z=slab.z)
+    elements = [chemical_symbols[n] for n in slab.numbers]
+    return dict(formula=reduced_formula(atoms), a=a, b=b, gamma=gamma, elements=elements, frac=slab.frac, z=slab.z)
 
 def _grains(sites, strain):
     "What is known of each grain."
@@ -212,7 +212,7 @@ def _grains(sites, strain):
         rows.append(dict(columns=(sites.grain == grain).sum(), angle_degrees=angle, **known))
     return rows
 
-# %% ../nbs/97_site_files.ipynb #b942d1ef
+# %% ../nbs/97_site_files.ipynb #bc71e8f6
 def _meetings(sites, strain):
     "How grains lie to each other, and where they meet."
     rows, large = [], [g for g, lattice in enumerate(strain.lattices) if lattice is not None]
@@ -224,21 +224,22 @@ def _meetings(sites, strain):
             rows.append(dict(plain(relation), words=str(relation), lines_angstrom=lines))
     return rows
 
-# %% ../nbs/97_site_files.ipynb #058708e6
+# %% ../nbs/97_site_files.ipynb #2a11f079
 def _columns_of_sites(sites, strain):
     "Every site, as lists of equal length."
     x, y = _pixels(sites).T
     table = dict(x_px=x, y_px=y, x_error=sites.xy_error[:, 0], y_error=sites.xy_error[:, 1], expected=sites.expected,
                  call=sites.call, detail=sites.detail, probability=sites.probability, intensity=sites.intensity,
                  intensity_error=sites.intensity_error, ratio=sites.ratio, ratio_error=sites.ratio_error, z=sites.z,
-                 grain=sites.grain, cell=sites.cell_index, atoms=[[chemical_symbols[n] for n in o] for o in sites.occupants])
+                 grain=sites.grain, cell=sites.cell_index,
+                 atoms=[[chemical_symbols[n] for n in occupants] for occupants in sites.occupants])
     if strain is None: return table
     table |= dict(displacement=strain.displacement, displacement_error=strain.displacement_error)
     for name, value, error in zip(QUANTITIES, strain.values.T, strain.errors.T):
         table |= {name: value, f"{name}_error": error}
     return table
 
-# %% ../nbs/97_site_files.ipynb #7656ec20
+# %% ../nbs/97_site_files.ipynb #e6f3ed9a
 _VERSIONS_OF = "microscopygpt", "numpy", "scipy", "ase"
 
 def _strain_or_none(sites):
@@ -259,7 +260,7 @@ def sites_facts(sites, settings:"dict|None"=None # with which sites were found, 
                  versions=package_versions(*_VERSIONS_OF), python=platform.python_version())
     return plain(facts)
 
-# %% ../nbs/97_site_files.ipynb #4f95067e
+# %% ../nbs/97_site_files.ipynb #7403fb8d
 DPI = 150 # of the pictures
 
 def _contents(sites):
@@ -270,7 +271,7 @@ def _contents(sites):
     if strain: files["strain.png"] = png_bytes(plot_strain(sites, strain), DPI)
     return {name: c.encode("utf-8") if isinstance(c, str) else c for name, c in files.items()}
 
-# %% ../nbs/97_site_files.ipynb #c23d2135
+# %% ../nbs/97_site_files.ipynb #9f646357
 RECORD = "sites.json"
 
 def write_sites(sites, out:"str|Path", # folder

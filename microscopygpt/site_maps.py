@@ -8,7 +8,7 @@ __all__ = ['MARKS', 'WIDTH', 'COLUMN', 'WIDEST', 'OUTLINE', 'LARGEST_MARK', 'SMA
            'plot_calls', 'around_columns', 'symmetric_limit', 'plot_strain', 'plot_displacements', 'plot_ratios',
            'plot_composition', 'plot_grains']
 
-# %% ../nbs/96_site_maps.ipynb #64b2faee
+# %% ../nbs/96_site_maps.ipynb #46c380f9
 from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,7 +20,7 @@ from .plotting import DIFFERENCE, INK, SEQUENCE, styled
 from .site_counts import local_share
 from .strain import QUANTITIES, StrainMap, boundary_lines, grain_angles, grain_shares, strain_map
 
-# %% ../nbs/96_site_maps.ipynb #c4ff77d1
+# %% ../nbs/96_site_maps.ipynb #ede164a7
 class Mark(NamedTuple):
     "How a call is drawn."
     color: str
@@ -29,7 +29,7 @@ class Mark(NamedTuple):
 MARKS = dict(vacancy=Mark("#ff5a1f", "o"), partial=Mark("#ffb000", "v"), substitution=Mark("#56b4e9", "D"),
              antisite=Mark("#f08cc8", "^"), adatom=Mark("#2fd0a0", "P"))
 
-# %% ../nbs/96_site_maps.ipynb #43a75d6b
+# %% ../nbs/96_site_maps.ipynb #fcc7562b
 WIDTH = 7. # inches, of a map of a small frame
 COLUMN = 7. # points, between columns, below which a map grows
 WIDEST = 14. # inches
@@ -44,7 +44,7 @@ def map_width(sites)->float: # inches
     spacing = column_spacing(sites)/sites.micrograph.fov[0]
     return float(np.clip(COLUMN/72/spacing, WIDTH, WIDEST))
 
-# %% ../nbs/96_site_maps.ipynb #c83d1c5a
+# %% ../nbs/96_site_maps.ipynb #e39a1cca
 OUTLINE = [withStroke(linewidth=2.6, foreground="black")] # around marks, which must show on bright columns, too
 LARGEST_MARK, SMALLEST_MARK = 13., 4. # points
 
@@ -59,9 +59,9 @@ def draw_calls(ax, # matplotlib's, with the micrograph
         mine = sites.call == call
         if not mine.any(): continue
         ax.plot(*sites.xy[mine].T, mark.marker, ms=size, mfc="none", mec=mark.color, mew=1.5, path_effects=OUTLINE,
-                ls="none", label=f"{call} ({mine.sum()})")
+                ls="none", zorder=1.9, label=f"{call} ({mine.sum()})")
 
-# %% ../nbs/96_site_maps.ipynb #f3f447ce
+# %% ../nbs/96_site_maps.ipynb #b51b729b
 def _draw_boundaries(ax, sites):
     "The lines along which grains meet."
     for first in range(len(sites.grains)):
@@ -75,7 +75,7 @@ def _map_axes(sites, columns=1, width=WIDTH, room=.6):
     size = columns*width, width*h/w + room
     return plt.subplots(1, columns, figsize=size, layout="constrained", squeeze=False)
 
-# %% ../nbs/96_site_maps.ipynb #802608d3
+# %% ../nbs/96_site_maps.ipynb #e280e8fc
 @styled()
 def plot_calls(sites): # the figure
     "The micrograph with all that is not as expected."
@@ -86,11 +86,11 @@ def plot_calls(sites): # the figure
     draw_calls(ax, sites, width)
     as_expected = (sites.call == "expected").sum()
     ax.set_title(f"{as_expected} columns as expected, {len(sites) - as_expected} not")
-    if as_expected < len(sites): ax.legend(loc="upper center", bbox_to_anchor=(.5, 0), ncols=5, handletextpad=.3, columnspacing=1.6)
+    if as_expected < len(sites): ax.legend(loc="upper center", bbox_to_anchor=(.5, 0), ncols=5, handletextpad=.3)
     plt.close(fig)
     return fig
 
-# %% ../nbs/96_site_maps.ipynb #3344f3c3
+# %% ../nbs/96_site_maps.ipynb #5684c9bd
 RASTER = 400 # points along the longer side of a map
 
 def around_columns(sites, values:np.ndarray, # (n,), nan where unknown
@@ -106,7 +106,7 @@ def around_columns(sites, values:np.ndarray, # (n,), nan where unknown
     _, nearest = cKDTree(sites.xy[known]).query(np.stack(np.meshgrid(x, y), -1), distance_upper_bound=reach)
     return np.append(values[known], np.nan)[nearest]
 
-# %% ../nbs/96_site_maps.ipynb #29f9c843
+# %% ../nbs/96_site_maps.ipynb #d903c724
 def _draw_map(ax, sites, values, cmap, limits, title, unit):
     "A map over the micrograph, with its colour bar."
     sites.micrograph.plot(ax)
@@ -119,7 +119,7 @@ def _draw_map(ax, sites, values, cmap, limits, title, unit):
     bar.set_label(unit)
     ax.set_title(title)
 
-# %% ../nbs/96_site_maps.ipynb #640ed3c7
+# %% ../nbs/96_site_maps.ipynb #5d2d50de
 NAMES = {"exx": "strain exx, along x", "eyy": "strain eyy, along y", "exy": "shear exy",
          "rotation": "rotation, from x towards y"}
 WITHIN = 98 # percentile of the values that the colours reach to
@@ -130,7 +130,7 @@ def symmetric_limit(values, errors)->float:
     if not np.isfinite(values).any(): return 1.
     return float(max(np.nanpercentile(np.abs(values), WITHIN), NOISE_LIMIT*np.nanmedian(errors), 1e-6))
 
-# %% ../nbs/96_site_maps.ipynb #f1f20ebd
+# %% ../nbs/96_site_maps.ipynb #3e23d10a
 @styled()
 def plot_strain(sites, strain:"StrainMap|None"=None # None: with the usual window
                ): # the figure
@@ -138,16 +138,16 @@ def plot_strain(sites, strain:"StrainMap|None"=None # None: with the usual windo
     strain = strain or strain_map(sites)
     w, h = sites.micrograph.fov
     side = .62*map_width(sites)
-    fig, axes = plt.subplots(2, 2, figsize=(2*side + 1.2, 2*(side*h/w + .35)), layout="constrained")
+    fig, axes = plt.subplots(2, 2, figsize=(2*(side + .7), 2*(side*h/w + .3)), layout="constrained")
     for k, (ax, name) in enumerate(zip(axes.flat, QUANTITIES)):
-        factor, unit = (1, "°") if name == "rotation" else (100, "%")
+        factor, unit = (1, "°") if name == "rotation" else (100, " %")
         values, error = factor*strain.values[:, k], factor*np.nanmedian(strain.errors[:, k])
         limit = symmetric_limit(values, error)
-        _draw_map(ax, sites, values, DIFFERENCE, (-limit, limit), f"{NAMES[name]} (± {error:.2f} {unit})", unit)
+        _draw_map(ax, sites, values, DIFFERENCE, (-limit, limit), f"{NAMES[name]} (± {error:.2f}{unit})", unit)
     plt.close(fig)
     return fig
 
-# %% ../nbs/96_site_maps.ipynb #d412b655
+# %% ../nbs/96_site_maps.ipynb #4af73f0b
 ARROW = .9 # of the distance between columns, how long the 95th percentile of the arrows is drawn
 
 @styled()
@@ -167,7 +167,7 @@ def plot_displacements(sites, strain:"StrainMap|None"=None): # the figure
     plt.close(fig)
     return fig
 
-# %% ../nbs/96_site_maps.ipynb #5e182756
+# %% ../nbs/96_site_maps.ipynb #8678382a
 LEAST_RATIO = .25 # how far from 1 the colours reach at least
 
 @styled()
@@ -184,7 +184,7 @@ def plot_ratios(sites): # the figure
     plt.close(fig)
     return fig
 
-# %% ../nbs/96_site_maps.ipynb #59c17624
+# %% ../nbs/96_site_maps.ipynb #899758ca
 @styled()
 def plot_composition(sites, sublattice:str, element:str): # the figure
     "The share of the places around each column of a sublattice that an element takes."
@@ -199,7 +199,7 @@ def plot_composition(sites, sublattice:str, element:str): # the figure
     plt.close(fig)
     return fig
 
-# %% ../nbs/96_site_maps.ipynb #1c808f24
+# %% ../nbs/96_site_maps.ipynb #8931576e
 TINTS = "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#d55e00", "#f0e442" # Okabe and Ito's
 OWNED = .5 # share above which a place is tinted
 
@@ -215,7 +215,7 @@ def _middle_of(share, x, y):
     best = np.hypot(x[j] - x[j].mean(), y[i] - y[i].mean()).argmin()
     return x[j[best]], y[i[best]]
 
-# %% ../nbs/96_site_maps.ipynb #0bc2757f
+# %% ../nbs/96_site_maps.ipynb #16cd700f
 @styled()
 def plot_grains(sites): # the figure
     "The grains with their angles, and the lines along which they meet."

@@ -9,7 +9,7 @@ __all__ = ['LEFT_OUT', 'HUBER', 'ROUNDS', 'FEWEST', 'REACH', 'CHUNK', 'LEAST_WEI
            'in_words', 'strain_map', 'GrainRelation', 'grain_relation', 'grain_angles', 'grain_shares',
            'boundary_lines']
 
-# %% ../nbs/94_strain.ipynb #047430cb
+# %% ../nbs/94_strain.ipynb #00ecf9cc
 from dataclasses import dataclass
 import numpy as np
 from contourpy import contour_generator
@@ -17,10 +17,10 @@ from fastcore.basics import patch
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 from .core import MicroscopyGPTError, checked_number
-from .crystal import equivalent_bases, reduce_cell, to_slab
+from .crystal import Atoms, equivalent_bases, reduce_cell, to_slab
 from .plane_groups import SAME_PLACE, nearest_vectors
 
-# %% ../nbs/94_strain.ipynb #e5e68df1
+# %% ../nbs/94_strain.ipynb #72ad3e59
 class StrainError(MicroscopyGPTError): "Sites that do not tell what was asked."
 
 LEFT_OUT = "vacancy", "partial", "adatom" # calls: their positions say nothing of the lattice around them
@@ -29,7 +29,7 @@ def usable(sites)->np.ndarray: # (n,) bool
     "The columns whose positions tell of the lattice."
     return (sites.column >= 0) & ~np.isin(sites.call, LEFT_OUT) & np.isfinite(sites.xy).all(1)
 
-# %% ../nbs/94_strain.ipynb #f035169c
+# %% ../nbs/94_strain.ipynb #e20e7c8d
 @dataclass(frozen=True)
 class AverageLattice:
     "The straight lattice through the columns of a grain."
@@ -41,7 +41,7 @@ class AverageLattice:
         "Where columns would be if nothing were displaced."
         return cell_index@self.cell + self.start[column]
 
-# %% ../nbs/94_strain.ipynb #a4e9303e
+# %% ../nbs/94_strain.ipynb #4d3d19f2
 HUBER = 2. # robust standard deviations, beyond which a column counts less
 ROUNDS = 5 # of reweighting, after which weights stay as they are
 
@@ -61,7 +61,7 @@ def _robust_lines(design, xy):
     variance = (weight[:, None]*away**2).sum(0)/max(weight.sum() - design.shape[1], 1)
     return coefficients, np.sqrt(np.diag(inverse)[:, None]*variance)
 
-# %% ../nbs/94_strain.ipynb #2ed455ea
+# %% ../nbs/94_strain.ipynb #7c4ed7f7
 FEWEST = 6 # columns, from which a lattice or a local strain is taken
 
 def average_lattice(sites, # of a frame, as `microscopygpt.sites.sites` finds them
@@ -80,7 +80,7 @@ def average_lattice(sites, # of a frame, as `microscopygpt.sites.sites` finds th
     start[absent] = frac[absent]@lines[:2] + (start - frac@lines[:2])[~absent].mean(0)
     return AverageLattice(lines[:2], errors[:2], start)
 
-# %% ../nbs/94_strain.ipynb #0328f839
+# %% ../nbs/94_strain.ipynb #0a93bdf3
 def displacements(sites, lattices:list # of `AverageLattice`, one for each grain
                  )->np.ndarray: # (n, 2) Å; nan for adatoms and empty columns
     "How far each column is from where its grain's straight lattice puts it."
@@ -91,7 +91,7 @@ def displacements(sites, lattices:list # of `AverageLattice`, one for each grain
         away[mine] = sites.xy[mine] - lattice.places(sites.column[mine], sites.cell_index[mine])
     return away
 
-# %% ../nbs/94_strain.ipynb #a53b7ece
+# %% ../nbs/94_strain.ipynb #497f0a7b
 REACH = 2.5 # times the width of the window, beyond which columns are not asked
 
 def _moments(targets, places, away, variance, window):
@@ -104,9 +104,10 @@ def _moments(targets, places, away, variance, window):
         flat = values.reshape(len(i), -1)
         return np.stack([np.bincount(i, v, len(targets)) for v in flat.T], -1).reshape(-1, *values.shape[1:])
     spread = [summed((weight**2*variance[j, k])[:, None, None]*XX) for k in (0, 1)]
-    return summed(weight[:, None, None]*XX), np.stack(spread, 1), summed((weight[:, None]*X)[:, :, None]*away[j][:, None])
+    moments = summed((weight[:, None]*X)[:, :, None]*away[j][:, None])
+    return summed(weight[:, None, None]*XX), np.stack(spread, 1), moments
 
-# %% ../nbs/94_strain.ipynb #0d42fe04
+# %% ../nbs/94_strain.ipynb #88f914f6
 CHUNK = 2000 # targets at once, which bounds memory
 LEAST_WEIGHT = 3.5 # sum of the weights of the columns asked, each at most 1; three would fit any gradient
 
@@ -129,7 +130,7 @@ def local_lines(targets:np.ndarray, # (t, 2) Å
         parts.append((lines, spread, inverse[:, 0, 0]))
     return tuple(np.concatenate(p) for p in zip(*parts))
 
-# %% ../nbs/94_strain.ipynb #f8875e92
+# %% ../nbs/94_strain.ipynb #541e8f5b
 OUTLIER = 4. # standard errors
 FEW = 12 # columns, from which their scatter is measured
 
@@ -141,7 +142,7 @@ def _scatter(residual, error, column):
         if mine.sum() >= FEW: factor[mine] = np.nanmedian(np.abs(residual[mine])/error[mine])/.6745
     return np.maximum(factor, .5)
 
-# %% ../nbs/94_strain.ipynb #8dd9e46a
+# %% ../nbs/94_strain.ipynb #f4ad8675
 def _local_fit(places, away, error, column, targets, window):
     "What `local_lines` gives around the targets, outliers left out, and the factor (m,) of the errors."
     used = np.ones(len(places), bool)
@@ -154,7 +155,7 @@ def _local_fit(places, away, error, column, targets, window):
     scaled = factor[:, None]*error
     return local_lines(targets, places[used], away[used], scaled[used]**2, window), factor
 
-# %% ../nbs/94_strain.ipynb #eea81c92
+# %% ../nbs/94_strain.ipynb #a23457c4
 def strain_and_rotation(F:np.ndarray # (..., 2, 2): row vectors r become r @ F
                        )->np.ndarray: # (..., 4): exx, eyy, exy, and the rotation in degrees from x towards y
     "Polar decomposition F = (1 + strain) R."
@@ -165,7 +166,7 @@ def strain_and_rotation(F:np.ndarray # (..., 2, 2): row vectors r become r @ F
     exy = -F[..., 0, 0]*s + F[..., 0, 1]*c
     return np.stack([exx, eyy, exy, np.degrees(angle)], -1)
 
-# %% ../nbs/94_strain.ipynb #e2163f45
+# %% ../nbs/94_strain.ipynb #9ab44841
 def stretch_from(reference:np.ndarray, # (2, 2) Å
                  cell:np.ndarray # (2, 2) Å, of a grain, as it lies in the frame
                 )->np.ndarray: # (2, 2), symmetric
@@ -180,7 +181,7 @@ def stretch_from(reference:np.ndarray, # (2, 2) Å
     R = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     return R.T@F[best]
 
-# %% ../nbs/94_strain.ipynb #76a5efa2
+# %% ../nbs/94_strain.ipynb #0949beaa
 QUANTITIES = "exx", "eyy", "exy", "rotation"
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ class StrainMap:
     lattices: list # of `AverageLattice`, one for each grain; None for one with too few columns
     window: float # Å, standard deviation of the Gaussian
 
-# %% ../nbs/94_strain.ipynb #0e20a205
+# %% ../nbs/94_strain.ipynb #9cdb4558
 def in_words(name:str, # of `QUANTITIES`
              *values # strain (1 is 100 %) or rotation (degrees)
             )->list: # of str
@@ -208,7 +209,7 @@ def __repr__(self:StrainMap):
         lines.append(f"  {name:8} {middle}, nine in ten from {low} to {high}, standard error {wrong[1:]}")
     return "\n".join(lines)
 
-# %% ../nbs/94_strain.ipynb #eb25d836
+# %% ../nbs/94_strain.ipynb #c47a0469
 WINDOW = 4. # Å: about thirty columns of MoS2 weigh in, which makes errors of .1 % from good images
 
 def _errors_of(variances):
@@ -222,18 +223,19 @@ def _lattice_or_none(sites, grain):
     try: return average_lattice(sites, grain)
     except StrainError: return None
 
-# %% ../nbs/94_strain.ipynb #0e1f6db9
+# %% ../nbs/94_strain.ipynb #c2ba61d3
 def _fit_grain(sites, mine, lattice, away, window):
     "Gradients (m, 2, 2) at columns of a grain, errors (m, 4) of strain, factors (m,) of the errors of positions."
     known = usable(sites)[mine]
     column, use = sites.column[mine], mine[known]
     places = lattice.places(column, sites.cell_index[mine])
-    (lines, variances, _), found = _local_fit(places[known], away[use], sites.xy_error[use], column[known], places, window)
+    (lines, variances, _), found = _local_fit(places[known], away[use], sites.xy_error[use], column[known], places,
+                                              window)
     factor = np.ones(len(mine))
     for k in np.unique(column[known]): factor[column == k] = found[column[known] == k][0]
     return lines[:, 1:], _errors_of(variances), factor
 
-# %% ../nbs/94_strain.ipynb #0a846873
+# %% ../nbs/94_strain.ipynb #d252dbde
 def strain_map(sites, # of a frame, as `microscopygpt.sites.sites` finds them
                window:float=WINDOW, # Å, standard deviation of the Gaussian in which strain is averaged
                reference:"np.ndarray|Atoms|None"=None # a cell (2, 2) Å or a crystal; None: each grain's average cell
@@ -255,7 +257,7 @@ def strain_map(sites, # of a frame, as `microscopygpt.sites.sites` finds them
     error[np.isnan(away)] = np.nan
     return StrainMap(away, error, values, errors, lattices, window)
 
-# %% ../nbs/94_strain.ipynb #27a23af7
+# %% ../nbs/94_strain.ipynb #d9e11779
 def _is_alike(frac, other, labels, cell):
     "Whether two sets of columns (k, 2) on one cell are the same but for a shift."
     labels = np.array(labels)
@@ -267,7 +269,7 @@ def _is_alike(frac, other, labels, cell):
         if near.any(0).all() and near.any(1).all(): return True
     return False
 
-# %% ../nbs/94_strain.ipynb #2a04965d
+# %% ../nbs/94_strain.ipynb #c9fd3d83
 def _rotations(cell, other, frac, other_frac, labels):
     "Rotations (deg) that take one lattice to another, and whether each takes the crystal along."
     angles, is_whole = [], []
@@ -280,7 +282,7 @@ def _rotations(cell, other, frac, other_frac, labels):
         is_whole.append(_is_alike(frac@np.linalg.inv(M), moved, labels, mine))
     return np.array(angles), np.array(is_whole, bool)
 
-# %% ../nbs/94_strain.ipynb #4eba42ce
+# %% ../nbs/94_strain.ipynb #66b92196
 TWIN = 1. # degrees between lattices that are said to be one
 
 @dataclass(frozen=True)
@@ -298,7 +300,7 @@ class GrainRelation:
     def is_twin(self)->bool: # whether the lattice goes on while the crystal does not
         return abs(self.lattice_angle) < TWIN and not abs(self.angle) < TWIN
 
-# %% ../nbs/94_strain.ipynb #c810985c
+# %% ../nbs/94_strain.ipynb #350a021c
 @patch
 def __str__(self:GrainRelation):
     lattices = f"lattices {self.lattice_angle:+.2f} ± {self.error:.2f}° apart, modulo {self.lattice_period:g}°"
@@ -307,7 +309,7 @@ def __str__(self:GrainRelation):
     what = "a twin: the lattice goes on, the crystal is turned" if self.is_twin else "two orientations"
     return f"grains {self.first} and {self.second}: {lattices}; {crystals}: {what}"
 
-# %% ../nbs/94_strain.ipynb #c48b1952
+# %% ../nbs/94_strain.ipynb #15aff245
 def _turning_error(lattice):
     "Standard error (deg) of a lattice's direction."
     lengths = np.linalg.norm(lattice.cell, axis=1)
@@ -323,9 +325,10 @@ def grain_relation(sites, first:int, second:int # numbers of grains
     equal, mine = _rotations(a.cell, a.cell, frac, frac, labels)
     def least(values): return float(min(values, key=lambda v: (round(abs(v), 1), v < 0), default=np.nan))
     error = float(np.hypot(_turning_error(a), _turning_error(b)))
-    return GrainRelation(first, second, least(angles), 360/max(1, len(equal)), least(angles[is_whole]), 360/mine.sum(), error)
+    periods = 360/max(1, len(equal)), 360/mine.sum()
+    return GrainRelation(first, second, least(angles), periods[0], least(angles[is_whole]), periods[1], error)
 
-# %% ../nbs/94_strain.ipynb #fcf91007
+# %% ../nbs/94_strain.ipynb #536ea35b
 def grain_angles(sites)->list: # of degrees, nan for grains that no rotation relates to the first
     "Direction of each grain's crystal from x towards y, modulo the rotations that leave the crystal as it is."
     angles = []
@@ -338,7 +341,7 @@ def grain_angles(sites)->list: # of degrees, nan for grains that no rotation rel
         angles.append(float((np.degrees(np.arctan2(y, x)) + relation.angle) % relation.period))
     return angles
 
-# %% ../nbs/94_strain.ipynb #5e9bfa0e
+# %% ../nbs/94_strain.ipynb #4fa44c80
 GRID = .4 # Å between points of the grid
 SMOOTH = .5 # of the shorter lattice vector
 NEAR = 1.2 # of the longer lattice vector: farther from any column is no grain
@@ -356,7 +359,7 @@ def grain_shares(sites)->tuple: # x (w,) Å, y (h,) Å, shares (grains, h, w)
     width = SMOOTH*lengths.min()/GRID
     return x, y, np.stack([gaussian_filter((owner == g)*1., width, mode="nearest") for g in range(len(sites.grains))])
 
-# %% ../nbs/94_strain.ipynb #f842a3c1
+# %% ../nbs/94_strain.ipynb #7987277b
 BELONGS = .7 # least share that two grains have together where they meet
 SHORTEST = 4. # Å of a line
 
