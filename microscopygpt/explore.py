@@ -216,7 +216,8 @@ def _action_row(self:Explorer):
     self.work = WorkRow("Predict", lambda: self._guarded(self._pressed), icon="search",
                         tooltip="Propose structures and prove them against the image",
                         cancelled="Cancelled; what was there before is still there.")
-    self.ask_button, self.cancel_button, self.message = self.work.start_button, self.work.cancel_button, self.work.message
+    self.ask_button, self.cancel_button = self.work.start_button, self.work.cancel_button
+    self.message = self.work.message
     return self.work.page
 
 @patch
@@ -331,8 +332,8 @@ def _lattice_line(micrograph, found):
     "The measured lattice and the warnings about it."
     l = found.lattice
     notes = dict.fromkeys([*micrograph.warnings, *found.view.warnings, *l.warnings])
-    return (f"<b>Measured lattice:</b> a = {l.a:.3f} Å, b = {l.b:.3f} Å, γ = {l.gamma:.2f}° (explains {l.quality:.0%} "
-            f"of the image){''.join(f'<br>{warning_html(n)}' for n in notes)}")
+    return (f"<b>Measured lattice:</b> a = {l.a:.3f} Å, b = {l.b:.3f} Å, γ = {l.gamma:.2f}° (explains "
+            f"{l.quality:.0%} of the image){''.join(f'<br>{warning_html(n)}' for n in notes)}")
 
 @patch
 def _changed(self:Explorer):

@@ -6,13 +6,13 @@
 __all__ = ['MOST_ATOMS', 'MEANINGS', 'CallError', 'numbers_of', 'name_of', 'atoms_after', 'is_true', 'change_in_words',
            'share_in_words']
 
-# %% ../nbs/89_site_calls.ipynb #3cbf121f
+# %% ../nbs/89_site_calls.ipynb #d1d0c4b6
 import math, re
 from collections import Counter
 from ase.data import atomic_numbers, chemical_symbols
 from .core import MicroscopyGPTError
 
-# %% ../nbs/89_site_calls.ipynb #cbbe9c7b
+# %% ../nbs/89_site_calls.ipynb #1e9182b6
 class CallError(MicroscopyGPTError): "A call that cannot be made of this column."
 
 MOST_ATOMS = 99 # of one element in a column
@@ -33,7 +33,7 @@ def name_of(numbers # atomic numbers
     counts = Counter(chemical_symbols[z] for z in sorted(numbers, reverse=True))
     return "".join(f"{element}{n if n > 1 else ''}" for element, n in counts.items()) or "nothing"
 
-# %% ../nbs/89_site_calls.ipynb #e776648e
+# %% ../nbs/89_site_calls.ipynb #e96996a7
 def _completed(column, given):
     "A column in which the given atoms have replaced others."
     missing = len(column) - len(given)
@@ -41,6 +41,10 @@ def _completed(column, given):
     if len(set(column)) > 1:
         raise CallError(f"{name_of(column)} has {len(column)} atoms: name all that stand there now, as in 'S, Se'.")
     return tuple(sorted(given + column[:missing], reverse=True))
+
+def _with(column, given):
+    "A column and further atoms, which may be named together with those of the column."
+    return given if Counter(given) > Counter(column) else tuple(sorted(column + given, reverse=True))
 
 def atoms_after(column, # atomic numbers that were expected, () between the columns
                 call:str,
@@ -53,10 +57,10 @@ def atoms_after(column, # atomic numbers that were expected, () between the colu
     if not given and call == "partial" and len(set(column)) == 1: return column[1:]
     if not given: raise CallError(f"Name the atoms that stand there, for a call of {call}: as in 'S, Se'.")
     if call == "partial": return given
-    if call == "adatom": return given if Counter(given) > Counter(column) else tuple(sorted(column + given, reverse=True))
+    if call == "adatom": return _with(column, given)
     return _completed(column, given)
 
-# %% ../nbs/89_site_calls.ipynb #2273af82
+# %% ../nbs/89_site_calls.ipynb #663308a6
 MEANINGS = dict(expected="needs a column of the crystal, and here is none: an adatom is that, or not a site",
                 vacancy="needs a column of the crystal, and here is none: an adatom is that, or not a site",
                 partial="means that some atoms of the column are missing, and not all: name those that are left",
@@ -84,7 +88,7 @@ def change_in_words(column, atoms)->str:
     if not lost: return f"{name_of(gained.elements())}" + f" more than {name_of(column)}"*bool(column)
     return f"{name_of(gained.elements())} for {name_of(lost.elements())}" + f" (of {len(column)})"*(len(column) > 1)
 
-# %% ../nbs/89_site_calls.ipynb #7bafd795
+# %% ../nbs/89_site_calls.ipynb #ba0d22a5
 def share_in_words(p:float # probability, nan where none was computed
                   )->str:
     "A probability with as many digits as tell it from 0 and 1."

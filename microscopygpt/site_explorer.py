@@ -5,29 +5,27 @@
 # %% auto #0
 __all__ = ['NOT_A_SITE', 'BY_HAND', 'MOST_PIXELS', 'EXPECTED', 'PATCH', 'SHARP', 'RING', 'LARGEST_LEFT', 'MOST_POSSIBLE',
            'NEIGHBOURS', 'FAINT', 'ADATOM_CALLS', 'SETTLED', 'SUFFIXES', 'row_of', 'counts_in_words', 'flagged',
-           'SiteMap', 'FitPatch', 'patch_around', 'patch_svg', 'patches_html', 'possibilities', 'possibilities_html',
+           'SiteMap', 'FitPatch', 'patch_around', 'patch_svg', 'patches_html', 'ranked_options', 'possibilities_html',
            'neighbours', 'neighbours_html', 'facts_html', 'SiteExplorer', 'SitesSection']
 
-# %% ../nbs/99_site_explorer.ipynb #c0eb3c6a
+# %% ../nbs/99_site_explorer.ipynb #00ddbcfb
 import html
 from collections import Counter
 from dataclasses import dataclass, fields, replace
-from io import BytesIO
 from pathlib import Path
 import anywidget, ipywidgets as w, matplotlib, numpy as np, traitlets as t
 from ase.data import atomic_numbers
 from fastcore.basics import patch
-from PIL import Image
+from .core import writable_folder
 from .plotting import DIFFERENCE
-from .widgets import (APP, WIDE, Guarded, WorkRow, base64_text, described, image_png, link_html, table_html,
-                                   warning_html)
+from .widgets import (APP, WIDE, Guarded, WorkRow, described, image_png, link_html, png_address,
+                                   table_html, warning_html)
 from .site_calls import MEANINGS, CallError, atoms_after, change_in_words, is_true, name_of, share_in_words
-from .occupancy import occupants
 from .sites import CALLS, Sites, sites
 from .site_maps import MARKS, Mark
 from .site_files import write_sites
 
-# %% ../nbs/99_site_explorer.ipynb #824d0c93
+# %% ../nbs/99_site_explorer.ipynb #3708aa93
 NOT_A_SITE = "not a site" # contamination, or a place outside the crystal
 BY_HAND = "by hand" # in the detail of a call
 
@@ -56,7 +54,7 @@ def pixel_of(self:Sites, i:int # column
     "Where a column lies in the image, from the centre of the first pixel."
     return tuple((self.xy[i]/self.micrograph.pixel_size).tolist())
 
-# %% ../nbs/99_site_explorer.ipynb #50e5bebb
+# %% ../nbs/99_site_explorer.ipynb #6d4e5040
 def _checked_call(found, i, call, element):
     "Atomic numbers after a call; raises `CallError`."
     if not 0 <= i < len(found): raise CallError(f"There is no column {i}: they count from 0 to {len(found) - 1}.")
@@ -88,7 +86,7 @@ def changed(self:Sites, i:int, # column
     return replace(noted, call=_put(self.call, i, call), detail=_put(self.detail, i, detail), occupants=occupied,
                    probability=_put(self.probability, i, np.nan))
 
-# %% ../nbs/99_site_explorer.ipynb #c7f58e9d
+# %% ../nbs/99_site_explorer.ipynb #73f501d6
 def _number_or_none(x): return float(x) if np.isfinite(x) else None
 
 def row_of(found:Sites, i:int # column
@@ -100,7 +98,7 @@ def row_of(found:Sites, i:int # column
                 probability=_number_or_none(found.probability[i]), shown=share_in_words(found.probability[i]),
                 z=_number_or_none(found.z[i]), by_hand=BY_HAND in str(found.detail[i]))
 
-# %% ../nbs/99_site_explorer.ipynb #39f9658f
+# %% ../nbs/99_site_explorer.ipynb #5403cffa
 def counts_in_words(found:Sites)->str:
     "How many columns there are of each call."
     counts = Counter(found.call)
@@ -109,9 +107,9 @@ def counts_in_words(found:Sites)->str:
 
 def flagged(found:Sites)->np.ndarray: # (m,)
     "Indices of the columns that are not as expected, or were called by hand."
-    return np.flatnonzero((found.call != "expected") | [BY_HAND in str(d) for d in found.detail])
+    return np.flatnonzero(found.is_defect | [BY_HAND in str(d) for d in found.detail])
 
-# %% ../nbs/99_site_explorer.ipynb #de0e81e7
+# %% ../nbs/99_site_explorer.ipynb #58e04fc3
 MOST_PIXELS = 1600 # along the longer side of the image that a browser gets
 EXPECTED = Mark("#ffffff", ".")
 
@@ -132,7 +130,7 @@ class SiteMap(anywidget.AnyWidget):
     hidden = t.List(["expected"]).tag(sync=True) # calls without a mark
     chosen = t.Int(-1).tag(sync=True) # index of a column
 
-# %% ../nbs/99_site_explorer.ipynb #2cbaaee2
+# %% ../nbs/99_site_explorer.ipynb #19ea6863
 @patch
 def show(self:SiteMap, found:Sites)->None:
     "Show the columns of a frame; the image is sent when it is another one."
@@ -148,7 +146,7 @@ def show(self:SiteMap, found:Sites)->None:
         self.rows = [row_of(found, i) for i in flagged(found)]
         self.label = f"{described(found.micrograph)}. {counts_in_words(found)}. The list beside it has all calls."
 
-# %% ../nbs/99_site_explorer.ipynb #2cf16037
+# %% ../nbs/99_site_explorer.ipynb #4c9b3e25
 PATCH = 4. # Å, half the width of a patch
 
 @dataclass
@@ -163,9 +161,7 @@ def patch_around(found:Sites, i:int, # column
                  reach:float=PATCH # Å
                 )->FitPatch:
     "Image and model around a column, cut off at the frame's edge."
-    p, model = found.micrograph.pixel_size, found.fit.model
-    n = found.micrograph.shape[0]//model.shape[0] # pixels of the micrograph along one of the fit
-    step, first = n*p, (n - 1)/2*p
+    model, step, first = found.fit.model, found.fit.pixel_size, found.fit.offset
     low = np.round((found.xy[i] - reach - first)/step).astype(int)
     high = np.round((found.xy[i] + reach - first)/step).astype(int) + 1
     (left, top), (right, bottom) = np.maximum(low, 0), np.minimum(high, model.shape[::-1])
@@ -173,13 +169,8 @@ def patch_around(found:Sites, i:int, # column
     corner = first + (left - .5)*step, first + (top - .5)*step
     return FitPatch((model + found.fit.residual)[part], model[part], corner, step)
 
-# %% ../nbs/99_site_explorer.ipynb #22358eb7
+# %% ../nbs/99_site_explorer.ipynb #c7aa3996
 SHARP, RING = "#ffb000", .75 # colour of what is drawn over a patch; radius in Å of the ring
-
-def _png_address(pixels): # (h, w) or (h, w, 3) uint8
-    out = BytesIO()
-    Image.fromarray(pixels).save(out, "png")
-    return f"data:image/png;base64,{base64_text(out.getvalue())}"
 
 def patch_svg(pixels, around:FitPatch, # (h, w) or (h, w, 3) uint8
               measured, expected, # x, y in Å
@@ -188,14 +179,15 @@ def patch_svg(pixels, around:FitPatch, # (h, w) or (h, w, 3) uint8
     "A patch, with a ring where the column was measured and a cross where it was expected."
     h, w_ = (n*around.step for n in pixels.shape[:2])
     (x, y), (a, b) = np.subtract(measured, around.corner), np.subtract(expected, around.corner)
-    drawn = f'<circle cx="{x:.2f}" cy="{y:.2f}" r="{RING}"/><path d="M{a - .15:.2f} {b:.2f}h.3M{a:.2f} {b - .15:.2f}v.3"/>'
+    cross = f"M{a - .15:.2f} {b:.2f}h.3M{a:.2f} {b - .15:.2f}v.3"
+    drawn = f'<circle cx="{x:.2f}" cy="{y:.2f}" r="{RING}"/><path d="{cross}"/>'
     lines = "".join(f'<g fill="none" stroke="{colour}" stroke-width="{width}">{drawn}</g>'
                     for colour, width in (("#000", .15), (SHARP, .07)))
     return (f'<svg viewBox="0 0 {w_:.3f} {h:.3f}" role="img" aria-label="{html.escape(says)}"><image width="{w_:.3f}" '
             f'height="{h:.3f}" preserveAspectRatio="none" style="image-rendering: pixelated" '
-            f'href="{_png_address(pixels)}"/>{lines}</svg>')
+            f'href="{png_address(pixels)}"/>{lines}</svg>')
 
-# %% ../nbs/99_site_explorer.ipynb #e7a068d9
+# %% ../nbs/99_site_explorer.ipynb #4495d533
 LARGEST_LEFT = .3 # of the model's range in the frame, where the colours of what is left end
 
 def _greys(values, low, high): return (255*np.clip((values - low)/((high - low) or 1), 0, 1)).astype(np.uint8)
@@ -214,28 +206,32 @@ def patches_html(found:Sites, i:int # column
                 f"<figcaption>{name}</figcaption></figure>" for name, pixels in shown)
     return f"<div class='mgpt-patches'>{''.join(pictures)}</div>"
 
-# %% ../nbs/99_site_explorer.ipynb #978964fb
-def possibilities(found:Sites, i:int # column
-                 )->list: # of `Occupant`
-    "What may stand on a column of the crystal; nothing for an adatom."
-    if not found.expected_atoms(i): return []
-    own, named = sorted({z for c in found.columns for z in c.numbers}), [atomic_numbers[e] for e in found.elements]
-    return occupants(found.expected_atoms(i), own, named, found.power)
+# %% ../nbs/99_site_explorer.ipynb #4fc09058
+def ranked_options(found:Sites, i:int # column
+                  )->list: # of (`Occupant`, probability)
+    "What may stand on a column of the crystal, the most probable first, then what is common; nothing for an adatom."
+    if found.kind[i] < 0: return []
+    both = zip(found.options[found.kind[i]], found.posterior[i].tolist())
+    return sorted(both, key=lambda pair: (-round(pair[1], 3), -pair[0].prior))
 
-# %% ../nbs/99_site_explorer.ipynb #51a5fe81
-MOST_POSSIBLE = 8 # lines of the table, the nearest first
+def _sigmas(ratio, error, option):
+    "How far a measured ratio is from that of an option, in standard errors of both."
+    return (ratio - option.ratio)/np.hypot(error, option.error)
+
+# %% ../nbs/99_site_explorer.ipynb #c6739c8e
+MOST_POSSIBLE = 8 # lines of the table
 
 def possibilities_html(found:Sites, i:int # column
                       )->str:
-    "The possibilities as a table, the nearest to what was measured first."
-    options = sorted(possibilities(found, i), key=lambda o: abs(o.ratio - found.ratio[i]))[:MOST_POSSIBLE]
+    "The possibilities as a table, the most probable first."
+    options = ranked_options(found, i)[:MOST_POSSIBLE]
     if not options: return ""
-    rows = [(f"{o.call}{f': {html.escape(o.detail)}' if o.detail else ''}", name_of(o.elements), f"{o.ratio:.2f}",
-             f"{(found.ratio[i] - o.ratio)/found.ratio_error[i]:+.1f} σ") for o in options]
-    now = [k for k, o in enumerate(options) if tuple(o.elements) == tuple(found.occupants[i])]
-    return table_html(("what may stand there", "atoms", "brightness", "measured is off by"), rows, now)
+    rows = [(html.escape(f"{o.call}: {o.detail}" if o.detail else o.call), name_of(o.elements), share_in_words(p),
+             f"{o.ratio:.2f}", f"{_sigmas(found.ratio[i], found.ratio_error[i], o):+.1f} σ") for o, p in options]
+    now = [k for k, (o, _) in enumerate(options) if tuple(o.elements) == tuple(found.occupants[i])]
+    return table_html(("what may stand there", "atoms", "probability", "brightness", "measured is off by"), rows, now)
 
-# %% ../nbs/99_site_explorer.ipynb #eaebb207
+# %% ../nbs/99_site_explorer.ipynb #08b4dc9f
 NEIGHBOURS = 6
 
 def neighbours(found:Sites, i:int # column
@@ -253,7 +249,7 @@ def neighbours_html(found:Sites, i:int # column
             for j, d in neighbours(found, i)]
     return table_html(("neighbour", "distance (Å)", "brightness", "call"), rows)
 
-# %% ../nbs/99_site_explorer.ipynb #33fbaf16
+# %% ../nbs/99_site_explorer.ipynb #d3fede4f
 FAINT = .35 # of the expected brightness, below which a position means nothing
 
 def _call_in_words(found, i):
@@ -266,8 +262,8 @@ def facts_html(found:Sites, i:int # column
     "What was measured on a column, in words."
     (x, y), expected = found.pixel_of(i), found.expected_atoms(i)
     what = f"{name_of(expected)} column" if expected else "Between the columns"
-    lines = [f"<b>{what}</b> at {x:.1f}, {y:.1f} px ({found.xy[i][0]:.2f}, {found.xy[i][1]:.2f} Å). Called "
-             f"{_call_in_words(found, i)}: {name_of(found.occupants[i])} stands there.",
+    lines = [f"<b>{what}</b> at {x:.1f}, {y:.1f} px. Called {_call_in_words(found, i)}: "
+             f"{name_of(found.occupants[i])} stands there.",
              f"Its brightness is {found.ratio[i]:.3f} ± {found.ratio_error[i]:.3f} of what "
              f"{name_of(expected or found.occupants[i])} would have; z = {found.z[i]:.1f}."]
     if expected and found.ratio[i] > FAINT:
@@ -275,8 +271,8 @@ def facts_html(found:Sites, i:int # column
         lines.append(f"It lies {off:.3f} ± {error:.3f} Å from where the average crystal puts it.")
     return "<br>".join(lines)
 
-# %% ../nbs/99_site_explorer.ipynb #ad0f2f8e
-ADATOM_CALLS = "adatom", NOT_A_SITE # what may be said where the crystal has no column
+# %% ../nbs/99_site_explorer.ipynb #60d99d38
+ADATOM_CALLS = "adatom", NOT_A_SITE # where the crystal has no column
 SETTLED = "expected", "vacancy", NOT_A_SITE # calls that say what stands there
 
 def _change_fields()->dict:
@@ -293,7 +289,7 @@ def _save_fields(folder)->dict:
     part.update({name: w.HTML() for name in ("status", "links")})
     return part
 
-# %% ../nbs/99_site_explorer.ipynb #3e2b77f6
+# %% ../nbs/99_site_explorer.ipynb #177a93b5
 def _row(*children):
     box = w.HBox(list(children), layout=w.Layout(flex_flow="row wrap", align_items="center"))
     box.add_class("mgpt-actions")
@@ -323,7 +319,7 @@ class SiteExplorer(Guarded):
 
     def _repr_mimebundle_(self, **kwargs): return self.page._repr_mimebundle_(**kwargs)
 
-# %% ../nbs/99_site_explorer.ipynb #afe8daa6
+# %% ../nbs/99_site_explorer.ipynb #7cfd0640
 @patch
 def _connect(self:SiteExplorer):
     part = self.part
@@ -333,7 +329,7 @@ def _connect(self:SiteExplorer):
     part["undo"].on_click(lambda _: self.guarded(self.undo))
     part["save"].on_click(lambda _: self.guarded(self.save))
 
-# %% ../nbs/99_site_explorer.ipynb #ecc9f646
+# %% ../nbs/99_site_explorer.ipynb #ae08864e
 @patch
 def _show(self:SiteExplorer):
     "What there is now: the picture, the chosen column, how many changes wait."
@@ -350,7 +346,8 @@ def _show_column(self:SiteExplorer):
     self.tell()
     is_there = 0 <= i < len(found)
     self.chosen_part.layout.display = "" if is_there else "none"
-    part["title"].value = "<h4>The chosen column</h4>" if is_there else "<h4>Choose a column in the picture or the list</h4>"
+    title = "The chosen column" if is_there else "Choose a column in the picture or the list"
+    part["title"].value = f"<h4>{title}</h4>"
     if not is_there: return
     part["patches"].value, part["facts"].value = patches_html(found, i), facts_html(found, i)
     part["possible"].value, part["near"].value = possibilities_html(found, i), neighbours_html(found, i)
@@ -358,13 +355,13 @@ def _show_column(self:SiteExplorer):
     part["call"].value = found.call[i]
     self._suggest()
 
-# %% ../nbs/99_site_explorer.ipynb #4ca9a085
+# %% ../nbs/99_site_explorer.ipynb #afced358
 @patch
 def _suggest(self:SiteExplorer):
-    "The atoms that a call may mean, the nearest in brightness first."
+    "The atoms that a call may mean, the most probable first."
     i, part, found = self.map.chosen, self.part, self.sites
     call = part["call"].value
-    options = sorted((o for o in possibilities(found, i) if o.call == call), key=lambda o: abs(o.ratio - found.ratio[i]))
+    options = [o for o, _ in ranked_options(found, i) if o.call == call]
     names = [name_of(found.occupants[i])]*(call == found.call[i]) + [name_of(o.elements) for o in options]
     part["element"].disabled = call in SETTLED
     part["element"].options = tuple(dict.fromkeys(names))
@@ -395,7 +392,7 @@ def undo(self:SiteExplorer)->None:
     self.map.chosen = chosen
     self._show()
 
-# %% ../nbs/99_site_explorer.ipynb #f450dc4a
+# %% ../nbs/99_site_explorer.ipynb #7c4a2569
 @patch
 def save(self:SiteExplorer)->Path:
     "Write the files into the folder that is named, and offer them as links."
@@ -403,7 +400,7 @@ def save(self:SiteExplorer)->Path:
     part["links"].value, part["status"].value = "", "<span role='status'>Saving …</span>"
     name = part["folder"].value.strip()
     if not name: raise CallError("Name a folder for the files.")
-    try: folder = write_sites(self.sites, name)
+    try: folder = write_sites(self.sites, writable_folder(name))
     except Exception:
         part["status"].value = "<span role='status'>Nothing was saved.</span>"
         raise
@@ -417,7 +414,7 @@ def save(self:SiteExplorer)->Path:
 
 SUFFIXES = ".csv", ".json", ".extxyz", ".cif", ".png" # of files that are offered as links
 
-# %% ../nbs/99_site_explorer.ipynb #18147f09
+# %% ../nbs/99_site_explorer.ipynb #2d92dacf
 class SitesSection:
     "The part of the app that finds every atom of the frame."
     def __init__(self, prediction # called for the `Prediction` whose best candidate is the average crystal
@@ -434,7 +431,7 @@ class SitesSection:
         prediction, elements = self.prediction(), self.elements.value
         self.work.run(lambda progress: sites(prediction, elements=elements, progress=progress), self.show_sites)
 
-# %% ../nbs/99_site_explorer.ipynb #af5f9287
+# %% ../nbs/99_site_explorer.ipynb #c6c6759d
 @patch
 def show_sites(self:SitesSection, found:Sites)->None:
     "Show the columns of a frame."

@@ -9,7 +9,7 @@ from microscopygpt.explore import Explorer
 from microscopygpt.micrograph import Micrograph
 from microscopygpt.noise import Noise, add_noise
 from microscopygpt.site_calls import CallError, atoms_after, change_in_words, is_true, name_of, numbers_of, share_in_words
-from microscopygpt.site_explorer import BY_HAND, NOT_A_SITE, SiteExplorer, SitesSection, flagged, neighbours, patch_around, possibilities
+from microscopygpt.site_explorer import BY_HAND, NOT_A_SITE, SiteExplorer, SitesSection, flagged, neighbours, patch_around, ranked_options
 from microscopygpt.sites import CALLS, sites
 from microscopygpt.stem import simulate
 from microscopygpt.widgets import WorkRow
@@ -140,7 +140,7 @@ def test_neighbours_are_those_of_the_crystal(found, frame):
     assert [found.expected[j] for j, _ in ring[:3]] == ["S2"]*3 and ring[0][1] == pytest.approx(3.18/3**.5, abs=.15) and [d for _, d in ring] == sorted(d for _, d in ring)
 
 def test_possibilities_hold_the_call_of_every_column(found):
-    for i in range(len(found)): assert found.occupants[i] in [tuple(o.elements) for o in possibilities(found, i)]
+    for i in range(len(found)): assert found.occupants[i] in [tuple(o.elements) for o, _ in ranked_options(found, i)]
 
 def test_atoms_are_suggested_where_a_call_leaves_a_choice(explorer, found, frame):
     explorer.map.chosen, part = near(found, frame[1]), explorer.part
@@ -184,7 +184,7 @@ def test_an_unusable_folder_is_a_message(explorer, tmp_path):
     (tmp_path/"file").write_text("")
     for folder in ("", str(tmp_path/"file")):
         explorer.part["folder"].value = folder; explorer.part["save"].click()
-        assert said(explorer) and "Saved in" not in explorer.part["status"].value and not explorer.part["links"].value
+        assert ("Cannot write" if folder else "Name a folder") in said(explorer) and "Saved in" not in explorer.part["status"].value and not explorer.part["links"].value
 
 def test_an_adatom_is_an_adatom_or_nothing(found):
     from dataclasses import replace
