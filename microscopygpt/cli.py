@@ -91,7 +91,7 @@ def _verdict(prediction, advice):
     print(f"microscopygpt: no candidate explains the image. {advice} the formula and the pixel size.", file=sys.stderr)
     return 3
 
-# %% ../nbs/83_cli.ipynb #a6cf8f61
+# %% ../nbs/83_cli.ipynb #02121316
 def _predict_one(args, out, options):
     "Answer one question: exit code 0, or 3 when no candidate explains the image."
     from microscopygpt.solve import predict
@@ -113,14 +113,14 @@ def run_predict(args:argparse.Namespace # see `microscopygpt predict --help`
     answer = _predict_many if args.table or len(args.image) > 1 else _predict_one
     return answer(args, out, _predict_arguments(args))
 
-# %% ../nbs/83_cli.ipynb #d10eb350
+# %% ../nbs/83_cli.ipynb #2cc26cb9
 def site_lines(found # `Sites`
               )->list: # of str
     "What was found, in lines: columns, densities, composition, grains."
     from microscopygpt.site_counts import area_of, composition, densities
     from microscopygpt.strain import StrainError, grain_relation
-    lines = [f"{(found.column >= 0).sum()} columns of {'/'.join(c.label for c in found.columns)} on "
-             f"{area_of(found):.4g} nm²"]
+    labels = " and ".join(dict.fromkeys(c.label for c in found.columns))
+    lines = [f"{(found.column >= 0).sum()} columns of {labels} on {area_of(found):.4g} nm²"]
     lines += [f"{'  ' if row.detail else ''}{row}" for row in densities(found)]
     if found.elements: lines += [str(share) for share in composition(found)]
     for grain in range(1, len(found.grains)):
@@ -128,7 +128,7 @@ def site_lines(found # `Sites`
         except StrainError as e: lines.append(f"Note: {e}")
     return lines
 
-# %% ../nbs/83_cli.ipynb #2e9b3f5e
+# %% ../nbs/83_cli.ipynb #50e9d328
 def _crystal_of(args):
     "What `sites` continues over the frame: (image, structure, exit code)."
     if args.structure:
@@ -141,7 +141,7 @@ def _crystal_of(args):
     for note in prediction.warnings: print(f"Note: {as_options(note)}")
     return prediction, None, _verdict(prediction, "Its sites are those of the best: check")
 
-# %% ../nbs/83_cli.ipynb #e1175810
+# %% ../nbs/83_cli.ipynb #6819f046
 def run_sites(args:argparse.Namespace # see `microscopygpt sites --help`
              )->int: # exit code: 0, or 3 when no candidate explains the image
     "Write what stands on every column of a micrograph, with strain, grains and structures."
@@ -152,11 +152,11 @@ def run_sites(args:argparse.Namespace # see `microscopygpt sites --help`
     with pausing_collection(): files = import_module("microscopygpt.site_files")
     from microscopygpt.sites import sites
     image, structure, code = _crystal_of(args)
-    settings = dict(density=args.density, false_discoveries=args.false_discoveries)
-    found = sites(image, structure, pixel_size=args.pixel_size, elements=args.elements or (), **settings)
+    found = sites(image, structure, pixel_size=args.pixel_size, elements=args.elements or (), density=args.density,
+                  false_discoveries=args.false_discoveries)
     print("\n".join(site_lines(found)))
     for note in found.notes: print(f"Note: {as_options(note)}")
-    out = files.write_sites(found, out, settings)
+    out = files.write_sites(found, out)
     print(f"Written to {out}: sites.csv, sites.json, view.extxyz, view.cif, map.png, strain.png")
     return code
 

@@ -6,7 +6,7 @@
 __all__ = ['CONFIDENCE', 'CALLS_IN_ORDER', 'LOCAL', 'CountError', 'area_of', 'poisson_interval', 'Density', 'densities', 'Share',
            'composition', 'doubtful', 'local_share']
 
-# %% ../nbs/95_site_counts.ipynb #f08febc2
+# %% ../nbs/95_site_counts.ipynb #1db8fdfb
 from collections import Counter
 from dataclasses import dataclass
 import numpy as np
@@ -15,15 +15,16 @@ from scipy.spatial import cKDTree
 from scipy.stats import binomtest, chi2
 from .core import MicroscopyGPTError, checked_number
 
-# %% ../nbs/95_site_counts.ipynb #fd0ea43e
+# %% ../nbs/95_site_counts.ipynb #8bc3c79a
 class CountError(MicroscopyGPTError): "A count that cannot be made as asked."
 
 def area_of(sites)->float: # nm²
     "The area of the cells whose columns were found."
-    cells = [(sites.grain[sites.column >= 0] == g).sum()/len(sites.columns) for g in range(len(sites.grains))]
-    return float(sum(n*abs(np.linalg.det(g.cell)) for n, g in zip(cells, sites.grains))/100)
+    in_a_cell = len(sites.columns)/len(sites.grains) # `columns` holds those of all grains
+    counts = np.bincount(sites.grain[sites.column >= 0], minlength=len(sites.grains))
+    return float(sum(n/in_a_cell*abs(np.linalg.det(g.cell)) for n, g in zip(counts, sites.grains))/100)
 
-# %% ../nbs/95_site_counts.ipynb #3310fd47
+# %% ../nbs/95_site_counts.ipynb #3e8f2d10
 CONFIDENCE = .95
 
 def poisson_interval(count:int, confidence:float=CONFIDENCE)->tuple: # low, high
@@ -33,7 +34,7 @@ def poisson_interval(count:int, confidence:float=CONFIDENCE)->tuple: # low, high
     low = chi2.ppf(tail, 2*count)/2 if count else 0.
     return float(low), float(chi2.isf(tail, 2*count + 2)/2)
 
-# %% ../nbs/95_site_counts.ipynb #fc44ba5f
+# %% ../nbs/95_site_counts.ipynb #53166380
 @dataclass(frozen=True)
 class Density:
     "How often one kind of defect was found."
@@ -48,19 +49,18 @@ class Density:
         name = f"{self.call}, {self.detail}" if self.detail else self.call
         return f"{name}: {self.count}, {self.density:.3g} per nm² ({self.low:.3g} to {self.high:.3g})"
 
-# %% ../nbs/95_site_counts.ipynb #ff6a54ff
+# %% ../nbs/95_site_counts.ipynb #42bbd595
 CALLS_IN_ORDER = "vacancy", "partial", "substitution", "antisite", "adatom"
 
-def _without_figures(call, detail, label):
+def _without_figures(call, detail):
     "What counts as one kind: adatoms differ in brightness, so that each would be a kind of its own."
-    if call == "adatom": return detail.split(" (")[0]
-    return f"{label}: {detail}" if call == "vacancy" else detail
+    return detail.split(", ")[-1] if call == "adatom" else detail
 
 def _density(call, detail, count, area, confidence):
     low, high = poisson_interval(count, confidence)
     return Density(call, detail, count, count/area, low/area, high/area)
 
-# %% ../nbs/95_site_counts.ipynb #5f4f14bf
+# %% ../nbs/95_site_counts.ipynb #9c25ed16
 def densities(sites, confidence:float=CONFIDENCE # of the intervals
              )->list: # of `Density`: for each call all of it, then its kinds
     "Counts and densities of every kind of defect that was found, and of every call."
@@ -68,11 +68,11 @@ def densities(sites, confidence:float=CONFIDENCE # of the intervals
     for call in CALLS_IN_ORDER:
         where = np.flatnonzero(sites.call == call)
         rows.append(_density(call, "", len(where), area, confidence))
-        kinds = Counter(_without_figures(call, sites.detail[i], sites.expected[i]) for i in where)
+        kinds = Counter(_without_figures(call, sites.detail[i]) for i in where)
         rows += [_density(call, kind, n, area, confidence) for kind, n in kinds.most_common()]
     return rows
 
-# %% ../nbs/95_site_counts.ipynb #42630952
+# %% ../nbs/95_site_counts.ipynb #155835bd
 @dataclass(frozen=True)
 class Share:
     "How many places of a sublattice an element takes."
@@ -89,7 +89,7 @@ class Share:
         return (f"{self.sublattice}: {what} {100*self.share:.2f} % ({100*self.low:.2f} to {100*self.high:.2f}), "
                 f"{self.count} of {self.places}")
 
-# %% ../nbs/95_site_counts.ipynb #043bd412
+# %% ../nbs/95_site_counts.ipynb #cade2456
 def _atoms_on(sites, label):
     "Atomic numbers that stand on each column of a sublattice, and the places that it has."
     mine = np.flatnonzero(sites.expected == label)
@@ -99,7 +99,7 @@ def _atoms_on(sites, label):
     places = len(sites.columns[sites.column[mine[0]]].numbers)
     return mine, [sites.occupants[i] for i in mine], places
 
-# %% ../nbs/95_site_counts.ipynb #df127069
+# %% ../nbs/95_site_counts.ipynb #2661cef3
 def _share(label, element, count, places, confidence):
     interval = binomtest(count, places).proportion_ci(confidence, method="wilson")
     return Share(label, element, count, places, count/places, float(interval.low), float(interval.high))
@@ -112,16 +112,17 @@ def composition(sites, confidence:float=CONFIDENCE # of the intervals
         mine, atoms, places = _atoms_on(sites, label)
         counts = Counter(chemical_symbols[z] for column in atoms for z in column[:places])
         counts[""] = sum(max(0, places - len(column)) for column in atoms)
+        counts.update({element: 0 for element in sites.elements}) # none of it is a finding, with an upper limit
         shares += [_share(label, element, n, places*len(mine), confidence) for element, n in counts.most_common()]
     return shares
 
-# %% ../nbs/95_site_counts.ipynb #8e6b53ae
+# %% ../nbs/95_site_counts.ipynb #3f99db16
 def doubtful(sites)->float:
     "How many calls are wrong if their probabilities are right."
     known = sites.probability[np.isfinite(sites.probability)]
     return float((1 - known).sum())
 
-# %% ../nbs/95_site_counts.ipynb #466ff471
+# %% ../nbs/95_site_counts.ipynb #4e23b9d7
 LOCAL = 8. # Å, standard deviation of the Gaussian: about twenty columns of a sublattice of MoS2 weigh in
 
 def local_share(sites, sublattice:str, # label of its columns

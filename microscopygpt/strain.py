@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['LEFT_OUT', 'HUBER', 'ROUNDS', 'FEWEST', 'REACH', 'CHUNK', 'LEAST_WEIGHT', 'OUTLIER', 'FEW', 'QUANTITIES', 'WINDOW',
-           'TWIN', 'GRID', 'SMOOTH', 'NEAR', 'BELONGS', 'SHORTEST', 'StrainError', 'usable', 'AverageLattice',
-           'average_lattice', 'displacements', 'local_lines', 'strain_and_rotation', 'stretch_from', 'StrainMap',
-           'in_words', 'strain_map', 'GrainRelation', 'grain_relation', 'grain_angles', 'grain_shares',
+           'TWIN', 'GRID', 'SMOOTH', 'NEAR', 'BELONGS', 'SHORTEST', 'StrainError', 'usable', 'columns_of_grain',
+           'AverageLattice', 'average_lattice', 'displacements', 'local_lines', 'strain_and_rotation', 'stretch_from',
+           'StrainMap', 'in_words', 'strain_map', 'GrainRelation', 'grain_relation', 'grain_angles', 'grain_shares',
            'boundary_lines']
 
-# %% ../nbs/94_strain.ipynb #00ecf9cc
+# %% ../nbs/94_strain.ipynb #53f6467a
 from dataclasses import dataclass
 import numpy as np
 from contourpy import contour_generator
@@ -20,7 +20,7 @@ from .core import MicroscopyGPTError, checked_number
 from .crystal import Atoms, equivalent_bases, reduce_cell, to_slab
 from .plane_groups import SAME_PLACE, nearest_vectors
 
-# %% ../nbs/94_strain.ipynb #72ad3e59
+# %% ../nbs/94_strain.ipynb #4d1b7f50
 class StrainError(MicroscopyGPTError): "Sites that do not tell what was asked."
 
 LEFT_OUT = "vacancy", "partial", "adatom" # calls: their positions say nothing of the lattice around them
@@ -29,19 +29,29 @@ def usable(sites)->np.ndarray: # (n,) bool
     "The columns whose positions tell of the lattice."
     return (sites.column >= 0) & ~np.isin(sites.call, LEFT_OUT) & np.isfinite(sites.xy).all(1)
 
-# %% ../nbs/94_strain.ipynb #e20e7c8d
+# %% ../nbs/94_strain.ipynb #7adc21ec
+def columns_of_grain(sites, grain:int)->np.ndarray: # (k,) numbers of columns
+    "The columns of a grain's cell: `sites.columns` holds those of all grains, one after the other."
+    k = len(sites.columns)//len(sites.grains)
+    return np.arange(grain*k, (grain + 1)*k)
+
+# %% ../nbs/94_strain.ipynb #f2ebe2ae
 @dataclass(frozen=True)
 class AverageLattice:
     "The straight lattice through the columns of a grain."
     cell: np.ndarray # (2, 2) Å, as it lies in the frame
     cell_error: np.ndarray # (2, 2) Å
-    start: np.ndarray # (k, 2) Å, where the columns of cell (0, 0) lie
+    first: int # number of the grain's first column
+    start: np.ndarray # (k, 2) Å, where the grain's columns of cell (0, 0) lie
+
+    @property
+    def frac(self)->np.ndarray: return self.start@np.linalg.inv(self.cell) # (k, 2)
 
     def places(self, column, cell_index)->np.ndarray: # (n, 2) Å
         "Where columns would be if nothing were displaced."
-        return cell_index@self.cell + self.start[column]
+        return cell_index@self.cell + self.start[column - self.first]
 
-# %% ../nbs/94_strain.ipynb #4d3d19f2
+# %% ../nbs/94_strain.ipynb #beb8598f
 HUBER = 2. # robust standard deviations, beyond which a column counts less
 ROUNDS = 5 # of reweighting, after which weights stay as they are
 
@@ -61,7 +71,7 @@ def _robust_lines(design, xy):
     variance = (weight[:, None]*away**2).sum(0)/max(weight.sum() - design.shape[1], 1)
     return coefficients, np.sqrt(np.diag(inverse)[:, None]*variance)
 
-# %% ../nbs/94_strain.ipynb #7c4ed7f7
+# %% ../nbs/94_strain.ipynb #ea1a66f2
 FEWEST = 6 # columns, from which a lattice or a local strain is taken
 
 def average_lattice(sites, # of a frame, as `microscopygpt.sites.sites` finds them
@@ -73,14 +83,14 @@ def average_lattice(sites, # of a frame, as `microscopygpt.sites.sites` finds th
         raise StrainError(f"Grain {grain} has {len(mine)} whole columns: too few for a lattice. Take a larger frame.")
     design = np.c_[sites.cell_index[mine], sites.column[mine][:, None] == kinds].astype(float)
     lines, errors = _robust_lines(design, sites.xy[mine])
-    start = np.full((len(sites.columns), 2), np.nan)
-    start[kinds] = lines[2:]
-    absent = np.isnan(start[:, 0])
-    frac = np.array([c.frac for c in sites.columns])
-    start[absent] = frac[absent]@lines[:2] + (start - frac@lines[:2])[~absent].mean(0)
-    return AverageLattice(lines[:2], errors[:2], start)
+    own = columns_of_grain(sites, grain)
+    start = np.array([sites.columns[k].frac for k in own])@lines[:2]
+    known = kinds - own[0]
+    start += (lines[2:] - start[known]).mean(0) # columns that were never seen whole
+    start[known] = lines[2:]
+    return AverageLattice(lines[:2], errors[:2], int(own[0]), start)
 
-# %% ../nbs/94_strain.ipynb #0a93bdf3
+# %% ../nbs/94_strain.ipynb #5b908014
 def displacements(sites, lattices:list # of `AverageLattice`, one for each grain
                  )->np.ndarray: # (n, 2) Å; nan for adatoms and empty columns
     "How far each column is from where its grain's straight lattice puts it."
@@ -91,7 +101,7 @@ def displacements(sites, lattices:list # of `AverageLattice`, one for each grain
         away[mine] = sites.xy[mine] - lattice.places(sites.column[mine], sites.cell_index[mine])
     return away
 
-# %% ../nbs/94_strain.ipynb #497f0a7b
+# %% ../nbs/94_strain.ipynb #8bd46c2b
 REACH = 2.5 # times the width of the window, beyond which columns are not asked
 
 def _moments(targets, places, away, variance, window):
@@ -107,7 +117,7 @@ def _moments(targets, places, away, variance, window):
     moments = summed((weight[:, None]*X)[:, :, None]*away[j][:, None])
     return summed(weight[:, None, None]*XX), np.stack(spread, 1), moments
 
-# %% ../nbs/94_strain.ipynb #88f914f6
+# %% ../nbs/94_strain.ipynb #418408a4
 CHUNK = 2000 # targets at once, which bounds memory
 LEAST_WEIGHT = 3.5 # sum of the weights of the columns asked, each at most 1; three would fit any gradient
 
@@ -130,7 +140,7 @@ def local_lines(targets:np.ndarray, # (t, 2) Å
         parts.append((lines, spread, inverse[:, 0, 0]))
     return tuple(np.concatenate(p) for p in zip(*parts))
 
-# %% ../nbs/94_strain.ipynb #541e8f5b
+# %% ../nbs/94_strain.ipynb #704a8fe6
 OUTLIER = 4. # standard errors
 FEW = 12 # columns, from which their scatter is measured
 
@@ -142,7 +152,7 @@ def _scatter(residual, error, column):
         if mine.sum() >= FEW: factor[mine] = np.nanmedian(np.abs(residual[mine])/error[mine])/.6745
     return np.maximum(factor, .5)
 
-# %% ../nbs/94_strain.ipynb #f4ad8675
+# %% ../nbs/94_strain.ipynb #dc56d42f
 def _local_fit(places, away, error, column, targets, window):
     "What `local_lines` gives around the targets, outliers left out, and the factor (m,) of the errors."
     used = np.ones(len(places), bool)
@@ -155,7 +165,7 @@ def _local_fit(places, away, error, column, targets, window):
     scaled = factor[:, None]*error
     return local_lines(targets, places[used], away[used], scaled[used]**2, window), factor
 
-# %% ../nbs/94_strain.ipynb #a23457c4
+# %% ../nbs/94_strain.ipynb #1102ae03
 def strain_and_rotation(F:np.ndarray # (..., 2, 2): row vectors r become r @ F
                        )->np.ndarray: # (..., 4): exx, eyy, exy, and the rotation in degrees from x towards y
     "Polar decomposition F = (1 + strain) R."
@@ -166,7 +176,7 @@ def strain_and_rotation(F:np.ndarray # (..., 2, 2): row vectors r become r @ F
     exy = -F[..., 0, 0]*s + F[..., 0, 1]*c
     return np.stack([exx, eyy, exy, np.degrees(angle)], -1)
 
-# %% ../nbs/94_strain.ipynb #9ab44841
+# %% ../nbs/94_strain.ipynb #cbd4f32b
 def stretch_from(reference:np.ndarray, # (2, 2) Å
                  cell:np.ndarray # (2, 2) Å, of a grain, as it lies in the frame
                 )->np.ndarray: # (2, 2), symmetric
@@ -181,7 +191,7 @@ def stretch_from(reference:np.ndarray, # (2, 2) Å
     R = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     return R.T@F[best]
 
-# %% ../nbs/94_strain.ipynb #0949beaa
+# %% ../nbs/94_strain.ipynb #9ffaa151
 QUANTITIES = "exx", "eyy", "exy", "rotation"
 
 @dataclass(frozen=True)
@@ -194,7 +204,7 @@ class StrainMap:
     lattices: list # of `AverageLattice`, one for each grain; None for one with too few columns
     window: float # Å, standard deviation of the Gaussian
 
-# %% ../nbs/94_strain.ipynb #9cdb4558
+# %% ../nbs/94_strain.ipynb #9bd01dea
 def in_words(name:str, # of `QUANTITIES`
              *values # strain (1 is 100 %) or rotation (degrees)
             )->list: # of str
@@ -209,7 +219,7 @@ def __repr__(self:StrainMap):
         lines.append(f"  {name:8} {middle}, nine in ten from {low} to {high}, standard error {wrong[1:]}")
     return "\n".join(lines)
 
-# %% ../nbs/94_strain.ipynb #c47a0469
+# %% ../nbs/94_strain.ipynb #9a350592
 WINDOW = 4. # Å: about thirty columns of MoS2 weigh in, which makes errors of .1 % from good images
 
 def _errors_of(variances):
@@ -223,7 +233,7 @@ def _lattice_or_none(sites, grain):
     try: return average_lattice(sites, grain)
     except StrainError: return None
 
-# %% ../nbs/94_strain.ipynb #c2ba61d3
+# %% ../nbs/94_strain.ipynb #43f41c1f
 def _fit_grain(sites, mine, lattice, away, window):
     "Gradients (m, 2, 2) at columns of a grain, errors (m, 4) of strain, factors (m,) of the errors of positions."
     known = usable(sites)[mine]
@@ -235,7 +245,7 @@ def _fit_grain(sites, mine, lattice, away, window):
     for k in np.unique(column[known]): factor[column == k] = found[column[known] == k][0]
     return lines[:, 1:], _errors_of(variances), factor
 
-# %% ../nbs/94_strain.ipynb #d252dbde
+# %% ../nbs/94_strain.ipynb #9b9d8eb6
 def strain_map(sites, # of a frame, as `microscopygpt.sites.sites` finds them
                window:float=WINDOW, # Å, standard deviation of the Gaussian in which strain is averaged
                reference:"np.ndarray|Atoms|None"=None # a cell (2, 2) Å or a crystal; None: each grain's average cell
@@ -257,32 +267,32 @@ def strain_map(sites, # of a frame, as `microscopygpt.sites.sites` finds them
     error[np.isnan(away)] = np.nan
     return StrainMap(away, error, values, errors, lattices, window)
 
-# %% ../nbs/94_strain.ipynb #d9e11779
-def _is_alike(frac, other, labels, cell):
+# %% ../nbs/94_strain.ipynb #927f073c
+def _is_alike(frac, labels, other, other_labels, cell):
     "Whether two sets of columns (k, 2) on one cell are the same but for a shift."
-    labels = np.array(labels)
     names, counts = np.unique(labels, return_counts=True)
-    rare = np.flatnonzero(labels == names[counts.argmin()])
-    for i in rare:
-        apart = nearest_vectors(frac[:, None] - (other - other[i] + frac[rare[0]]))@cell
-        near = (np.linalg.norm(apart, axis=2) < SAME_PLACE) & (labels[:, None] == labels)
+    rare = names[counts.argmin()]
+    anchor = frac[labels == rare][0]
+    for point in other[other_labels == rare]:
+        apart = nearest_vectors(frac[:, None] - (other - point + anchor))@cell
+        near = (np.linalg.norm(apart, axis=2) < SAME_PLACE) & (labels[:, None] == other_labels)
         if near.any(0).all() and near.any(1).all(): return True
     return False
 
-# %% ../nbs/94_strain.ipynb #c9fd3d83
-def _rotations(cell, other, frac, other_frac, labels):
-    "Rotations (deg) that take one lattice to another, and whether each takes the crystal along."
+# %% ../nbs/94_strain.ipynb #7e620d32
+def _rotations(one, labels, other, other_labels):
+    "Rotations (deg) that take one average lattice to another, and whether each takes the crystal along."
     angles, is_whole = [], []
-    (mine, M), (theirs, N) = reduce_cell(cell), reduce_cell(other)
+    (mine, M), (theirs, N) = reduce_cell(one.cell), reduce_cell(other.cell)
     for basis in equivalent_bases(theirs, .05, 3):
         F = np.linalg.inv(mine)@basis@theirs
         if np.linalg.det(F) < 0: continue
         angles.append(strain_and_rotation(F)[3])
-        moved = other_frac@np.linalg.inv(basis@N)
-        is_whole.append(_is_alike(frac@np.linalg.inv(M), moved, labels, mine))
+        moved = other.frac@np.linalg.inv(basis@N)
+        is_whole.append(_is_alike(one.frac@np.linalg.inv(M), labels, moved, other_labels, mine))
     return np.array(angles), np.array(is_whole, bool)
 
-# %% ../nbs/94_strain.ipynb #66b92196
+# %% ../nbs/94_strain.ipynb #c24b158d
 TWIN = 1. # degrees between lattices that are said to be one
 
 @dataclass(frozen=True)
@@ -300,7 +310,7 @@ class GrainRelation:
     def is_twin(self)->bool: # whether the lattice goes on while the crystal does not
         return abs(self.lattice_angle) < TWIN and not abs(self.angle) < TWIN
 
-# %% ../nbs/94_strain.ipynb #350a021c
+# %% ../nbs/94_strain.ipynb #5a4e044b
 @patch
 def __str__(self:GrainRelation):
     lattices = f"lattices {self.lattice_angle:+.2f} ± {self.error:.2f}° apart, modulo {self.lattice_period:g}°"
@@ -309,26 +319,29 @@ def __str__(self:GrainRelation):
     what = "a twin: the lattice goes on, the crystal is turned" if self.is_twin else "two orientations"
     return f"grains {self.first} and {self.second}: {lattices}; {crystals}: {what}"
 
-# %% ../nbs/94_strain.ipynb #15aff245
+# %% ../nbs/94_strain.ipynb #e208c1b2
 def _turning_error(lattice):
     "Standard error (deg) of a lattice's direction."
     lengths = np.linalg.norm(lattice.cell, axis=1)
     return float(np.degrees((lattice.cell_error.max(1)/lengths).mean()))
 
+def _least(angles, near):
+    "The smallest angle; of two that are as large, the one on the side of `near`."
+    return float(min(angles, key=lambda a: (round(abs(a), 1), a*near < 0, a < 0), default=np.nan))
+
 def grain_relation(sites, first:int, second:int # numbers of grains
                   )->GrainRelation:
     "How one grain lies to another; raises `StrainError` where one is too small."
     a, b = average_lattice(sites, first), average_lattice(sites, second)
-    frac, other = (lattice.start@np.linalg.inv(lattice.cell) for lattice in (a, b))
-    labels = [c.label for c in sites.columns]
-    angles, is_whole = _rotations(a.cell, b.cell, frac, other, labels)
-    equal, mine = _rotations(a.cell, a.cell, frac, frac, labels)
-    def least(values): return float(min(values, key=lambda v: (round(abs(v), 1), v < 0), default=np.nan))
+    labels = [np.array([sites.columns[k].label for k in columns_of_grain(sites, g)]) for g in (first, second)]
+    angles, is_whole = _rotations(a, labels[0], b, labels[1])
+    equal, mine = _rotations(a, labels[0], a, labels[0])
+    angle = _least(angles[is_whole], 0)
     error = float(np.hypot(_turning_error(a), _turning_error(b)))
     periods = 360/max(1, len(equal)), 360/mine.sum()
-    return GrainRelation(first, second, least(angles), periods[0], least(angles[is_whole]), periods[1], error)
+    return GrainRelation(first, second, _least(angles, angle), periods[0], angle, periods[1], error)
 
-# %% ../nbs/94_strain.ipynb #536ea35b
+# %% ../nbs/94_strain.ipynb #9ff842c5
 def grain_angles(sites)->list: # of degrees, nan for grains that no rotation relates to the first
     "Direction of each grain's crystal from x towards y, modulo the rotations that leave the crystal as it is."
     angles = []
@@ -341,7 +354,7 @@ def grain_angles(sites)->list: # of degrees, nan for grains that no rotation rel
         angles.append(float((np.degrees(np.arctan2(y, x)) + relation.angle) % relation.period))
     return angles
 
-# %% ../nbs/94_strain.ipynb #4fa44c80
+# %% ../nbs/94_strain.ipynb #bf42f27e
 GRID = .4 # Å between points of the grid
 SMOOTH = .5 # of the shorter lattice vector
 NEAR = 1.2 # of the longer lattice vector: farther from any column is no grain
@@ -359,7 +372,7 @@ def grain_shares(sites)->tuple: # x (w,) Å, y (h,) Å, shares (grains, h, w)
     width = SMOOTH*lengths.min()/GRID
     return x, y, np.stack([gaussian_filter((owner == g)*1., width, mode="nearest") for g in range(len(sites.grains))])
 
-# %% ../nbs/94_strain.ipynb #7987277b
+# %% ../nbs/94_strain.ipynb #b5b70598
 BELONGS = .7 # least share that two grains have together where they meet
 SHORTEST = 4. # Å of a line
 

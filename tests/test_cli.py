@@ -8,7 +8,7 @@ from microscopygpt.observe import Imaging
 
 DEMO = Path(microscopygpt.__file__).parent/"examples"/"demo.tif"
 
-VERBS = ("predict", "simulate", "dataset", "train", "evaluate", "score", "benchmark", "lab")
+VERBS = ("predict", "sites", "simulate", "dataset", "train", "evaluate", "score", "benchmark", "lab")
 RUN = "import sys; from microscopygpt.cli import main; sys.exit(main())"
 
 def refused(capsys, *argv):
@@ -60,6 +60,10 @@ def test_version(capsys):
     (["simulate", "s.cif", "--out", "image.tif", "--miller", "0,0,0"], "Miller"),
     (["simulate", "s.cif", "--out", "image.tif", "--miller", "up"], "Miller"),
     (["simulate", "s.cif", "--out", "image.tif", "--size", "0"], "--size"),
+    (["sites", "--out", "out"], "IMAGE"),
+    (["sites", "scan.tif", "--formula", "MoS2"], "--out"),
+    (["sites", "scan.tif", "--out", "out"], "--structure"),
+    (["sites", "scan.tif", "--density", "-1", "--out", "out"], "--density"),
     (["dataset", "--out", "out"], "--source"),
     (["dataset", "--source", "c2db", "--split", "lucky", "--out", "out"], "lucky"),
     (["train", "--out", "out"], "--dataset"),
@@ -85,7 +89,7 @@ def unwritable(request, tmp_path):
     return {"below a file": file/"out", "a file": file, "/proc": Path("/proc/microscopygpt")}[request.param]
 
 @pytest.mark.parametrize("argv", [
-    ["predict", "scan.tif", "--formula", "MoS2"], ["dataset", "--source", "c2db"],
+    ["predict", "scan.tif", "--formula", "MoS2"], ["sites", "scan.tif", "--formula", "MoS2"], ["dataset", "--source", "c2db"],
     ["train", "--dataset", "data"], ["evaluate", "--source", "c2db"], ["score", "answers", "truth"], ["benchmark"]], ids=lambda v: v[0])
 def test_unwritable_folder(argv, unwritable, capsys):
     line = refused(capsys, *argv, "--out", unwritable)
@@ -135,6 +139,59 @@ def structure(mos2, tmp_path_factory):
     path = tmp_path_factory.mktemp("structure")/"mos2.cif"
     write_crystal(mos2, path)
     return path
+
+# ---- sites
+
+@pytest.fixture(scope="module")
+def defective(mos2, tmp_path_factory):
+    "A micrograph of MoS2 with vacancies, 256 px."
+    from microscopygpt.build import supercell, vacancies
+    from microscopygpt.micrograph import Micrograph, write_micrograph
+    from microscopygpt.noise import Noise, add_noise
+    from microscopygpt.stem import simulate
+    sheet = vacancies(supercell(mos2, 40), .5, "Mo", seed=1)
+    image = add_noise(simulate(sheet, .1, 256, rotation=5), Noise(blur=.05, dose=3000.), .1, seed=1)
+    return write_micrograph(Micrograph(image, .1, "made"), tmp_path_factory.mktemp("frame")/"frame.tif")
+
+SITE_FILES = {"sites.csv", "sites.json", "view.extxyz", "view.cif", "map.png", "strain.png"}
+
+def test_sites_of_a_known_structure(defective, structure, tmp_path, capsys):
+    out = tmp_path/"out"
+    assert main(["sites", str(defective), "--structure", str(structure), "--elements", "W", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "columns of Mo and S2" in said and "vacancy" in said and "per nm²" in said and "Mo: W 0.00 %" in said and str(out) in said
+    assert {p.name for p in out.iterdir()} == SITE_FILES
+    lines = (out/"sites.csv").read_text().splitlines()
+    assert lines[0] == "x_px,y_px,expected,call,detail,ratio,z,probability" and sum(",vacancy," in line for line in lines) >= 1
+    settings = json.loads((out/"sites.json").read_text())
+    assert settings["elements"] == ["W"] and settings["density_assumed"] == .01
+
+def test_sites_of_a_formula(defective, tmp_path, capsys):
+    "The crystal is predicted first, and what the prediction doubts is said."
+    code = main(["sites", str(defective), "--formula", "MoS2", "--heights", "none", "--propose", "columns", "--out", str(tmp_path)])
+    out, err = capsys.readouterr()
+    assert code in (0, 3) and (code == 0) == (not err) and "residual" in out and {p.name for p in tmp_path.iterdir()} == SITE_FILES
+
+@pytest.mark.parametrize("argv, says", [
+    ([], "--formula"), (["--formula", "MoS2", "--structure", "s.cif"], "--structure"), (["--structure", "nowhere.cif"], "nowhere.cif"),
+    (["--structure", "s.cif", "--density", "2"], "--density"), (["--structure", "s.cif", "--false-discoveries", "none"], "share"),
+    (["--formula", "MoS2", "--elements", "Xx"], "Xx"), (["--formula", "Mo2S", "--pixel-size", "big"], "pixel-size")])
+def test_sites_refuses(argv, says, defective, structure, tmp_path, capsys):
+    argv = [str(structure) if a == "s.cif" else a for a in argv]
+    assert says in refused(capsys, "sites", defective, *argv, "--out", tmp_path/"out")
+
+def test_sites_of_another_crystal(defective, tmp_path, capsys):
+    "A structure whose lattice is not in the image is refused, and nothing is written."
+    from microscopygpt.crystal import monolayer
+    from microscopygpt.structure_files import write_crystal
+    wrong = write_crystal(monolayer("graphene"), tmp_path/"graphene.cif")
+    assert "lattice" in refused(capsys, "sites", defective, "--structure", wrong, "--out", tmp_path/"out")
+    assert not list((tmp_path/"out").iterdir())
+
+def test_sites_of_what_is_no_image(structure, tmp_path, capsys):
+    assert "gone.tif" in refused(capsys, "sites", tmp_path/"gone.tif", "--structure", structure, "--out", tmp_path/"out")
+    (tmp_path/"text.tif").write_text("no image")
+    assert "text.tif" in refused(capsys, "sites", tmp_path/"text.tif", "--structure", structure, "--out", tmp_path/"out")
 
 # ---- score
 
