@@ -8,7 +8,7 @@ __all__ = ['NOT_A_SITE', 'BY_HAND', 'MOST_PIXELS', 'EXPECTED', 'PATCH', 'SHARP',
            'SiteMap', 'FitPatch', 'patch_around', 'patch_svg', 'patches_html', 'ranked_options', 'possibilities_html',
            'neighbours', 'neighbours_html', 'facts_html', 'SiteExplorer', 'SitesSection']
 
-# %% ../nbs/99_site_explorer.ipynb #0771b709
+# %% ../nbs/99_site_explorer.ipynb #2059028d
 import html
 from collections import Counter
 from dataclasses import dataclass, fields, replace
@@ -25,7 +25,7 @@ from .sites import CALLS, Sites, sites
 from .site_maps import MARKS, Mark
 from .site_files import write_sites
 
-# %% ../nbs/99_site_explorer.ipynb #91a29bda
+# %% ../nbs/99_site_explorer.ipynb #9b87c302
 NOT_A_SITE = "not a site" # contamination, or a place outside the crystal
 BY_HAND = "by hand" # in the detail of a call
 
@@ -54,7 +54,7 @@ def pixel_of(self:Sites, i:int # column
     "Where a column lies in the image, from the centre of the first pixel."
     return tuple((self.xy[i]/self.micrograph.pixel_size).tolist())
 
-# %% ../nbs/99_site_explorer.ipynb #461c5479
+# %% ../nbs/99_site_explorer.ipynb #605c9667
 def _checked_call(found, i, call, element):
     "Atomic numbers after a call; raises `CallError`."
     if not 0 <= i < len(found): raise CallError(f"There is no column {i}: they count from 0 to {len(found) - 1}.")
@@ -86,7 +86,7 @@ def changed(self:Sites, i:int, # column
     return replace(noted, call=_put(self.call, i, call), detail=_put(self.detail, i, detail), occupants=occupied,
                    probability=_put(self.probability, i, np.nan))
 
-# %% ../nbs/99_site_explorer.ipynb #47316ba0
+# %% ../nbs/99_site_explorer.ipynb #fa1a5ec2
 def _number_or_none(x): return float(x) if np.isfinite(x) else None
 
 def row_of(found:Sites, i:int # column
@@ -98,7 +98,7 @@ def row_of(found:Sites, i:int # column
                 probability=_number_or_none(found.probability[i]), shown=share_in_words(found.probability[i]),
                 z=_number_or_none(found.z[i]), by_hand=BY_HAND in str(found.detail[i]))
 
-# %% ../nbs/99_site_explorer.ipynb #f35028d4
+# %% ../nbs/99_site_explorer.ipynb #dcd23b86
 def counts_in_words(found:Sites)->str:
     "How many columns there are of each call."
     counts = Counter(found.call)
@@ -109,7 +109,7 @@ def flagged(found:Sites)->np.ndarray: # (m,)
     "Indices of the columns that are not as expected, or were called by hand."
     return np.flatnonzero(found.is_defect | [BY_HAND in str(d) for d in found.detail])
 
-# %% ../nbs/99_site_explorer.ipynb #7563de83
+# %% ../nbs/99_site_explorer.ipynb #618fe3b0
 MOST_PIXELS = 1600 # along the longer side of the image that a browser gets
 EXPECTED = Mark("#ffffff", ".")
 
@@ -130,7 +130,7 @@ class SiteMap(anywidget.AnyWidget):
     hidden = t.List(["expected"]).tag(sync=True) # calls without a mark
     chosen = t.Int(-1).tag(sync=True) # index of a column
 
-# %% ../nbs/99_site_explorer.ipynb #226a3218
+# %% ../nbs/99_site_explorer.ipynb #5278833f
 @patch
 def show(self:SiteMap, found:Sites)->None:
     "Show the columns of a frame; the image is sent when it is another one."
@@ -146,7 +146,7 @@ def show(self:SiteMap, found:Sites)->None:
         self.rows = [row_of(found, i) for i in flagged(found)]
         self.label = f"{described(found.micrograph)}. {counts_in_words(found)}. The list beside it has all calls."
 
-# %% ../nbs/99_site_explorer.ipynb #2a1e55eb
+# %% ../nbs/99_site_explorer.ipynb #17b2d454
 PATCH = 4. # Å, half the width of a patch
 
 @dataclass
@@ -169,7 +169,7 @@ def patch_around(found:Sites, i:int, # column
     corner = first + (left - .5)*step, first + (top - .5)*step
     return FitPatch((model + found.fit.residual)[part], model[part], corner, step)
 
-# %% ../nbs/99_site_explorer.ipynb #bf770426
+# %% ../nbs/99_site_explorer.ipynb #070d22d1
 SHARP, RING = "#ffb000", .75 # colour of what is drawn over a patch; radius in Å of the ring
 
 def patch_svg(pixels, around:FitPatch, # (h, w) or (h, w, 3) uint8
@@ -187,7 +187,7 @@ def patch_svg(pixels, around:FitPatch, # (h, w) or (h, w, 3) uint8
             f'height="{h:.3f}" preserveAspectRatio="none" style="image-rendering: pixelated" '
             f'href="{png_address(pixels)}"/>{lines}</svg>')
 
-# %% ../nbs/99_site_explorer.ipynb #41319d59
+# %% ../nbs/99_site_explorer.ipynb #d6e7c1ed
 LARGEST_LEFT = .3 # of the model's range in the frame, where the colours of what is left end
 
 def _greys(values, low, high): return (255*np.clip((values - low)/((high - low) or 1), 0, 1)).astype(np.uint8)
@@ -206,7 +206,7 @@ def patches_html(found:Sites, i:int # column
                 f"<figcaption>{name}</figcaption></figure>" for name, pixels in shown)
     return f"<div class='mgpt-patches'>{''.join(pictures)}</div>"
 
-# %% ../nbs/99_site_explorer.ipynb #c177dd37
+# %% ../nbs/99_site_explorer.ipynb #fd946b46
 def ranked_options(found:Sites, i:int # column
                   )->list: # of (`Occupant`, probability)
     "What may stand on a column of the crystal, the most probable first, then what is common; nothing for an adatom."
@@ -218,7 +218,7 @@ def _sigmas(ratio, error, option):
     "How far a measured ratio is from that of an option, in standard errors of both."
     return (ratio - option.ratio)/np.hypot(error, option.error)
 
-# %% ../nbs/99_site_explorer.ipynb #2ec95eaa
+# %% ../nbs/99_site_explorer.ipynb #3c937161
 MOST_POSSIBLE = 8 # lines of the table
 
 def possibilities_html(found:Sites, i:int # column
@@ -227,11 +227,12 @@ def possibilities_html(found:Sites, i:int # column
     options = ranked_options(found, i)[:MOST_POSSIBLE]
     if not options: return ""
     rows = [(html.escape(f"{o.call}: {o.detail}" if o.detail else o.call), name_of(o.elements), share_in_words(p),
-             f"{o.ratio:.2f}", f"{_sigmas(found.ratio[i], found.ratio_error[i], o):+.1f} σ".replace("-", "−")) for o, p in options]
+             f"{o.ratio:.2f}", f"{_sigmas(found.ratio[i], found.ratio_error[i], o):+.1f} σ".replace("-", "−"))
+            for o, p in options]
     now = [k for k, (o, _) in enumerate(options) if tuple(o.elements) == tuple(found.occupants[i])]
     return table_html(("what may stand there", "atoms", "probability", "brightness", "off by"), rows, now)
 
-# %% ../nbs/99_site_explorer.ipynb #97dd3968
+# %% ../nbs/99_site_explorer.ipynb #86e330ce
 NEIGHBOURS = 6
 
 def neighbours(found:Sites, i:int # column
@@ -249,7 +250,7 @@ def neighbours_html(found:Sites, i:int # column
             for j, d in neighbours(found, i)]
     return table_html(("neighbour", "distance (Å)", "brightness", "call"), rows)
 
-# %% ../nbs/99_site_explorer.ipynb #5bd7aaed
+# %% ../nbs/99_site_explorer.ipynb #874c914a
 FAINT = .35 # of the expected brightness, below which a position means nothing
 
 def _call_in_words(found, i):
@@ -271,7 +272,7 @@ def facts_html(found:Sites, i:int # column
         lines.append(f"It lies {off:.3f} ± {error:.3f} Å from where the average crystal puts it.")
     return "<br>".join(lines)
 
-# %% ../nbs/99_site_explorer.ipynb #95eb8cdd
+# %% ../nbs/99_site_explorer.ipynb #69935095
 ADATOM_CALLS = "adatom", NOT_A_SITE # where the crystal has no column
 SETTLED = "expected", "vacancy", NOT_A_SITE # calls that say what stands there
 
@@ -289,7 +290,7 @@ def _save_fields(folder)->dict:
     part.update({name: w.HTML() for name in ("status", "links")})
     return part
 
-# %% ../nbs/99_site_explorer.ipynb #62b11119
+# %% ../nbs/99_site_explorer.ipynb #38ab432c
 def _row(*children):
     box = w.HBox(list(children), layout=w.Layout(flex_flow="row wrap", align_items="center"))
     box.add_class("mgpt-actions")
@@ -319,7 +320,7 @@ class SiteExplorer(Guarded):
 
     def _repr_mimebundle_(self, **kwargs): return self.page._repr_mimebundle_(**kwargs)
 
-# %% ../nbs/99_site_explorer.ipynb #fe2aed7e
+# %% ../nbs/99_site_explorer.ipynb #1523f2ec
 @patch
 def _connect(self:SiteExplorer):
     part = self.part
@@ -329,7 +330,7 @@ def _connect(self:SiteExplorer):
     part["undo"].on_click(lambda _: self.guarded(self.undo))
     part["save"].on_click(lambda _: self.guarded(self.save))
 
-# %% ../nbs/99_site_explorer.ipynb #dad9a3ff
+# %% ../nbs/99_site_explorer.ipynb #3ecb803d
 @patch
 def _show(self:SiteExplorer):
     "What there is now: the picture, the chosen column, how many changes wait."
@@ -355,7 +356,7 @@ def _show_column(self:SiteExplorer):
     part["call"].value = found.call[i]
     self._suggest()
 
-# %% ../nbs/99_site_explorer.ipynb #c08dfc42
+# %% ../nbs/99_site_explorer.ipynb #98d25344
 @patch
 def _suggest(self:SiteExplorer):
     "The atoms that a call may mean, the most probable first."
@@ -392,7 +393,7 @@ def undo(self:SiteExplorer)->None:
     self.map.chosen = chosen
     self._show()
 
-# %% ../nbs/99_site_explorer.ipynb #1b699f1b
+# %% ../nbs/99_site_explorer.ipynb #781947f6
 @patch
 def save(self:SiteExplorer)->Path:
     "Write the files into the folder that is named, and offer them as links."
@@ -414,7 +415,7 @@ def save(self:SiteExplorer)->Path:
 
 SUFFIXES = ".csv", ".json", ".extxyz", ".cif", ".png" # of files that are offered as links
 
-# %% ../nbs/99_site_explorer.ipynb #2200037a
+# %% ../nbs/99_site_explorer.ipynb #f4e8bd5e
 class SitesSection:
     "The part of the app that finds every atom of the frame."
     def __init__(self, prediction # called for the `Prediction` whose best candidate is the average crystal
@@ -431,7 +432,7 @@ class SitesSection:
         prediction, elements = self.prediction(), self.elements.value
         self.work.run(lambda progress: sites(prediction, elements=elements, progress=progress), self.show_sites)
 
-# %% ../nbs/99_site_explorer.ipynb #0b50c1b0
+# %% ../nbs/99_site_explorer.ipynb #e2d47dd7
 @patch
 def show_sites(self:SitesSection, found:Sites)->None:
     "Show the columns of a frame."
