@@ -270,7 +270,7 @@ def facts_html(found:Sites, i:int # column
     if expected and found.ratio[i] > FAINT:
         off, error = np.linalg.norm(found.xy[i] - found.expected_xy[i]), np.linalg.norm(found.xy_error[i])
         lines.append(f"It lies {off:.3f} ± {error:.3f} Å from where the average crystal puts it.")
-    return "<br>".join(lines)
+    return "<br>".join(lines).replace(" -", " −")
 
 # %% ../nbs/99_site_explorer.ipynb #69935095
 ADATOM_CALLS = "adatom", NOT_A_SITE # where the crystal has no column

@@ -124,7 +124,8 @@ def test_any_column_can_be_looked_at(explorer, found):
     for i in (0, len(found)//2, len(found) - 1):
         explorer.map.chosen = i
         assert said(explorer) == "" and explorer.chosen_part.layout.display == "" and explorer.part["call"].value == found.call[i]
-        assert explorer.part["patches"].value.count("<svg") == 3 and f"{found.ratio[i]:.3f}" in explorer.part["facts"].value and f"z = {found.z[i]:.1f}" in explorer.part["facts"].value
+        assert f"{found.ratio[i]:.3f}".replace("-", "−") in explorer.part["facts"].value
+        assert explorer.part["patches"].value.count("<svg") == 3 and f"z = {found.z[i]:.1f}".replace("-", "−") in explorer.part["facts"].value
 
 def test_the_patch_lies_around_the_column(found, frame):
     i = near(found, frame[1])
