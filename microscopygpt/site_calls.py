@@ -83,7 +83,7 @@ def change_in_words(column, atoms)->str:
     "What is missing and what has come."
     lost, gained = Counter(column) - Counter(atoms), Counter(atoms) - Counter(column)
     if not lost and not gained: return ""
-    if not atoms: return "column empty"
+    if not atoms: return f"{name_of(column)} missing"
     if not gained: return f"{name_of(lost.elements())} of {name_of(column)} missing"
     if not lost: return f"{name_of(gained.elements())}" + f" more than {name_of(column)}"*bool(column)
     return f"{name_of(gained.elements())} for {name_of(lost.elements())}" + f" (of {len(column)})"*(len(column) > 1)

@@ -79,7 +79,7 @@ def test_a_vacancy_is_clicked_changed_saved_and_found_in_the_file(folder, tmp_pa
         download.value.save_as(folder/"sites.csv")
         assert of_the_vacancy(folder) == line
         page.locator(".mgpt-app").last.get_by_role("button", name="Undo").click()
-        page.locator(".mgpt-sites tbody tr.mgpt-chosen", has_text="column empty").wait_for()
+        page.locator(".mgpt-sites tbody tr.mgpt-chosen", has_text="Mo missing").wait_for()
 
 def focused(page): return page.locator(".mgpt-readout").inner_text()
 

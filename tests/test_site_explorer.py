@@ -73,7 +73,7 @@ def test_one_call_is_true_of_what_stands_there(atoms, true): assert {call for ca
 def test_between_the_columns_only_an_adatom_is_true(): assert {call for call in CALLS if is_true(call, (), (42,), {42, 16})} == {"adatom"}
 
 def test_changes_in_words():
-    assert [change_in_words((16, 16), atoms) for atoms in ((16, 16), (), (16,), (34, 16), (34, 34), (16, 16, 8))] == ["", "column empty", "S of S2 missing", "Se for S (of 2)", "Se2 for S2 (of 2)", "O more than S2"]
+    assert [change_in_words((16, 16), atoms) for atoms in ((16, 16), (), (16,), (34, 16), (34, 34), (16, 16, 8))] == ["", "S2 missing", "S of S2 missing", "Se for S (of 2)", "Se2 for S2 (of 2)", "O more than S2"]
 
 def test_probabilities_in_words(): assert [share_in_words(p) for p in (.5, .994, .99995, .00001, np.nan)] == ["0.50", "0.9940", "> .9999", "< .0001", "–"]
 
