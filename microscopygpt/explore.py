@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['EXAMPLES', 'SUFFIXES', 'MODELS', 'HEIGHTS', 'BOXES', 'RANKING', 'NO_MICROGRAPH', 'UNSCALED', 'REFERENCE',
-           'NO_COMPARISON', 'example', 'complaint_html', 'Explorer', 'displacements_html', 'crystal_bytes']
+           'NO_COMPARISON', 'example', 'Explorer', 'displacements_html', 'crystal_bytes']
 
 # %% ../nbs/81_explore.ipynb #18dc80c0
-import asyncio, base64, html, threading
+import html
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,7 +35,8 @@ from .solve import predict
 from .rank import fit_in_words
 from .noise import render
 from .straighten import observe_scan
-from .widgets import CrystalView, Pad, Picker, Ranking
+from .widgets import (WIDE, CrystalView, Pad, Picker, Ranking, WorkRow, behind, complaint_html, folded,
+                                   link_html, picture_html, titled, warning_html)
 
 # %% ../nbs/81_explore.ipynb #37092366
 EXAMPLES = {"MoSe₂, 2H": "3.32 3.32 18.34\n90 90 120\nMo 0 0 .5\nSe .33333 .66667 .59106\nSe .33333 .66667 .40894",
@@ -52,70 +53,23 @@ def example(name:str # a key of `EXAMPLES`
     atoms = parse_answer(EXAMPLES[name])
     return Micrograph(render(atoms, seed=1 + list(EXAMPLES).index(name)), .1, f"{name} (simulated)"), atoms
 
-# %% ../nbs/81_explore.ipynb #5d383a53
-_wide = dict(style=dict(description_width="140px"), layout=dict(width="99%"))
-_half = dict(flex="1 1 400px", min_width="340px") # two of these stand side by side where there is room
-
-def _titled(title, *children, **layout):
-    "A section with a heading."
-    box = w.VBox([w.HTML(f"<h3>{title}</h3>"), *children], layout=layout)
-    box.add_class("mgpt-section")
-    return box
-
-# %% ../nbs/81_explore.ipynb #5caed2b4
-def _folded(title, *children):
-    "Controls with good defaults, behind a button that opens and closes them."
-    button = w.ToggleButton(description=title, icon="chevron-right", layout=dict(width="99%"))
-    inside = w.VBox(list(children), layout=dict(display="none", padding="4px 0 8px 12px"))
-    def turn(change):
-        button.icon, inside.layout.display = ("chevron-down", "") if button.value else ("chevron-right", "none")
-    button.observe(turn, "value")
-    button.add_class("mgpt-fold")
-    return w.VBox([button, inside])
-
-# %% ../nbs/81_explore.ipynb #40290025
-def complaint_html(error:Exception)->str:
-    "What went wrong, for the page."
-    text = str(error)
-    if not isinstance(error, (MicroscopyGPTError, ModuleNotFoundError)):
-        text = (f"Something went wrong that should not: {type(error).__name__}: {error}. Please report it; "
-                "`Explorer.error` holds the details.")
-    return f'<div class="mgpt-alert" role="alert">{html.escape(text[:600])}</div>'
-
-# %% ../nbs/81_explore.ipynb #515e94c0
-def _warning(text): return f"<span class='mgpt-warn'>{html.escape(text)}</span>"
-
-def _base64(data): return base64.b64encode(data).decode()
-
-
-
-# %% ../nbs/81_explore.ipynb #7915bca4
-def _picture_html(figure, says): # what a screen reader says
-    "A figure as an image element."
-    data = _base64(png_bytes(figure, 110))
-    return f'<img class="mgpt-picture" alt="{html.escape(says)}" src="data:image/png;base64,{data}">'
-
-def _link_html(name, data, text):
-    "A link that saves a file of that name."
-    return (f'<a class="mgpt-save" download="{html.escape(name)}" '
-            f'href="data:application/octet-stream;base64,{_base64(data)}">{html.escape(text)}</a>')
-
 # %% ../nbs/81_explore.ipynb #6b57013a
+_half = dict(flex="1 1 400px", min_width="340px") # two of these stand side by side where there is room
 SUFFIXES = ".png,.jpg,.jpeg,.tif,.tiff,.bmp,.gif,.webp,.npy,.dm3,.dm4,.emd,.mrc,.ser"
 
 def _text(label, placeholder="", **more):
-    return w.Text(placeholder=placeholder, description=label, **more, **_wide)
+    return w.Text(placeholder=placeholder, description=label, **more, **WIDE)
 
 # %% ../nbs/81_explore.ipynb #2e0b8f4d
 def _image_fields()->dict:
     part = {"example": w.Dropdown(options=[("no example", ""), *((name, name) for name in EXAMPLES)],
-                                  description="or an example", **_wide)}
+                                  description="or an example", **WIDE)}
     part["pad"] = Pad(layout=w.Layout(width="100%"))
     part["pixel_size"] = _text("Pixel size (Å/px)", "Å per pixel; inferred where empty", continuous_update=False)
     part["length"] = _text("Ruler's length (Å)", "Å", continuous_update=False)
     part["constant"] = _text("Known a (Å)", "Å, the shortest period that the image shows", continuous_update=False)
     part["levels"] = w.FloatRangeSlider(value=(0, 100), min=0, max=100, step=.5, description="Levels (percentile)",
-                                        readout_format=".1f", continuous_update=False, **_wide)
+                                        readout_format=".1f", continuous_update=False, **WIDE)
     part["lattice"], part["plot"] = w.HTML(), w.HTML()
     return part
 
@@ -125,9 +79,9 @@ def _folded_image_fields(part)->dict:
     ruler = w.HTML("Put the <b>ruler</b> on the scale bar and type its length, or type a lattice constant that you "
                    "know.")
     levels = w.HTML("Cut off dust and dead pixels: what lies outside the levels is clipped.")
-    return {"scale": _folded("No pixel size? Measure it", ruler, part["length"], part["constant"]),
-            "seen": _folded("Lattice and Fourier transform", part["plot"]),
-            "tune": _folded("Contrast", levels, part["levels"])}
+    return {"scale": folded("No pixel size? Measure it", ruler, part["length"], part["constant"]),
+            "seen": folded("Lattice and Fourier transform", part["plot"]),
+            "tune": folded("Contrast", levels, part["levels"])}
 
 # %% ../nbs/81_explore.ipynb #a072de54
 MODELS = [("compact model (in the package)", "compact"), ("another model: folder, or name on the hub", "other")]
@@ -146,23 +100,23 @@ def _proposer_boxes()->dict: # name -> check box
 def _question_fields(model)->dict:
     part = {"formula": _text("Formula", "e.g. MoS2")}
     part["bravais"] = w.Dropdown(options=[("not known", -1), *((name, i) for i, name in enumerate(BRAVAIS))],
-                                 description="Bravais lattice", **_wide)
+                                 description="Bravais lattice", **WIDE)
     part["text"] = w.Textarea(placeholder="anything else the model should know", description="In your words", rows=2,
-                              **_wide)
+                              **WIDE)
     part["preview"] = w.HTML()
     part.update({f"by_{name}": box for name, box in _proposer_boxes().items()})
     packaged = model == "compact"
-    part["model"] = w.Dropdown(options=MODELS, value="compact" if packaged else "other", description="Model", **_wide)
+    part["model"] = w.Dropdown(options=MODELS, value="compact" if packaged else "other", description="Model", **WIDE)
     part["other"] = _text("Folder or name", "folder or name", value="" if packaged else model)
-    part["k"] = w.IntSlider(value=5, min=1, max=10, description="Candidates", **_wide)
-    part["heights"] = w.Dropdown(options=HEIGHTS, value="chgnet", description="Heights", **_wide)
-    part["seed"] = w.BoundedIntText(value=0, min=0, max=2**31 - 1, description="Seed", **_wide)
+    part["k"] = w.IntSlider(value=5, min=1, max=10, description="Candidates", **WIDE)
+    part["heights"] = w.Dropdown(options=HEIGHTS, value="chgnet", description="Heights", **WIDE)
+    part["seed"] = w.BoundedIntText(value=0, min=0, max=2**31 - 1, description="Seed", **WIDE)
     return part
 
 # %% ../nbs/81_explore.ipynb #b78fb5df
 def _slider(label, value, low, high, step, digits):
     return w.FloatSlider(value=value, min=low, max=high, step=step, description=label, readout_format=f".{digits}f",
-                         **_wide)
+                         **WIDE)
 
 # %% ../nbs/81_explore.ipynb #f825cedf
 def _imaging_fields()->dict:
@@ -183,7 +137,7 @@ def _answer_fields()->dict:
     part["ranking"] = Ranking(columns=RANKING, meters=[RANKING.index("confidence")],
                               label="Candidates, the best first. Choose one to look at it.")
     part["view"], part["over"] = CrystalView(), CrystalView()
-    part["against"] = w.Dropdown(description="Compare with", **_wide)
+    part["against"] = w.Dropdown(description="Compare with", **WIDE)
     return part
 
 # %% ../nbs/81_explore.ipynb #6d4aab82
@@ -197,9 +151,9 @@ def _answer_page(part)->list:
     crystals = _wrapped_row(_column(w.HTML("<h4>The candidate</h4>"), part["view"]),
                             _column(w.HTML("<h4>Superposed with another, in magenta</h4>"), part["over"]))
     comparison = _wrapped_row(_column(part["against"], part["reference"]), _column(part["distance"]))
-    return [part["verdict"], part["ranking"], _folded("What each candidate leaves unexplained", part["residuals"]),
+    return [part["verdict"], part["ranking"], folded("What each candidate leaves unexplained", part["residuals"]),
             part["picture"], crystals, comparison, w.HTML("<h4>Take it with you</h4>"), part["saved"],
-            _folded("The cell that gives this result again", part["code"])]
+            folded("The cell that gives this result again", part["code"]), w.HTML("<h4>Every atom</h4>"), part["atoms"]]
 
 # %% ../nbs/81_explore.ipynb #97a5279e
 class Explorer:
@@ -210,7 +164,7 @@ class Explorer:
                 ):
         self.micrograph = self.observation = self.prediction = self.reference = self.error = self._by = None
         self.reference_name = ""
-        self._stop, self._quiet = threading.Event(), False
+        self._quiet = False
         self._folder = TemporaryDirectory(prefix="microscopygpt-")
         top = w.HBox([self._image_section(), self._question_section(model)],
                      layout=w.Layout(flex_flow="row wrap", align_items="flex-start"))
@@ -255,22 +209,17 @@ def _image_section(self:Explorer):
     self._on(part["pad"], "_changed", "box", by="pad")
     self._on(part["seen"].children[0], "_draw_lattice")
     shown = ("picker", "example", "pad", "pixel_size", "lattice", "scale", "seen", "tune")
-    return _titled("1 · Micrograph", *(part[name] for name in shown), **_half)
+    return titled("1 · Micrograph", *(part[name] for name in shown), **_half)
 
 # %% ../nbs/81_explore.ipynb #90fcc946
 @patch
 def _action_row(self:Explorer):
-    self.ask_button = w.Button(description="Predict", button_style="primary", icon="search",
-                               tooltip="Propose structures and prove them against the image")
-    self.cancel_button = w.Button(description="Cancel", disabled=True, icon="stop", tooltip="Stop the prediction")
-    self.progress = w.FloatProgress(min=0, max=1, layout=w.Layout(width="220px", visibility="hidden"))
-    self.doing, self.message = w.HTML(), w.HTML()
-    self.ask_button.on_click(lambda _: self._guarded(self._pressed))
-    self.cancel_button.on_click(lambda _: self._stop.set())
-    row = w.HBox([self.ask_button, self.cancel_button, self.progress, self.doing],
-                 layout=w.Layout(align_items="center"))
-    row.add_class("mgpt-actions")
-    return w.VBox([row, self.message])
+    self.work = WorkRow("Predict", lambda: self._guarded(self._pressed), icon="search",
+                        tooltip="Propose structures and prove them against the image",
+                        cancelled="Cancelled; what was there before is still there.")
+    self.ask_button, self.cancel_button = self.work.start_button, self.work.cancel_button
+    self.message = self.work.message
+    return self.work.page
 
 @patch
 def _question_section(self:Explorer, model):
@@ -282,12 +231,20 @@ def _question_section(self:Explorer, model):
                  layout=dict(flex_flow="row wrap", align_items="center"))
     says = w.HTML("How far drift and scan may have distorted the image: inferred, or a limit up to which the lattice "
                   "is taken as symmetric as that allows. Where the fit of probe and contrast starts.")
-    part["imaging"] = _folded("What to assume of the image", says, part["inferred"], part["distortion"], part["probe"],
+    part["imaging"] = folded("What to assume of the image", says, part["inferred"], part["distortion"], part["probe"],
                               part["z_power"])
     self._preview()
     shown = [part[name] for name in ("formula", "bravais", "text", "preview")]
     shown += [who, *(part[name] for name in ("model", "other", "k", "imaging"))]
-    return _titled("2 · Question", *shown, _folded("More", part["heights"], part["seed"]), self._action_row(), **_half)
+    return titled("2 · Question", *shown, folded("More", part["heights"], part["seed"]), self._action_row(), **_half)
+
+@patch
+def _atoms_section(self:Explorer):
+    "Every column of the frame, with the chosen candidate as the average crystal."
+    from microscopygpt.site_explorer import SitesSection # whose page comes after this one
+    rank = self._answer["ranking"]
+    self.atoms = SitesSection(lambda: replace(self.prediction, candidates=self.prediction.candidates[rank.chosen:][:1]))
+    return self.atoms.page
 
 @patch
 def _answer_section(self:Explorer):
@@ -297,7 +254,8 @@ def _answer_section(self:Explorer):
                                accept=".cif,.vasp,.poscar,.extxyz,.xyz")
     self._on(part["ranking"], "_show_candidate", "chosen")
     part["against"].observe(lambda change: self._quiet or self._guarded(self._compare), "value")
-    self.answer = _titled("3 · Answer", *_answer_page(part))
+    part["atoms"] = self._atoms_section()
+    self.answer = titled("3 · Answer", *_answer_page(part))
     self.answer.layout.display = "none"
     return self.answer
 
@@ -336,19 +294,8 @@ def _preview(self:Explorer):
 # %% ../nbs/81_explore.ipynb #be67efe2
 @patch
 def _behind(self:Explorer, work, then):
-    """Run `work` in a thread, then `then` with its result (or the exception) where widgets may be touched.
-
-    Both run at once where no event loop runs."""
-    def safely():
-        try: return work()
-        except Exception as e: return e
-    try: loop = asyncio.get_running_loop()
-    except RuntimeError: return then(safely())
-    async def run():
-        found = await loop.run_in_executor(None, safely)
-        try: then(found)
-        except Exception as e: self.tell(e)
-    self._task = loop.create_task(run())
+    "Run `work` in a thread, then `then` with what it returned or raised; what `then` raises is shown."
+    self._task = behind(work, then, self.tell)
 
 # %% ../nbs/81_explore.ipynb #02d068e1
 NO_MICROGRAPH = "There is no micrograph yet: choose a file, drop one, or take an example."
@@ -386,8 +333,8 @@ def _lattice_line(micrograph, found):
     "The measured lattice and the warnings about it."
     l = found.lattice
     notes = dict.fromkeys([*micrograph.warnings, *found.view.warnings, *l.warnings])
-    return (f"<b>Measured lattice:</b> a = {l.a:.3f} Å, b = {l.b:.3f} Å, γ = {l.gamma:.2f}° (explains {l.quality:.0%} "
-            f"of the image){''.join(f'<br>{_warning(n)}' for n in notes)}")
+    return (f"<b>Measured lattice:</b> a = {l.a:.3f} Å, b = {l.b:.3f} Å, γ = {l.gamma:.2f}° (explains "
+            f"{l.quality:.0%} of the image){''.join(f'<br>{warning_html(n)}' for n in notes)}")
 
 @patch
 def _changed(self:Explorer):
@@ -408,7 +355,7 @@ def _measured(self:Explorer, micrograph, found):
     "Show a lattice, unless the micrograph has changed since."
     if micrograph is not self._asked_about: return
     if isinstance(found, Exception):
-        self._image["lattice"].value = _warning(str(found))
+        self._image["lattice"].value = warning_html(str(found))
         return
     self.observation = found
     self._image["lattice"].value = _lattice_line(micrograph, found)
@@ -427,7 +374,7 @@ def _draw_lattice(self:Explorer):
         return
     axes = plot_lattice(found.view, found.measured)
     says = "the measured cell over the micrograph, and the lattice over its Fourier transform"
-    part["plot"].value = _picture_html(axes[0].figure, says)
+    part["plot"].value = picture_html(axes[0].figure, says)
 
 # %% ../nbs/81_explore.ipynb #0c5f3791
 @patch
@@ -436,7 +383,8 @@ def _opened(self:Explorer, micrograph, reference=None, formula=""):
     "Show a micrograph; the answer about another one goes."
     self.micrograph, self.prediction = micrograph, None
     self.reference, self.reference_name = reference, "the true structure"
-    self._stop.set() # an answer that is still on its way belongs to another micrograph
+    self.work.stop.set() # an answer that is still on its way belongs to another micrograph
+    self.atoms.clear()
     self._quiet = True
     part["pad"].show(micrograph)
     part["levels"].value, part["length"].value, part["constant"].value = (0, 100), "", ""
@@ -560,16 +508,17 @@ def _show_answer(self:Explorer):
     "Table and verdict of a prediction, then its first candidate."
     part, p = self._answer, self.prediction
     self.answer.layout.display = ""
-    part["verdict"].value = "<br>".join([_verdict(p), *map(_warning, p.warnings)])
+    part["verdict"].value = "<br>".join([_verdict(p), *map(warning_html, p.warnings)])
     part["ranking"].rows = [_row(c) for c in p.candidates]
     part["residuals"].value = ""
     if p.candidates:
-        part["residuals"].value = _picture_html(p.plot_residuals(), "residual and confidence of each candidate")
+        part["residuals"].value = picture_html(p.plot_residuals(), "residual and confidence of each candidate")
     if part["ranking"].chosen: part["ranking"].chosen = 0 # which shows it
     else: self._show_candidate()
 
 @patch
 def _show(self:Explorer, prediction, lines):
+    self.atoms.clear()
     self.prediction, self._how = prediction, lines
     self._show_answer()
 
@@ -583,7 +532,7 @@ def _show_candidate(self:Explorer):
         return
     rank, part["saved"].value = part["ranking"].chosen + 1, "" # the files of another candidate are not to be saved
     says = f"micrograph with the atoms of candidate {rank}, its re-simulation, and the difference"
-    part["picture"].value = _picture_html(p.plot_fit(rank), says)
+    part["picture"].value = picture_html(p.plot_fit(rank), says)
     part["view"].show_slabs(to_slab(self.chosen().atoms))
     self._offer_comparisons()
     self._offer_files(rank)
@@ -622,7 +571,7 @@ def _compare(self:Explorer):
         return part["over"].show_slabs(to_slab(mine))
     try: both = superpose(*sorted((mine, other), key=lambda atoms: -standardize(atoms).num_atoms))
     except CrystalError as e:
-        part["distance"].value = _warning(f"{e} It is shown alone.")
+        part["distance"].value = warning_html(f"{e} It is shown alone.")
         return part["over"].show_slabs(to_slab(other))
     part["over"].show_slabs(both.reference, both.other)
     part["distance"].value = displacements_html(both)
@@ -647,10 +596,10 @@ def _offer_files(self:Explorer, rank):
     atoms, p, part = self.chosen().atoms, self.prediction, self._answer
     stem = f"{p.formula}_rank{rank}"
     files = [(f"{stem}.cif", "CIF"), (f"{stem}.vasp", "POSCAR"), (f"{stem}.extxyz", "extxyz")]
-    links = [_link_html(name, crystal_bytes(atoms, name), text) for name, text in files]
-    links.append(_link_html(f"{stem}.png", png_bytes(p.plot(rank), 150), "picture (PNG)"))
+    links = [link_html(name, crystal_bytes(atoms, name), text) for name, text in files]
+    links.append(link_html(f"{stem}.png", png_bytes(p.plot(rank), 150), "picture (PNG)"))
     part["saved"].value = f"<div class='mgpt-links'>{' '.join(links)}</div>"
-    script = _link_html(f"{stem}.py", self.code().encode(), "save as a file")
+    script = link_html(f"{stem}.py", self.code().encode(), "save as a file")
     part["code"].value = f"<pre class='mgpt-code'>{html.escape(self.code())}</pre>{script}"
 
 # %% ../nbs/81_explore.ipynb #6f1e4a27
@@ -683,45 +632,13 @@ def code(self:Explorer)->str:
     "The lines that give the same prediction in a notebook."
     return "\n".join([*self._how, self.prediction.code("micrograph")])
 
-# %% ../nbs/81_explore.ipynb #bed8e78a
-class _Cancelled(Exception): "The user has pressed Cancel."
-
-@patch
-def _working(self:Explorer, busy):
-    self.ask_button.disabled, self.cancel_button.disabled = busy, not busy
-    self.progress.value, self.progress.layout.visibility = 0, "visible" if busy else "hidden"
-    self.doing.value = "Starting …" if busy else ""
-
-@patch
-def _report_progress(self:Explorer, done, what):
-    self.progress.value, self.doing.value = done, html.escape(what)
-
-def _in_this_thread(act, *args): act(*args)
-
 # %% ../nbs/81_explore.ipynb #13877562
 @patch
 def _pressed(self:Explorer):
     "Predict in the background."
-    if not self.cancel_button.disabled: return
     micrograph, question, lines = self.prepared(), self.question(), self._lines()
-    self._stop.clear()
-    self._working(True)
-    try: later = asyncio.get_running_loop().call_soon_threadsafe
-    except RuntimeError: later = _in_this_thread
-    def progress(done, what):
-        if self._stop.is_set(): raise _Cancelled()
-        later(self._report_progress, done, what)
-    self._behind(lambda: predict(micrograph, progress=progress, **question), lambda found: self._arrived(found, lines))
-
-@patch
-def _arrived(self:Explorer, found, lines):
-    self._working(False)
-    if isinstance(found, _Cancelled) or self._stop.is_set():
-        self.doing.value = "Cancelled; what was there before is still there."
-    elif isinstance(found, Exception):
-        self.doing.value = ""
-        raise found
-    else: self._show(found, lines)
+    self._task = self.work.run(lambda progress: predict(micrograph, progress=progress, **question),
+                               lambda found: self._show(found, lines), self.tell)
 
 # %% ../nbs/81_explore.ipynb #3a13f71b
 @patch
@@ -733,5 +650,5 @@ def chosen(self:Explorer): # `Candidate`
 def ask(self:Explorer)->Prediction:
     "Predict, and wait for the answer; raises what `predict` raises."
     micrograph, question, lines = self.prepared(), self.question(), self._lines()
-    self._show(predict(micrograph, progress=self._report_progress, **question), lines)
+    self._show(predict(micrograph, progress=self.work.report, **question), lines)
     return self.prediction

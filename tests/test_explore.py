@@ -6,9 +6,9 @@ from microscopygpt.crystal import cell_from_lengths, monolayer, to_slab
 from microscopygpt.compare import compare
 from microscopygpt.structure_files import read_crystal, write_crystal
 from microscopygpt.chat import parse_answer
-from microscopygpt.explore import EXAMPLES, Explorer, complaint_html, crystal_bytes, displacements_html, example
+from microscopygpt.explore import EXAMPLES, Explorer, crystal_bytes, displacements_html, example
 from microscopygpt.micrograph import Micrograph, write_micrograph
-from microscopygpt.widgets import CrystalView, Pad, Picker, Ranking, cells_across, patch_of_cells
+from microscopygpt.widgets import CrystalView, Pad, Picker, Ranking, cells_across, complaint_html, patch_of_cells
 
 MOSE2 = parse_answer(EXAMPLES["MoSe₂, 2H"])
 
@@ -112,9 +112,9 @@ def test_cancel_in_the_middle(word, monkeypatch):
     def told(done, what):
         heard.append((done, what))
         if word in what: explorer.cancel_button.click()
-    monkeypatch.setattr(explorer, "_report_progress", told)
+    monkeypatch.setattr(explorer.work, "report", told)
     explorer.ask_button.click()
-    assert "Cancelled" in explorer.doing.value and explorer.prediction is None and not explorer.ask_button.disabled and explorer.cancel_button.disabled
+    assert "Cancelled" in explorer.work.doing.value and explorer.prediction is None and not explorer.ask_button.disabled and explorer.cancel_button.disabled
     shares = [done for done, _ in heard]
     assert word in heard[-1][1] and shares == sorted(shares) and shares[-1] < .7 and said(explorer) == ""
 
@@ -243,7 +243,7 @@ def test_an_answer_to_another_micrograph_is_not_shown(monkeypatch):
         return found
     monkeypatch.setattr("microscopygpt.explore.predict", predict_late)
     explorer.ask_button.click()
-    assert explorer.prediction is None and "Cancelled" in explorer.doing.value and not explorer.ask_button.disabled
+    assert explorer.prediction is None and "Cancelled" in explorer.work.doing.value and not explorer.ask_button.disabled
 
 def test_each_comparison_is_drawn_once(answered, monkeypatch):
     drawn = []
