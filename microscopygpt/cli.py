@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from . import __version__
-from .options import (Parser, UsageError, as_options, benchmark_options, complaint, dataset_options,
-                                   doctor_options, evaluate_options, lab_options, number_or_values, output_file,
-                                   output_folder, predict_options, score_options, simulate_options, sites_options,
-                                   telling_doubts, train_options, values)
+from .complaints import UsageError, as_options, complaint, telling_doubts
+from .options import (Parser, benchmark_options, dataset_options, doctor_options, evaluate_options,
+                                   lab_options, number_or_values, output_file, output_folder, predict_options,
+                                   score_options, simulate_options, sites_options, train_options, values)
 
 # %% ../nbs/83_cli.ipynb #e407cfab
 @contextmanager

@@ -10,6 +10,7 @@ __all__ = ['HERE', 'ABSENT', 'FAULT', 'EXTRAS', 'IN_THE_PACKAGE', 'READERS', 'BR
 
 # %% ../nbs/84_doctor.ipynb #be185f37
 import importlib.util, json, os, platform, struct, sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.resources import files
 from pathlib import Path
@@ -36,7 +37,7 @@ def requirements(extra:str="" # "" for those that are always needed
     def applies(r, extra): return r.marker is None or r.marker.evaluate({"extra": extra})
     return [r for r in asked if applies(r, extra) and (not extra or not applies(r, ""))]
 
-def shortcoming(requirement # `packaging.requirements.Requirement`
+def shortcoming(requirement:object # `packaging.requirements.Requirement`
                )->str: # "" where it is met
     "What is wrong with a package that is asked for."
     try: found = version(requirement.name)
@@ -149,7 +150,9 @@ def find_devices()->list: # of `Finding`
 PARTS = dict(Packages=find_requirements, Extras=find_extras, Readers=find_readers, Potentials=find_potentials,
              Models=find_models, Databases=find_databases, Devices=find_devices)
 
-def looked_at(subject:str, look)->list: # of `Finding`
+def looked_at(subject:str, # of the report
+              look:Callable # such as `find_readers`
+             )->list: # of `Finding`
     "What a part finds, or why it finds nothing."
     try: return look()
     except PackageNotFoundError:

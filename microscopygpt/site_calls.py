@@ -9,6 +9,7 @@ __all__ = ['MOST_ATOMS', 'MEANINGS', 'CallError', 'numbers_of', 'name_of', 'atom
 # %% ../nbs/86_site_calls.ipynb #d1d0c4b6
 import math, re
 from collections import Counter
+from collections.abc import Iterable
 from ase.data import atomic_numbers, chemical_symbols
 from .core import MicroscopyGPTError
 
@@ -27,7 +28,7 @@ def numbers_of(column:str # such as "S2" or "Se, S"
         raise CallError(f"{column!r} is no column of atoms: write it as in 'S, Se' or 'S2'.")
     return tuple(sorted((atomic_numbers[element] for element, n in parts for _ in range(int(n or 1))), reverse=True))
 
-def name_of(numbers # atomic numbers
+def name_of(numbers:Iterable # atomic numbers
            )->str:
     "A column in letters, the heaviest atom first."
     counts = Counter(chemical_symbols[z] for z in sorted(numbers, reverse=True))
@@ -46,7 +47,7 @@ def _with(column, given):
     "A column and further atoms, which may be named together with those of the column."
     return given if Counter(given) > Counter(column) else tuple(sorted(column + given, reverse=True))
 
-def atoms_after(column, # atomic numbers that were expected, () between the columns
+def atoms_after(column:tuple, # atomic numbers that were expected, () between the columns
                 call:str,
                 named:str="" # atoms, where the call leaves a choice
                )->tuple:
@@ -68,8 +69,8 @@ MEANINGS = dict(expected="needs a column of the crystal, and here is none: an ad
                 antisite="means that another element of the crystal stands there",
                 adatom="means an atom more than expected")
 
-def is_true(call:str, column, atoms, # atomic numbers, expected and after the call
-            own # atomic numbers of the crystal's elements
+def is_true(call:str, column:tuple, atoms:tuple, # atomic numbers, expected and after the call
+            own:Iterable # atomic numbers of the crystal's elements
            )->bool:
     "Whether a call suits what stands there."
     lost, gained = Counter(column) - Counter(atoms), Counter(atoms) - Counter(column)
@@ -79,7 +80,8 @@ def is_true(call:str, column, atoms, # atomic numbers, expected and after the ca
                 substitution=bool(gained and lost and foreign),
                 antisite=bool(gained and lost and not foreign))[call]
 
-def change_in_words(column, atoms)->str:
+def change_in_words(column:tuple, atoms:tuple # atomic numbers, expected and found
+                   )->str:
     "What is missing and what has come."
     lost, gained = Counter(column) - Counter(atoms), Counter(atoms) - Counter(column)
     if not lost and not gained: return ""

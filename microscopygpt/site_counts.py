@@ -14,12 +14,12 @@ from ase.data import chemical_symbols
 from scipy.spatial import cKDTree
 from scipy.stats import binomtest, chi2
 from .core import MicroscopyGPTError, checked_number
-from .sites import CALLS
+from .sites import CALLS, Sites
 
 # %% ../nbs/95_site_counts.ipynb #8bc3c79a
 class CountError(MicroscopyGPTError): "A count that cannot be made as asked."
 
-def area_of(sites)->float: # nm²
+def area_of(sites:Sites)->float: # nm²
     "The area of the cells whose columns were found."
     in_a_cell = len(sites.columns)/len(sites.grains) # `columns` holds those of all grains
     counts = np.bincount(sites.grain[sites.column >= 0], minlength=len(sites.grains))
@@ -60,7 +60,7 @@ def _density(call, detail, count, area, confidence):
     return Density(call, detail, count, count/area, low/area, high/area)
 
 # %% ../nbs/95_site_counts.ipynb #9c25ed16
-def densities(sites, confidence:float=CONFIDENCE # of the intervals
+def densities(sites:Sites, confidence:float=CONFIDENCE # of the intervals
              )->list: # of `Density`: for each call all of it, then its kinds
     "Counts and densities of every kind of defect that was found, and of every call."
     area, rows = area_of(sites), []
@@ -103,7 +103,7 @@ def _share(label, element, count, places, confidence):
     interval = binomtest(count, places).proportion_ci(confidence, method="wilson")
     return Share(label, element, count, places, count/places, float(interval.low), float(interval.high))
 
-def composition(sites, confidence:float=CONFIDENCE # of the intervals
+def composition(sites:Sites, confidence:float=CONFIDENCE # of the intervals
                )->list: # of `Share`, sublattice by sublattice, the most frequent element first
     "Which elements take which share of each sublattice."
     shares = []
@@ -116,7 +116,7 @@ def composition(sites, confidence:float=CONFIDENCE # of the intervals
     return shares
 
 # %% ../nbs/95_site_counts.ipynb #3f99db16
-def doubtful(sites)->float:
+def doubtful(sites:Sites)->float:
     "How many calls are wrong if their probabilities are right."
     known = sites.probability[np.isfinite(sites.probability)]
     return float((1 - known).sum())
@@ -124,7 +124,7 @@ def doubtful(sites)->float:
 # %% ../nbs/95_site_counts.ipynb #4e23b9d7
 LOCAL = 8. # Å, standard deviation of the Gaussian: about twenty columns of a sublattice of MoS2 weigh in
 
-def local_share(sites, sublattice:str, # label of its columns
+def local_share(sites:Sites, sublattice:str, # label of its columns
                 element:str, # symbol; "" for empty places
                 window:float=LOCAL # Å
                )->tuple: # columns (m,) as indices of sites, share (m,), standard error (m,)

@@ -11,6 +11,7 @@ __all__ = ['NOT_A_SITE', 'BY_HAND', 'MOST_PIXELS', 'EXPECTED', 'PATCH', 'SHARP',
 # %% ../nbs/99_site_explorer.ipynb #2059028d
 import html
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 import anywidget, ipywidgets as w, matplotlib, numpy as np, traitlets as t
@@ -172,8 +173,8 @@ def patch_around(found:Sites, i:int, # column
 # %% ../nbs/99_site_explorer.ipynb #070d22d1
 SHARP, RING = "#ffb000", .75 # colour of what is drawn over a patch; radius in Å of the ring
 
-def patch_svg(pixels, around:FitPatch, # (h, w) or (h, w, 3) uint8
-              measured, expected, # x, y in Å
+def patch_svg(pixels:np.ndarray, around:FitPatch, # (h, w) or (h, w, 3) uint8
+              measured:np.ndarray, expected:np.ndarray, # x, y in Å
               says:str # what a screen reader says
              )->str:
     "A patch, with a ring where the column was measured and a cross where it was expected."
@@ -300,7 +301,7 @@ def _column(*children): return w.VBox(list(children), layout=dict(flex="1 1 320p
 
 class SiteExplorer(Guarded):
     "Every column of a frame: look at it, change its call, save."
-    def __init__(self, found:Sites, folder="sites" # where the files go
+    def __init__(self, found:Sites, folder:"str|Path"="sites" # where the files go
                 ):
         self.sites, self.history, self.saved = found, [], found
         self.map = SiteMap()
@@ -418,7 +419,7 @@ SUFFIXES = ".csv", ".json", ".extxyz", ".cif", ".png" # of files that are offere
 # %% ../nbs/99_site_explorer.ipynb #f4e8bd5e
 class SitesSection:
     "The part of the app that finds every atom of the frame."
-    def __init__(self, prediction # called for the `Prediction` whose best candidate is the average crystal
+    def __init__(self, prediction:Callable # called for the `Prediction` whose best candidate is the average crystal
                 ):
         self.prediction, self.explorer, self.found = prediction, None, w.VBox()
         self.elements = w.Text(description="Other elements", placeholder="dopants to look for, as in W, Se", **WIDE)

@@ -25,6 +25,7 @@ from .prediction import digest, free_folder, own_files
 from .settle import displaced, positions_of
 from .site_counts import area_of, composition, densities, doubtful
 from .site_maps import plot_calls, plot_strain
+from .sites import Sites
 from .strain import QUANTITIES, StrainError, average_lattice, boundary_lines, grain_angles, grain_relation
 from .strain import strain_map
 
@@ -39,7 +40,7 @@ def _pixels(sites):
     "Positions (n, 2) in pixels."
     return sites.xy/sites.micrograph.pixel_size
 
-def sites_table(sites)->str: # CSV
+def sites_table(sites:Sites)->str: # CSV
     "All columns as a table."
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")
@@ -51,7 +52,7 @@ def sites_table(sites)->str: # CSV
     return out.getvalue()
 
 # %% ../nbs/98_site_files.ipynb #818ce10d
-def stacked(column, # `Column` of the average crystal
+def stacked(column:object, # `Column` of the average crystal
             atoms:tuple # atomic numbers that stand there
            )->list: # of (atomic number, height in Å from the middle of the slab)
     "The heights of the atoms of a column."
@@ -80,7 +81,7 @@ def _standing_at(sites, i):
 STRIP = 5. # Å around the frame
 VACUUM = 15. # Å above and below the sheet together
 
-def frame_atoms(sites)->AseAtoms: # with arrays call, probability, and site, the line of sites.csv from 0
+def frame_atoms(sites:Sites)->AseAtoms: # with arrays call, probability, and site, the line of sites.csv from 0
     "All atoms of the frame, with their defects."
     rows = [(n, *sites.xy[i], z, i) for i in range(len(sites)) for n, z in _standing_at(sites, i)]
     numbers, x, y, z, site = np.array(rows).reshape(-1, 5).T
@@ -128,7 +129,7 @@ def _cell_of(sites, i, lattice):
     if sites.column[i] >= 0: return sites.cell_index[i]
     return np.floor((sites.xy[i] - lattice.start[0])@np.linalg.inv(lattice.cell)).astype(int)
 
-def grains_of(sites)->np.ndarray: # (n,)
+def grains_of(sites:Sites)->np.ndarray: # (n,)
     "The grain of each site; of an adatom, that of the nearest column."
     known = sites.column >= 0
     grain = sites.grain.copy()
@@ -154,7 +155,7 @@ def _filled(sites, lattice, n, changed):
     return rows
 
 # %% ../nbs/98_site_files.ipynb #aa25f854
-def cut_supercell(sites,
+def cut_supercell(sites:Sites,
                   site:int, # index, of any site
                   width:float=12. # Å, the least distance between the defect and its images
                  )->Atoms: # jarvis-tools', c leaves the sheet
@@ -175,14 +176,14 @@ def cut_supercell(sites,
 # %% ../nbs/98_site_files.ipynb #418ed4a3
 class CellHeldRelaxation(HeightRelaxation):
     "BFGS on the positions of all atoms, the cell held."
-    def coordinates(self, slab): return positions_of(slab)
+    def coordinates(self, slab:Slab)->np.ndarray: return positions_of(slab)
 
-    def moved(self, slab, step): return displaced(slab, step)
+    def moved(self, slab:Slab, step:np.ndarray)->Slab: return displaced(slab, step)
 
-    def pull(self, row, energy, force): return energy, (force - force.mean(0)).ravel()
+    def pull(self, row:int, energy:float, force:np.ndarray)->tuple: return energy, (force - force.mean(0)).ravel()
 
 def relaxed(atoms:Atoms, # jarvis-tools'
-            potential="chgnet", # a name of `POTENTIALS`, an ASE calculator, or a `Potential`
+            potential:object="chgnet", # a name of `POTENTIALS`, an ASE calculator, or a `Potential`
             steps:int=60 # at most
            )->Atoms:
     "The atoms at rest in a potential, the cell held; raises `PotentialError`."
@@ -193,7 +194,7 @@ def relaxed(atoms:Atoms, # jarvis-tools'
 # %% ../nbs/98_site_files.ipynb #6d38693e
 DIGITS = 6 # that are written of a figure
 
-def plain(value):
+def plain(value:object)->object:
     "Arrays, dataclasses and numbers of numpy as what JSON knows; nan becomes None."
     if is_dataclass(value): return {name: plain(v) for name, v in asdict(value).items()}
     if isinstance(value, dict): return {str(name): plain(v) for name, v in value.items()}
@@ -254,7 +255,7 @@ def _strain_or_none(sites):
     try: return strain_map(sites)
     except StrainError: return None
 
-def sites_facts(sites)->dict:
+def sites_facts(sites:Sites)->dict:
     "Everything but the pictures, in plain values: lengths in Å, angles in degrees, densities per nm²."
     strain, m = _strain_or_none(sites), sites.micrograph
     grains = dict(grains=_grains(sites, strain), boundaries=_meetings(sites, strain)) if strain else {}
@@ -282,7 +283,7 @@ def _contents(sites):
 # %% ../nbs/98_site_files.ipynb #33fa8625
 RECORD = "sites.json"
 
-def write_sites(sites, out:"str|Path" # folder
+def write_sites(sites:Sites, out:"str|Path" # folder
                )->Path: # where the files are: `out`, or a folder in it
     "Write the table, JSON, all atoms of the frame, and two maps; each file whole or not at all."
     files = _contents(sites)

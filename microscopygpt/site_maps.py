@@ -12,12 +12,15 @@ __all__ = ['MARKS', 'WIDTH', 'COLUMN', 'WIDEST', 'OUTLINE', 'LARGEST_MARK', 'SMA
 from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from scipy.spatial import cKDTree
 from .plotting import DIFFERENCE, INK, SEQUENCE, styled
 from .site_counts import local_share
+from .sites import Sites
 from .strain import QUANTITIES, StrainMap, boundary_lines, grain_angles, grain_shares, strain_map
 
 # %% ../nbs/96_site_maps.ipynb #ede164a7
@@ -34,12 +37,12 @@ WIDTH = 7. # inches, of a map of a small frame
 COLUMN = 7. # points, between columns, below which a map grows
 WIDEST = 14. # inches
 
-def column_spacing(sites)->float: # Å
+def column_spacing(sites:Sites)->float: # Å
     "The usual distance from a column to the next."
     known = sites.xy[sites.column >= 0]
     return float(np.median(cKDTree(known).query(known, 2)[0][:, 1])) if len(known) > 1 else 2.
 
-def map_width(sites)->float: # inches
+def map_width(sites:Sites)->float: # inches
     "How wide a map must be for columns to be told apart, within reason."
     spacing = column_spacing(sites)/sites.micrograph.fov[0]
     return float(np.clip(COLUMN/72/spacing, WIDTH, WIDEST))
@@ -48,8 +51,8 @@ def map_width(sites)->float: # inches
 OUTLINE = [withStroke(linewidth=2.6, foreground="black")] # around marks, which must show on bright columns, too
 LARGEST_MARK, SMALLEST_MARK = 13., 4. # points
 
-def draw_calls(ax, # matplotlib's, with the micrograph
-               sites,
+def draw_calls(ax:Axes, # with the micrograph
+               sites:Sites,
                width:float=WIDTH # inches, of the axes
               )->None:
     "A mark on every column that is not as expected, and the count of each call in the legend."
@@ -77,7 +80,7 @@ def _map_axes(sites, columns=1, width=WIDTH, room=.6):
 
 # %% ../nbs/96_site_maps.ipynb #e280e8fc
 @styled()
-def plot_calls(sites): # the figure
+def plot_calls(sites:Sites)->Figure:
     "The micrograph with all that is not as expected."
     width = map_width(sites)
     fig, axes = _map_axes(sites, width=width)
@@ -93,7 +96,7 @@ def plot_calls(sites): # the figure
 # %% ../nbs/96_site_maps.ipynb #5684c9bd
 RASTER = 400 # points along the longer side of a map
 
-def around_columns(sites, values:np.ndarray, # (n,), nan where unknown
+def around_columns(sites:Sites, values:np.ndarray, # (n,), nan where unknown
                    reach:"float|None"=None # Å; None: the longer lattice vector
                   )->np.ndarray: # (h, w), nan where no column is near
     "Values of columns, drawn around them."
@@ -125,15 +128,16 @@ NAMES = {"exx": "strain exx, along x", "eyy": "strain eyy, along y", "exy": "she
 WITHIN = 98 # percentile of the values that the colours reach to
 NOISE_LIMIT = 3. # standard errors that they reach to at least
 
-def symmetric_limit(values, errors)->float:
+def symmetric_limit(values:np.ndarray, errors:np.ndarray # nan where unknown
+                   )->float:
     "Where the colours of a map of deviations end."
     if not np.isfinite(values).any(): return 1.
     return float(max(np.nanpercentile(np.abs(values), WITHIN), NOISE_LIMIT*np.nanmedian(errors), 1e-6))
 
 # %% ../nbs/96_site_maps.ipynb #3e23d10a
 @styled()
-def plot_strain(sites, strain:"StrainMap|None"=None # None: with the usual window
-               ): # the figure
+def plot_strain(sites:Sites, strain:"StrainMap|None"=None # None: with the usual window
+               )->Figure:
     "Four maps: strain along x, along y, shear, and rotation."
     strain = strain or strain_map(sites)
     w, h = sites.micrograph.fov
@@ -151,7 +155,8 @@ def plot_strain(sites, strain:"StrainMap|None"=None # None: with the usual windo
 ARROW = .9 # of the distance between columns, how long the 95th percentile of the arrows is drawn
 
 @styled()
-def plot_displacements(sites, strain:"StrainMap|None"=None): # the figure
+def plot_displacements(sites:Sites, strain:"StrainMap|None"=None # None: with the usual window
+                      )->Figure:
     "How far each column is from the straight lattice of its grain."
     strain = strain or strain_map(sites)
     away = strain.displacement
@@ -171,7 +176,7 @@ def plot_displacements(sites, strain:"StrainMap|None"=None): # the figure
 LEAST_RATIO = .25 # how far from 1 the colours reach at least
 
 @styled()
-def plot_ratios(sites): # the figure
+def plot_ratios(sites:Sites)->Figure:
     "The ratio of intensities to the expected ones, sublattice by sublattice."
     labels = list(dict.fromkeys(c.label for c in sites.columns))
     fig, axes = _map_axes(sites, len(labels), .62*map_width(sites), room=.35)
@@ -186,7 +191,9 @@ def plot_ratios(sites): # the figure
 
 # %% ../nbs/96_site_maps.ipynb #899758ca
 @styled()
-def plot_composition(sites, sublattice:str, element:str): # the figure
+def plot_composition(sites:Sites, sublattice:str, # label of its columns
+                     element:str # symbol; "" for empty places
+                    )->Figure:
     "The share of the places around each column of a sublattice that an element takes."
     where, share, error = local_share(sites, sublattice, element)
     values = np.full(len(sites), np.nan)
@@ -217,7 +224,7 @@ def _middle_of(share, x, y):
 
 # %% ../nbs/96_site_maps.ipynb #16cd700f
 @styled()
-def plot_grains(sites): # the figure
+def plot_grains(sites:Sites)->Figure:
     "The grains with their angles, and the lines along which they meet."
     x, y, shares = grain_shares(sites)
     fig, axes = _map_axes(sites, width=map_width(sites), room=.3)

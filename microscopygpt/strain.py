@@ -19,18 +19,19 @@ from scipy.spatial import cKDTree
 from .core import MicroscopyGPTError, checked_number
 from .crystal import Atoms, equivalent_bases, reduce_cell, to_slab
 from .plane_groups import SAME_PLACE, nearest_vectors
+from .sites import Sites
 
 # %% ../nbs/94_strain.ipynb #aaf6db0b
 class StrainError(MicroscopyGPTError): "Sites that do not tell what was asked."
 
 LEFT_OUT = "vacancy", "partial", "adatom" # calls: their positions say nothing of the lattice around them
 
-def usable(sites)->np.ndarray: # (n,) bool
+def usable(sites:Sites)->np.ndarray: # (n,) bool
     "The columns whose positions tell of the lattice."
     return (sites.column >= 0) & ~np.isin(sites.call, LEFT_OUT) & np.isfinite(sites.xy).all(1)
 
 # %% ../nbs/94_strain.ipynb #d640070e
-def columns_of_grain(sites, grain:int)->np.ndarray: # (k,) numbers of columns
+def columns_of_grain(sites:Sites, grain:int)->np.ndarray: # (k,) numbers of columns
     "The columns of a grain's cell: `sites.columns` holds those of all grains, one after the other."
     k = len(sites.columns)//len(sites.grains)
     return np.arange(grain*k, (grain + 1)*k)
@@ -47,7 +48,9 @@ class AverageLattice:
     @property
     def frac(self)->np.ndarray: return self.start@np.linalg.inv(self.cell) # (k, 2)
 
-    def places(self, column, cell_index)->np.ndarray: # (n, 2) Å
+    def places(self, column:np.ndarray, # (n,) numbers of columns
+               cell_index:np.ndarray # (n, 2) numbers of cells
+              )->np.ndarray: # (n, 2) Å
         "Where columns would be if nothing were displaced."
         return cell_index@self.cell + self.start[column - self.first]
 
@@ -74,7 +77,7 @@ def _robust_lines(design, xy):
 # %% ../nbs/94_strain.ipynb #f49d4a65
 FEWEST = 6 # columns, from which a lattice or a local strain is taken
 
-def average_lattice(sites, # of a frame, as `microscopygpt.sites.sites` finds them
+def average_lattice(sites:Sites,
                     grain:int=0)->AverageLattice:
     "Fit a straight lattice to the columns of a grain; raises `StrainError` where there are too few."
     mine = np.flatnonzero(usable(sites) & (sites.grain == grain))
@@ -91,7 +94,7 @@ def average_lattice(sites, # of a frame, as `microscopygpt.sites.sites` finds th
     return AverageLattice(lines[:2], errors[:2], int(own[0]), start)
 
 # %% ../nbs/94_strain.ipynb #d3bc776f
-def displacements(sites, lattices:list # of `AverageLattice`, one for each grain
+def displacements(sites:Sites, lattices:list # of `AverageLattice`, one for each grain
                  )->np.ndarray: # (n, 2) Å; nan for adatoms and empty columns
     "How far each column is from where its grain's straight lattice puts it."
     away = np.full((len(sites), 2), np.nan)
@@ -206,7 +209,7 @@ class StrainMap:
 
 # %% ../nbs/94_strain.ipynb #a039cf4d
 def in_words(name:str, # of `QUANTITIES`
-             *values # strain (1 is 100 %) or rotation (degrees)
+             *values:float # strain (1 is 100 %) or rotation (degrees)
             )->list: # of str
     "Values of strain in per cent, of rotation in degrees."
     return [f"{v:+.2f}°" if name == "rotation" else f"{100*v:+.2f} %" for v in values]
@@ -246,7 +249,7 @@ def _fit_grain(sites, mine, lattice, away, window):
     return lines[:, 1:], _errors_of(variances), factor
 
 # %% ../nbs/94_strain.ipynb #346cb998
-def strain_map(sites, # of a frame, as `microscopygpt.sites.sites` finds them
+def strain_map(sites:Sites,
                window:float=WINDOW, # Å, standard deviation of the Gaussian in which strain is averaged
                reference:"np.ndarray|Atoms|None"=None # a cell (2, 2) Å or a crystal; None: each grain's average cell
               )->StrainMap:
@@ -329,7 +332,7 @@ def _least(angles, near):
     "The smallest angle; of two that are as large, the one on the side of `near`."
     return float(min(angles, key=lambda a: (round(abs(a), 1), a*near < 0, a < 0), default=np.nan))
 
-def grain_relation(sites, first:int, second:int # numbers of grains
+def grain_relation(sites:Sites, first:int, second:int # numbers of grains
                   )->GrainRelation:
     "How one grain lies to another; raises `StrainError` where one is too small."
     a, b = average_lattice(sites, first), average_lattice(sites, second)
@@ -342,7 +345,7 @@ def grain_relation(sites, first:int, second:int # numbers of grains
     return GrainRelation(first, second, _least(angles, angle), periods[0], angle, periods[1], error)
 
 # %% ../nbs/94_strain.ipynb #810dbded
-def grain_angles(sites)->list: # of degrees, nan for grains that no rotation relates to the first
+def grain_angles(sites:Sites)->list: # of degrees, nan for grains that no rotation relates to the first
     "Direction of each grain's crystal from x towards y, modulo the rotations that leave the crystal as it is."
     angles = []
     for grain in range(len(sites.grains)):
@@ -359,7 +362,7 @@ GRID = .4 # Å between points of the grid
 SMOOTH = .5 # of the shorter lattice vector
 NEAR = 1.2 # of the longer lattice vector: farther from any column is no grain
 
-def grain_shares(sites)->tuple: # x (w,) Å, y (h,) Å, shares (grains, h, w)
+def grain_shares(sites:Sites)->tuple: # x (w,) Å, y (h,) Å, shares (grains, h, w)
     "How far each point of a grid belongs to each grain, smoothed."
     there = usable(sites)
     lengths = np.linalg.norm(sites.grains[0].cell, axis=1)
@@ -376,7 +379,7 @@ def grain_shares(sites)->tuple: # x (w,) Å, y (h,) Å, shares (grains, h, w)
 BELONGS = .7 # least share that two grains have together where they meet
 SHORTEST = 4. # Å of a line
 
-def boundary_lines(sites, first:int, second:int # numbers of grains
+def boundary_lines(sites:Sites, first:int, second:int # numbers of grains
                   )->list: # of (m, 2) Å, ordered points, the longest line first
     "The lines along which two grains meet; none where they do not."
     x, y, shares = grain_shares(sites)

@@ -9,7 +9,7 @@ __all__ = ['APP', 'WIDE', 'titled', 'folded', 'complaint_html', 'warning_html', 
 
 # %% ../nbs/80_widgets.ipynb #16bfc2ae
 import asyncio, base64, html, itertools, threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.resources import files
 from importlib.util import find_spec
 from io import BytesIO
@@ -17,6 +17,7 @@ from pathlib import Path, PurePath
 import anywidget, ipywidgets as w, numpy as np, traitlets as t
 from ase import Atoms as AseAtoms
 from fastcore.basics import patch
+from matplotlib.figure import Figure
 from PIL import Image
 from .core import MicroscopyGPTError
 from .plotting import OTHER, draw_slab, png_bytes, reach_of
@@ -29,16 +30,15 @@ APP = Path(str(files("microscopygpt")))/"app"
 # %% ../nbs/80_widgets.ipynb #657f31b2
 WIDE = dict(style=dict(description_width="140px"), layout=dict(width="99%")) # of a control that fills its row
 
-def titled(title:str, *children, # widgets
-           **layout)->w.VBox:
+def titled(title:str, *children:w.Widget,
+           **layout:str)->w.VBox:
     "A section with a heading."
     box = w.VBox([w.HTML(f"<h3>{title}</h3>"), *children], layout=layout)
     box.add_class("mgpt-section")
     return box
 
 # %% ../nbs/80_widgets.ipynb #e1f818e1
-def folded(title:str, *children # widgets
-          )->w.VBox:
+def folded(title:str, *children:w.Widget)->w.VBox:
     "Controls with good defaults, behind a button that opens and closes them."
     button = w.ToggleButton(description=title, icon="chevron-right", layout=dict(width="99%"))
     inside = w.VBox(list(children), layout=dict(display="none", padding="4px 0 8px 12px"))
@@ -67,7 +67,7 @@ def base64_text(data:bytes)->str:
     return base64.b64encode(data).decode()
 
 # %% ../nbs/80_widgets.ipynb #f7aa9470
-def picture_html(figure, # matplotlib's, closed afterwards
+def picture_html(figure:Figure, # closed afterwards
                  says:str # what a screen reader says
                 )->str:
     "A figure as an image element."
@@ -87,8 +87,8 @@ def link_html(name:str, data:bytes, text:str)->str:
             f'href="data:application/octet-stream;base64,{base64_text(data)}">{html.escape(text)}</a>')
 
 # %% ../nbs/80_widgets.ipynb #9142f276
-def table_html(headings, rows, # texts, in HTML
-               now=() # indices of rows in bold
+def table_html(headings:Iterable, rows:Iterable, # texts, in HTML
+               now:Iterable=() # indices of rows in bold
               )->str:
     "A table."
     head = "".join(f"<th scope='col'>{heading}</th>" for heading in headings)
@@ -97,9 +97,9 @@ def table_html(headings, rows, # texts, in HTML
     return f"<table class='mgpt-table'><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 # %% ../nbs/80_widgets.ipynb #7005cc08
-def behind(work, # called in a thread
-           then, # called with what `work` returned or raised, where widgets may be touched
-           fail # called with what `then` raises
+def behind(work:Callable, # called in a thread
+           then:Callable, # called with what `work` returned or raised, where widgets may be touched
+           fail:Callable # called with what `then` raises
           )->"asyncio.Task|None":
     "Run `work` and then `then` in the background; at once, and raising, where no event loop runs."
     def safely():
@@ -122,7 +122,7 @@ class Guarded:
         "Show what went wrong, or clear it."
         self.error, self.message.value = error, "" if error is None else complaint_html(error)
 
-    def guarded(self, act, *args)->None:
+    def guarded(self, act:Callable, *args:object)->None:
         "Run `act`, and show what it raises."
         try: act(*args)
         except Exception as e: self.tell(e)
@@ -134,7 +134,7 @@ def _at_once(act, *args): act(*args)
 
 class WorkRow(Guarded):
     "A button that starts long work, one that cancels it, and how far it is."
-    def __init__(self, label:str, pressed, # called when the button is
+    def __init__(self, label:str, pressed:Callable, # called when the button is
                  cancel:str="Cancel", tooltip:str="", icon:str="", cancelled:str="Cancelled."):
         self.stop, self.cancelled, self.message, self.doing = threading.Event(), cancelled, w.HTML(), w.HTML()
         fits = w.Layout(width="auto")
@@ -162,9 +162,9 @@ def _working(self:WorkRow, busy):
 
 # %% ../nbs/80_widgets.ipynb #44116a3f
 @patch
-def run(self:WorkRow, work, # called in a thread, with a function (share, text) that it reports to
-        then, # called with what `work` returns
-        fail=None # called with what is raised; `tell` for None
+def run(self:WorkRow, work:Callable, # called in a thread, with a function (share, text) that it reports to
+        then:Callable, # called with what `work` returns
+        fail:"Callable|None"=None # called with what is raised; `tell` for None
        )->"asyncio.Task|None":
     "Do long work in the background; at once where no event loop runs."
     self.stop.clear()

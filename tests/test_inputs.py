@@ -13,7 +13,8 @@ import tifffile
 from PIL import Image
 
 from microscopygpt.batch import BatchError, Question, folder_names, predict_many, read_questions
-from microscopygpt.options import as_options, pixel_size
+from microscopygpt.complaints import as_options
+from microscopygpt.options import pixel_size
 from microscopygpt.cli import main
 from microscopygpt.crystal import CrystalError, FormulaError, parse_formula, space_group, typed_formula
 from microscopygpt.structure_files import CrystalWarning, read_crystal, read_structures

@@ -434,7 +434,7 @@ def test_too_many_pixels(tmp_path):
 
 @pytest.mark.parametrize("kind", [kind for kind in microscopes if kind != "mrc"])
 def test_without_the_extra(kind, tmp_path, monkeypatch):
-    from microscopygpt.options import complaint
+    from microscopygpt.complaints import complaint
     path = saved(tmp_path, "a", microscopes[kind]())
     for name in [n for n in sys.modules if n.split(".")[0] in ("rsciio", "h5py")] + ["rsciio", "h5py"]: monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MicrographError, match=r"pip install 'microscopygpt\[io\]'") as e: read_micrograph(path)
