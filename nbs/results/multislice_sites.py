@@ -54,7 +54,7 @@ def columns(atoms):
     return np.array([atoms.positions[g[0], :2] % box for g in groups]), groups
 
 def with_defects(atoms, wanted, seed):
-    "The sheet with defects at least two bonds apart, and the truth: rows (x, y, call, new)."
+    "The sheet with defects at least two bonds apart, and the truth: rows (x, y, call, old, new)."
     rng = np.random.default_rng(seed)
     xy, groups = columns(atoms)
     box = atoms.cell.lengths()[:2]
@@ -73,7 +73,7 @@ def with_defects(atoms, wanted, seed):
                 elif staying: symbols[k] = staying.pop()
                 else: gone.append(k)
             if not new or call == "partial": empty.append(i)
-            truth.append((*xy[i], call, new))
+            truth.append((*xy[i], call, old, new))
             count -= 1
     moved = atoms.positions.copy()
     for i in empty:
@@ -113,6 +113,6 @@ def main(name, folder):
         stored[f"{detector}_most"] = scan.max() # of the beam
     np.savez_compressed(Path(folder)/f"multislice_{name}.npz", **stored, box=atoms.cell.lengths()[:2],
                         xy=np.array([t[:2] for t in truth]), call=np.array([t[2] for t in truth]),
-                        new=np.array([t[3] for t in truth]), seconds=time.process_time() - started)
+                        old=np.array([t[3] for t in truth]), new=np.array([t[4] for t in truth]), seconds=time.process_time() - started)
 
 if __name__ == "__main__": main(*sys.argv[1:3])
