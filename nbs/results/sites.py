@@ -64,7 +64,7 @@ PARTS = dict(
     pixels=doses((2000,), pixel_size=.05) + doses((2000,), pixel_size=.2, size=256),
     vibration=doses((2000,), vibration=.07),
     adatoms=doses((2000,), adatoms={"Mo": 4, "S": 4}),
-    probes=doses((2000,), probe=Probe(80, 30)) + doses((2000,), probe=Probe(60, 30, defocus=60.))
+    probes=doses((2000,), probe=Probe(80, 30)) + doses((2000,), probe=Probe(60, 30, defocus=30.))
            + doses((2000,), probe="atomvision"),
     other=doses((300, 2000), microscope=OTHER) + doses((2000,), "MoS2, W and Se", microscope=OTHER)
           + doses((300, 2000), microscope=HARD_OTHER) + doses((2000,), "MoS2, W and Se", microscope=HARD_OTHER)
