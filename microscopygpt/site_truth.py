@@ -17,10 +17,10 @@ from scipy.spatial.distance import cdist
 from .build import displace
 from .core import MicroscopyGPTError
 from .crystal import Slab, from_slab, to_slab
+from .frame_columns import columns_of
 from .micrograph import Micrograph
 from .noise import Noise, add_noise, random_view
 from .scan import Scan, draw_errors
-from .sites import columns_of
 from .stem import orientation, simulate
 
 # %% ../nbs/97_site_truth.ipynb #8520d96b

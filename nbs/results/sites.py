@@ -66,6 +66,7 @@ PARTS = dict(
     adatoms=doses((2000,), adatoms={"Mo": 4, "S": 4}),
     probes=doses((2000,), probe=Probe(80, 30)) + doses((2000,), probe=Probe(60, 30, defocus=30.))
            + doses((2000,), probe="atomvision"),
+    many=doses((300, 2000), share=.06),
     other=doses((300, 2000), microscope=OTHER) + doses((2000,), "MoS2, W and Se", microscope=OTHER)
           + doses((300, 2000), microscope=HARD_OTHER) + doses((2000,), "MoS2, W and Se", microscope=HARD_OTHER)
           + doses((2000,), microscope=replace(OTHER, tail=.3, tail_width=1.2))
