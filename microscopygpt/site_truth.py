@@ -44,7 +44,7 @@ DEFECTS = {
     "BN": (Defect("vacancy", "B"), Defect("vacancy", "N")),
     "graphene": (Defect("substitution", "C", ("N",)), Defect("substitution", "C", ("Si",)), Defect("vacancy", "C"))}
 
-# %% ../nbs/97_site_truth.ipynb #c0a37c07
+# %% ../nbs/97_site_truth.ipynb #7bf782a0
 BORDER, GAP = 8., 3. # Å of crystal around the view, and of nothing around that
 
 class _View(NamedTuple):
@@ -66,7 +66,7 @@ def _cells_in(cell, origin, view):
     ranges = [np.arange(np.floor(low) - 1, np.ceil(high) + 1) for low, high in zip(uv.min(0), uv.max(0))]
     return np.stack(np.meshgrid(*ranges), -1).reshape(-1, 1, 2)
 
-# %% ../nbs/97_site_truth.ipynb #8815178b
+# %% ../nbs/97_site_truth.ipynb #ba1dc355
 def _laid(cell, columns, origin, view):
     "Where columns lie in and around a view, (n, 2) Å, and which one of the cell each is."
     n = _cells_in(cell, origin, view)
@@ -88,7 +88,7 @@ def _recorded(slab, columns, scan, view):
     xy, which = _laid(slab.cell@turn@errors.matrix, columns, drawn["shift"], view)
     return _displaced(xy, errors.field, view.pixel_size), which
 
-# %% ../nbs/97_site_truth.ipynb #3b07856e
+# %% ../nbs/97_site_truth.ipynb #92b1f140
 class TruthError(MicroscopyGPTError): "A micrograph with defects that cannot be made."
 
 def _choose(defects, labels, free, share, rng):
@@ -103,7 +103,7 @@ def _choose(defects, labels, free, share, rng):
         chosen[rng.choice(where, each, replace=False)] = k
     return chosen
 
-# %% ../nbs/97_site_truth.ipynb #d177cb02
+# %% ../nbs/97_site_truth.ipynb #2238a599
 ABOVE = 1.5 # Å, from an atom to the next where a column holds more atoms than it should
 
 class _Standing(NamedTuple):
@@ -121,7 +121,7 @@ def _in_column(xy, column, defect):
     i = np.arange(len(numbers))
     return _Standing(xy, column.label, call, numbers, np.resize(column.z, len(i)) + ABOVE*(i//len(column.z)))
 
-# %% ../nbs/97_site_truth.ipynb #683fe48f
+# %% ../nbs/97_site_truth.ipynb #fc6ceaa8
 ADATOM_APART = 1. # Å, least distance of an adatom from any column
 
 def _adatoms(adatoms, xy, top, view, rng):
@@ -135,7 +135,7 @@ def _adatoms(adatoms, xy, top, view, rng):
     symbols = [s for s, n in dict(adatoms).items() for _ in range(n)]
     return [_Standing(at, "", "adatom", (atomic_numbers[s],), np.array([top])) for at, s in zip(found, symbols)]
 
-# %% ../nbs/97_site_truth.ipynb #0ad87b24
+# %% ../nbs/97_site_truth.ipynb #4c8a120f
 def _as_atoms(standing, view):
     "All atoms in a box that is larger than the view."
     side = view.fov + 2*(BORDER + GAP)
@@ -155,7 +155,7 @@ class DefectFrame:
 
     def __len__(self): return len(self.xy)
 
-# %% ../nbs/97_site_truth.ipynb #6fa5a7bc
+# %% ../nbs/97_site_truth.ipynb #0e264a50
 def _with_defects(atoms, defects, share, adatoms, scan, view):
     "What stands in and around a view."
     slab, rng = to_slab(atoms), np.random.default_rng([view.seed, 3])
@@ -167,7 +167,7 @@ def _with_defects(atoms, defects, share, adatoms, scan, view):
     top = max(max(c.z) for c in columns) + 2*ABOVE
     return standing + _adatoms(adatoms, xy, top, view, rng)
 
-# %% ../nbs/97_site_truth.ipynb #189ae685
+# %% ../nbs/97_site_truth.ipynb #9324215e
 COUNTED, STRAIGHT = Noise(offset=.05, dose=2000), Scan()
 
 def _frame_of(standing, micrograph, clean, view):
@@ -175,7 +175,7 @@ def _frame_of(standing, micrograph, clean, view):
     xy, expected, call, occupants, _ = zip(*[s for s in standing if s.xy in view])
     return DefectFrame(micrograph, np.array(xy), np.array(expected), np.array(call, object), list(occupants), clean)
 
-# %% ../nbs/97_site_truth.ipynb #6799d1d0
+# %% ../nbs/97_site_truth.ipynb #7cd32d74
 def defect_frame(atoms, # jarvis Atoms, the perfect crystal
                  defects=(), # of `Defect`: as many of each
                  share:float=.02, # of the columns that are changed
@@ -233,7 +233,7 @@ def _kind(sites, i):
 
 def _same_atoms(found, i, frame, j): return sorted(found.occupants[i]) == sorted(frame.occupants[j])
 
-# %% ../nbs/97_site_truth.ipynb #6f1eb57e
+# %% ../nbs/97_site_truth.ipynb #3407a209
 def _counted(kinds):
     "Counts of each kind from pairs (kind, `Count`)."
     counts = {}
@@ -251,7 +251,7 @@ def score_sites(found, # `Sites` of the frame
     missed = [(_kind(frame, j), Count(missed=1)) for j in alone[1]]
     return _counted(right + missed + [(_kind(found, i), Count(false=1)) for i in alone[0]])
 
-# %% ../nbs/97_site_truth.ipynb #9216e5e5
+# %% ../nbs/97_site_truth.ipynb #777c104c
 REACH = 5. # standard deviations of the probe that the information is summed over
 LEAST_INFORMATION = 1e-9 # of the scaled matrix: columns at the rim of the sum can hardly be told apart
 
@@ -260,13 +260,19 @@ def _derivatives(d, electrons, sigma, area):
     profile = area*np.exp(-.5*(d**2).sum(1)/sigma**2)/(2*np.pi*sigma**2)
     return np.c_[electrons*profile[:, None]*d/sigma**2, profile]
 
+def _all_derivatives(pixels, xy, electrons, background, sigma, area):
+    "Derivatives (pixels, parameters) by all columns and the background, and the expected counts."
+    columns = [_derivatives(pixels - at, e, sigma, area) for at, e in zip(xy, electrons)]
+    mean = background*area + sum(e*column[:, 2] for e, column in zip(electrons, columns))
+    return np.hstack([*columns, np.full((len(mean), 1), area)]), mean
+
 def _least_variance(J, mean):
     "Diagonal of the inverse Fisher information of Poisson counts; J (pixels, parameters), mean (pixels,)."
     scale = np.sqrt((J**2/mean[:, None]).sum(0))
     J = J/scale
     return np.diag(np.linalg.inv(J.T@(J/mean[:, None]) + LEAST_INFORMATION*np.eye(len(scale))))/scale**2
 
-# %% ../nbs/97_site_truth.ipynb #c028d9c1
+# %% ../nbs/97_site_truth.ipynb #78f481ab
 def _pixels_around(xy, reach, pixel_size):
     "Positions (n, 2) Å of pixels in a square."
     steps = np.arange(-int(reach/pixel_size), int(reach/pixel_size) + 1)*pixel_size
@@ -281,10 +287,7 @@ def position_bound(xy:np.ndarray, # (n, 2) Å, columns, the one in question firs
     "The least standard deviation of a column's position, everything else unknown too (Cramér and Rao)."
     pixels, area = _pixels_around(xy[0], REACH*sigma, pixel_size), pixel_size**2
     near = np.linalg.norm(xy - xy[0], axis=1) < 2*REACH*sigma
-    counts = np.asarray(electrons, float)[near]
-    columns = [_derivatives(pixels - at, e, sigma, area) for at, e in zip(xy[near], counts)]
-    mean = background*area + sum(e*column[:, 2] for e, column in zip(counts, columns))
-    J = np.hstack([*columns, np.full((len(mean), 1), area)])
+    J, mean = _all_derivatives(pixels, xy[near], np.asarray(electrons, float)[near], background, sigma, area)
     return float(np.sqrt(_least_variance(J, mean)[:2].mean()))
 
 # %% ../nbs/97_site_truth.ipynb #3f1d8139

@@ -8,13 +8,10 @@ from scipy.spatial import cKDTree
 
 RESULTS = Path(__file__).parents[1]/"nbs/results"
 sys.path.insert(0, str(RESULTS))
-from sites import ALLOYS, COUNTED, HARD, HARD_OTHER, OTHER, crystal, make_frame # the script of the page
-from microscopygpt.micrograph import Micrograph
-from microscopygpt.site_truth import Count, DEFECTS, defect_frame, frame_bounds, position_bound, score_sites
+from sites import COUNTED, HARD, HARD_OTHER, IN_MULTISLICE, OTHER, analysed, crystal, make_frame # the script
+from microscopygpt.site_truth import Count, defect_frame, frame_bounds, position_bound, score_sites
 from microscopygpt.sites import sites
 from microscopygpt.stem import Probe
-
-ELEMENTS = {"MoS2, W and Se": "W,Se", "graphene": "N,Si", "WSe2": "Mo"}
 
 @lru_cache(None)
 def counts(case, seeds, items):
@@ -22,7 +19,7 @@ def counts(case, seeds, items):
     total = {}
     for seed in seeds:
         frame = make_frame(case, dict(items), seed)
-        found = sites(frame.micrograph, crystal(case), elements=ELEMENTS.get(case, ()))
+        found, _ = analysed(case, frame, *([IN_MULTISLICE] if "detector" in dict(items) else []))
         for kind, count in score_sites(found, frame).items(): total[kind] = total.get(kind, Count()) + count
     return total
 
@@ -31,7 +28,7 @@ def f1(total, *kinds): return sum((total.get(k, Count()) for k in kinds), Count(
 
 def false_calls(case, seed=0, **settings):
     frame = make_frame(case, settings, seed, perfect=True)
-    found = sites(frame.micrograph, crystal(case), elements=ELEMENTS.get(case, ()))
+    found, _ = analysed(case, frame)
     return int((found.call != "expected").sum()), len(frame)
 
 def test_vacancies_at_2000():

@@ -29,8 +29,8 @@ SHEETS = dict(
           ("partial", "S,S", "S", 10), ("substitution", "Mo", "W", 6), ("substitution", "S,S", "S,Se", 8)]),
     WSe2=(lambda: mx2("WSe2", "2H", 3.29, 3.34, vacuum=1.6), [("vacancy", "W", "", 6), ("vacancy", "Se,Se", "", 6),
           ("partial", "Se,Se", "Se", 10), ("substitution", "W", "Mo", 8)]),
-    graphene=(lambda: graphene("C2", a=2.46, vacuum=2.), [("substitution", "C", "N", 20), ("substitution", "C", "Si", 10),
-              ("vacancy", "C", "", 8)]))
+    graphene=(lambda: graphene("C2", a=2.46, vacuum=2.),
+              [("substitution", "C", "N", 20), ("substitution", "C", "Si", 10), ("vacancy", "C", "", 8)]))
 
 def rectangle(sheet):
     "The sheet repeated to about a square of `SIDE`."
@@ -113,6 +113,7 @@ def main(name, folder):
         stored[f"{detector}_most"] = scan.max() # of the beam
     np.savez_compressed(Path(folder)/f"multislice_{name}.npz", **stored, box=atoms.cell.lengths()[:2],
                         xy=np.array([t[:2] for t in truth]), call=np.array([t[2] for t in truth]),
-                        old=np.array([t[3] for t in truth]), new=np.array([t[4] for t in truth]), seconds=time.process_time() - started)
+                        old=np.array([t[3] for t in truth]), new=np.array([t[4] for t in truth]),
+                        seconds=time.process_time() - started)
 
 if __name__ == "__main__": main(*sys.argv[1:3])

@@ -30,6 +30,7 @@ ALLOYS = {"MoS2, 30 % W": (Defect("substitution", "Mo", ("W",)),),
           "MoS2, 40 % Se": (Defect("substitution", "S2", ("S", "Se")), Defect("substitution", "S2", ("Se", "Se")))}
 SHARES = {"MoS2, 30 % W": .15, "MoS2, 40 % Se": .2} # of all columns
 ELEMENTS = {"MoS2, W and Se": "W,Se", "MoS2, 30 % W": "W", "MoS2, 40 % Se": "Se", "WSe2": "Mo", "graphene": "N,Si"}
+IN_MULTISLICE = dict(ELEMENTS, MoS2="W,Se") # the sheet holds dopants and vacancies
 CRYSTALS = "WSe2", "NbSe2", "PtSe2", "FeSe", "BN", "graphene", "MoS2, antisites", *ALLOYS
 LATTICES = dict(NbSe2=(3.47, 3.36), PtSe2=(3.75, 2.6)) # a and thickness, Å
 
@@ -104,6 +105,8 @@ def interpolated(scan, box):
     y, x = (np.arange(int(length/PIXEL))*PIXEL for length in box[::-1])
     return (np.exp(2j*np.pi*np.outer(y, gy))@f@np.exp(2j*np.pi*np.outer(gx, x))).real
 
+def has_multislice(case): return (FOLDER/f"multislice_{case}.npz").is_file()
+
 def multislice_frame(case, detector, dose, seed, perfect=False):
     "A stored multislice scan, counted; only its defects are in the truth."
     with np.load(FOLDER/f"multislice_{case}.npz", allow_pickle=False) as f: stored = dict(f)
@@ -123,12 +126,13 @@ def make_frame(case, settings, seed, perfect=False):
     noise = replace(settings.pop("noise", COUNTED), dose=settings.pop("dose"))
     defects = () if perfect else (ALLOYS | DEFECTS)[case]
     if perfect: settings.pop("adatoms", None)
-    return defect_frame(crystal(case), defects, **dict(dict(share=SHARES.get(case, .02)), **settings), noise=noise, seed=seed)
+    settings.setdefault("share", SHARES.get(case, .02))
+    return defect_frame(crystal(case), defects, **settings, noise=noise, seed=seed)
 
-def analysed(case, frame):
+def analysed(case, frame, elements=ELEMENTS):
     "Sites of a frame and the seconds of CPU."
     start = time.process_time()
-    found = sites(frame.micrograph, crystal(case), elements=ELEMENTS.get(case, ()))
+    found = sites(frame.micrograph, crystal(case), elements=elements.get(case, ()))
     return found, time.process_time() - start
 
 def position_errors(found, frame, fov):
@@ -142,7 +146,7 @@ def row(part, case, settings, seed):
     out = dict(part=part, case=case, settings=described(settings), seed=seed)
     frame = make_frame(case, settings, seed)
     fov = frame.micrograph.shape[0]*frame.micrograph.pixel_size
-    try: found, seconds = analysed(case, frame)
+    try: found, seconds = analysed(case, frame, IN_MULTISLICE if "detector" in settings else ELEMENTS)
     except MicroscopyGPTError as e: return dict(out, error=f"{type(e).__name__}: {e}")
     errors, inner = position_errors(found, frame, fov)
     out |= dict(sites=len(found), seconds=round(seconds, 2), power=round(found.power, 2),
@@ -155,13 +159,15 @@ def row(part, case, settings, seed):
     calls, count = np.unique(found.call[found.call != "expected"].astype(str), return_counts=True)
     return out | dict(perfect_sites=len(perfect), perfect_false=dict(zip(calls.tolist(), count.tolist())))
 
-def rms_by_label(errors, labels): return {str(k): float(np.sqrt((errors[labels == k]**2).mean())) for k in np.unique(labels)}
+def root_mean_square(values): return float(np.sqrt((np.asarray(values)**2).mean()))
+
+def rms_by_label(errors, labels): return {str(k): root_mean_square(errors[labels == k]) for k in np.unique(labels)}
 
 def bounds(frame, settings, inner):
     "Cramér-Rao bounds of some columns, by label."
     some = np.concatenate([inner[frame.expected[inner] == k][:EACH] for k in np.unique(frame.expected[inner])])
     values = frame_bounds(frame, replace(COUNTED, dose=settings["dose"]), .5, some)
-    return {str(k): float(np.sqrt((values[frame.expected[some] == k]**2).mean())) for k in np.unique(frame.expected[some])}
+    return rms_by_label(values, frame.expected[some])
 
 def described(settings):
     "Settings as text."
@@ -182,6 +188,7 @@ def main():
         for part in only:
             for case, settings in PARTS[part]:
                 if json.dumps([part, case, described(settings), seed]) in done: continue
+                if part == "multislice" and not has_multislice(case): continue
                 rows.append(row(part, case, settings, seed))
                 print(json.dumps(rows[-1]), flush=True)
                 write_atomically(a.out, "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")

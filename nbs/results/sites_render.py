@@ -1,7 +1,7 @@
 """Micrographs with known defects by a renderer that shares no code with the package: what `sites` is tried on.
 
-Each atom is drawn by itself at its own place: a Gaussian and a broad tail in an elliptic metric, on the pixels where the
-scan really was, line by line. Nothing is interpolated, so that the truth is exact.
+Each atom is drawn by itself at its own place: a Gaussian and a broad tail in an elliptic metric, on the pixels where
+the scan really was, line by line. Nothing is interpolated, so that the truth is exact.
 """
 from dataclasses import dataclass, field
 import numpy as np
@@ -22,11 +22,12 @@ def trigonal_prisms(metal, other, a, h): # 2H
 SHEETS = dict(
     MoS2=trigonal_prisms("Mo", "S", 3.17, 3.13), WSe2=trigonal_prisms("W", "Se", 3.30, 3.34),
     NbSe2=trigonal_prisms("Nb", "Se", 3.46, 3.36),
-    PtSe2=Sheet(hexagonal(3.74), (((0, 0), ("Pt",), (0.,)), ((1/3, 2/3), ("Se",), (1.3,)), ((2/3, 1/3), ("Se",), (-1.3,)))),
+    PtSe2=Sheet(hexagonal(3.74), (((0, 0), ("Pt",), (0.,)), ((1/3, 2/3), ("Se",), (1.3,)),
+                                  ((2/3, 1/3), ("Se",), (-1.3,)))),
     BN=Sheet(hexagonal(2.505), (((1/3, 2/3), ("B",), (0.,)), ((2/3, 1/3), ("N",), (0.,)))),
     graphene=Sheet(hexagonal(2.464), (((1/3, 2/3), ("C",), (0.,)), ((2/3, 1/3), ("C",), (0.,)))),
-    FeSe=Sheet(((3.77, 0.), (0., 3.77)), (((0, 0), ("Fe",), (0.,)), ((.5, .5), ("Fe",), (0.,)), ((0, .5), ("Se",), (1.45,)),
-                                         ((.5, 0), ("Se",), (-1.45,)))))
+    FeSe=Sheet(((3.77, 0.), (0., 3.77)), (((0, 0), ("Fe",), (0.,)), ((.5, .5), ("Fe",), (0.,)),
+                                         ((0, .5), ("Se",), (1.45,)), ((.5, 0), ("Se",), (-1.45,)))))
 
 @dataclass(frozen=True)
 class Microscope:
@@ -98,8 +99,8 @@ def render(xy, weight, size, p, microscope, line_shift=None, angle=0.):
 
 def frame(name, defects=(), share=.02, size=512, pixel_size=.1, seed=0, microscope=Microscope(), adatoms=(), sheet=None,
           spacing=0.):
-    """A micrograph with defects: rows (call, old, new) as in ("partial", "S,S", "S"), equally many of each, in `share` of
-    the columns; adatoms (symbol, count); `spacing` (Å) is the least distance between two defects."""
+    """A micrograph with defects: rows (call, old, new) as in ("partial", "S,S", "S"), equally many of each, in `share`
+    of the columns; adatoms (symbol, count); `spacing` (Å) is the least distance between two defects."""
     m = microscope
     rng = np.random.default_rng([seed, 77])
     sheet = sheet or SHEETS[name]
@@ -143,7 +144,9 @@ def frame(name, defects=(), share=.02, size=512, pixel_size=.1, seed=0, microsco
     for symbol, count in adatoms:
         while count:
             at = rng.uniform(1.5, fov - 1.5, 2)
-            if np.linalg.norm(xy - at, axis=1).min() < .9 or (extra and np.linalg.norm(np.array([e[0] for e in extra]) - at, axis=1).min() < 4): continue
+            others = np.array([e[0] for e in extra]).reshape(-1, 2)
+            if np.linalg.norm(xy - at, axis=1).min() < .9: continue
+            if len(others) and np.linalg.norm(others - at, axis=1).min() < 4: continue
             extra.append((at, symbol))
             atoms.append(at)
             weights.append(Z[symbol]**m.power)
