@@ -2,8 +2,8 @@
 
     python atomap_positions.py FRAMES.npz OUT.npz
 
-FRAMES holds images `image_0`, `image_1`, ... and `separation`, in pixels. OUT holds positions `xy_0`, ... in pixels, and
-`seconds` of CPU for each. Atomap is GPL, and this script alone uses it: it reads and writes arrays.
+FRAMES holds images `image_0`, `image_1`, ... and `separation`, in pixels. OUT holds positions `xy_0`, ... in pixels,
+and `seconds` of CPU for each. Atomap is GPL, and this script alone uses it: it reads and writes arrays.
 """
 import sys
 import time

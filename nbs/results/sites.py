@@ -51,7 +51,12 @@ COUNTED = Noise(offset=.05)
 HARD = dict(scan=Scan(affine=.08, drift=.1), noise=replace(COUNTED, jitter=.03, astigmatism=.3, gain=.1, background=.3,
                                                            length=10.))
 OTHER = sites_render.Microscope()
-HARD_OTHER = replace(OTHER, affine=.08, drift=.1, ellipse=1.3, jitter=.03, gain=.1, contamination=.3)
+MICROSCOPES = { # of the other renderer
+    "plain": OTHER, "broad tails": replace(OTHER, tail=.3, tail_width=1.2),
+    "vibrating, relaxed": replace(OTHER, thermal=.07, relaxed=.1),
+    "all at once": replace(OTHER, affine=.08, drift=.1, ellipse=1.3, jitter=.03, gain=.1, contamination=.3),
+    "5 % of incident electrons": replace(OTHER, scattered=.05)}
+PROBES = {"80 kV": Probe(80, 30), "60 kV, out of focus": Probe(60, 30, defocus=30.), "atomvision": "atomvision"}
 
 def doses(values, case="MoS2", **settings): return [(case, dict(dose=d, **settings)) for d in values]
 
@@ -65,15 +70,10 @@ PARTS = dict(
     pixels=doses((2000,), pixel_size=.05) + doses((2000,), pixel_size=.2, size=256),
     vibration=doses((2000,), vibration=.07),
     adatoms=doses((2000,), adatoms={"Mo": 4, "S": 4}),
-    probes=doses((2000,), probe=Probe(80, 30)) + doses((2000,), probe=Probe(60, 30, defocus=30.))
-           + doses((2000,), probe="atomvision"),
-    many=doses((300, 2000), share=.06),
-    other=doses((300, 2000), microscope=OTHER) + doses((2000,), "MoS2, W and Se", microscope=OTHER)
-          + doses((300, 2000), microscope=HARD_OTHER) + doses((2000,), "MoS2, W and Se", microscope=HARD_OTHER)
-          + doses((2000,), microscope=replace(OTHER, tail=.3, tail_width=1.2))
-          + doses((2000,), microscope=replace(OTHER, thermal=.07, relaxed=.1))
-          + doses((2000,), "graphene", microscope=OTHER) + doses((2000,), "WSe2", microscope=OTHER)
-          + doses((2000, 10000), microscope=replace(OTHER, scattered=.05)),
+    probes=[row for name in PROBES for row in doses((2000,), probe=name)],
+    other=[row for name in MICROSCOPES for row in doses((300, 2000), microscope=name)]
+          + [row for case in ("MoS2, W and Se", "graphene", "WSe2") for row in doses((2000,), case, microscope="plain")]
+          + doses((2000,), "MoS2, W and Se", microscope="all at once"),
     multislice=[(case, dict(dose=dose, detector=detector)) for case in ("MoS2", "WSe2", "graphene")
                 for detector in ("haadf", "madf") for dose in (300, 2000, 10000)])
 
@@ -88,7 +88,7 @@ def other_frame(case, microscope, dose, seed, perfect=False, **settings):
     "A frame of the other renderer, as a `DefectFrame`."
     defects = [(d.call, ",".join(old_symbols(d.old)), ",".join(sorted(d.new))) for d in (ALLOYS | DEFECTS)[case]]
     f = sites_render.frame(case.split(",")[0], () if perfect else defects, seed=seed,
-                           microscope=replace(microscope, dose=dose), **settings)
+                           microscope=replace(MICROSCOPES[microscope], dose=dose), **settings)
     return DefectFrame(Micrograph(f.image, f.pixel_size), f.xy, np.array([label(k) for k in f.kind]), f.call,
                        [numbers(n) for n in f.new], f.mean)
 
@@ -127,6 +127,7 @@ def make_frame(case, settings, seed, perfect=False):
     defects = () if perfect else (ALLOYS | DEFECTS)[case]
     if perfect: settings.pop("adatoms", None)
     settings.setdefault("share", SHARES.get(case, .02))
+    if "probe" in settings: settings["probe"] = PROBES[settings["probe"]]
     return defect_frame(crystal(case), defects, **settings, noise=noise, seed=seed)
 
 def analysed(case, frame, elements=ELEMENTS):

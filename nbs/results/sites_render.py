@@ -169,4 +169,5 @@ def frame(name, defects=(), share=.02, size=512, pixel_size=.1, seed=0, microsco
     inside = ((xy >= 0) & (xy <= fov)).all(1)
     places = np.concatenate([xy[inside], np.array([e[0] for e in extra]).reshape(-1, 2)])
     def add(a, values): return np.concatenate([a[inside], np.array(values, object)])
-    return Frame(counted, pixel_size, places, add(kind, [""]*n), add(call, ["adatom"]*n), add(new, [e[1] for e in extra]), mean)
+    return Frame(counted, pixel_size, places, add(kind, [""]*n), add(call, ["adatom"]*n),
+                 add(new, [e[1] for e in extra]), mean)
