@@ -9,17 +9,17 @@ __all__ = ['WIDTHS', 'TAPER', 'REACH', 'TABLE', 'PIXELS_PER_SIGMA', 'MESH', 'SPR
            'equations', 'System', 'solved', 'fitted_profile', 'PixelNoise', 'pixel_noise', 'standard_errors',
            'softest_needed', 'ColumnFit', 'fit_columns']
 
-# %% ../nbs/88_column_fit.ipynb #b48ab647
+# %% ../nbs/88_column_fit.ipynb #c7ebe236
 from dataclasses import dataclass, field
 from typing import NamedTuple
 import numpy as np
 from scipy import sparse
-from scipy.optimize import nnls
+from scipy.optimize import lsq_linear, nnls
 from scipy.sparse.linalg import splu
 
-# %% ../nbs/88_column_fit.ipynb #29361433
-WIDTHS = np.array([.75, 1., 1.3, 1.8]) # of the Gaussians, in standard deviations of the probe
-TAPER, REACH = 3.2, 4.2 # standard deviations, where the profile begins to end, and where it ends
+# %% ../nbs/88_column_fit.ipynb #e1a622cb
+WIDTHS = np.array([.7, .85, 1., 1.2, 1.6, 2.2]) # of the Gaussians, in standard deviations of the probe
+TAPER, REACH = 3.4, 4.6 # standard deviations, where the profile begins to end, and where it ends
 TABLE = np.linspace(0, REACH**2, 3001) # squared distances in the metric, at which the profile is tabulated
 
 def _taper(s2):
@@ -36,12 +36,12 @@ def _gaussians(s2):
 _s = np.linspace(0, REACH, 4001)
 _INTEGRALS = np.trapezoid(2*np.pi*_s*np.exp(-.5*(_s/WIDTHS[:, None])**2)*_taper(_s**2), _s, axis=1)
 
-# %% ../nbs/88_column_fit.ipynb #bcd61d87
+# %% ../nbs/88_column_fit.ipynb #e7ecc8c1
 @dataclass
 class Profile:
     "The image of a column of intensity 1."
     covariance: np.ndarray # (2, 2) Å²
-    shares: np.ndarray = field(default_factory=lambda: np.array([0, 1., 0, 0])) # (4,) of the Gaussians
+    shares: np.ndarray = field(default_factory=lambda: (WIDTHS == 1).astype(float)) # of the Gaussians
 
     @property
     def reach(self)->float: return REACH*float(np.sqrt(np.linalg.eigvalsh(self.covariance)[-1])) # Å
@@ -67,7 +67,7 @@ def _looked_up(table, s2):
     low = at.astype(np.int32)
     return np.where(s2 < TABLE[-1], table[low] + (at - low)*(table[low + 1] - table[low]), 0)
 
-# %% ../nbs/88_column_fit.ipynb #a977d480
+# %% ../nbs/88_column_fit.ipynb #08784d37
 PIXELS_PER_SIGMA = 2.2 # binned pixels in a standard deviation of the probe
 
 class Binned(NamedTuple):
@@ -86,7 +86,7 @@ def binned(data:np.ndarray, # (h, w)
     image = data[:h*n, :w*n].reshape(h, n, w, n).mean((1, 3), dtype=np.float32)
     return Binned(image, pixel_size*n, (n - 1)/2*pixel_size)
 
-# %% ../nbs/88_column_fit.ipynb #904e34a2
+# %% ../nbs/88_column_fit.ipynb #0c3525fe
 class Patches(NamedTuple):
     "The pixels around each of n columns."
     pixel: np.ndarray # (n, k) index into the flat image; -1 outside
@@ -106,7 +106,7 @@ def patches(xy:np.ndarray, # (n, 2) Å, from the centre of the first pixel
     pixel = np.where(inside, row*shape[1] + column, -1)
     return Patches(pixel, column*pixel_size - xy[:, :1], row*pixel_size - xy[:, 1:])
 
-# %% ../nbs/88_column_fit.ipynb #339dfef5
+# %% ../nbs/88_column_fit.ipynb #8694facb
 def _sparse(patch, values, n_pixels):
     "Values (n, k) on the patches as a matrix (pixels, n)."
     n, k = patch.pixel.shape
@@ -122,7 +122,7 @@ def design(patch:Patches, profile:Profile, n_pixels:int
     by_y = -slope*(M[0, 1]*patch.dx + M[1, 1]*patch.dy)
     return [_sparse(patch, v, n_pixels) for v in (_looked_up(table, s2), by_x, by_y)]
 
-# %% ../nbs/88_column_fit.ipynb #6ca48147
+# %% ../nbs/88_column_fit.ipynb #92edd17b
 MESH = 3. # Å between the nodes of the background: dirt is as small as that, columns are smaller
 
 def _tents(n, nodes):
@@ -150,7 +150,7 @@ def background(shape:tuple, pixel_size:float # Å/px
     bends = sparse.kron(_bends(nodes[0]), x) + sparse.kron(y, _bends(nodes[1]))
     return Background(tents, bends.tocsc())
 
-# %% ../nbs/88_column_fit.ipynb #0e242444
+# %% ../nbs/88_column_fit.ipynb #096bdf66
 SPRING = .15 # Å, standard deviation of displacements; atoms beside defects move by about .1 Å
 
 class Equations(NamedTuple):
@@ -176,7 +176,7 @@ def equations(image:np.ndarray, # (h, w)
     held[:n], held[n:3*n] = 1e-9*np.median(normal.diagonal()[:n]), SPRING**-2 # the first for columns that lie outside
     return Equations(A, normal, At@image.ravel(), weight, held, mesh)
 
-# %% ../nbs/88_column_fit.ipynb #ecc08559
+# %% ../nbs/88_column_fit.ipynb #5a5cd884
 class System(NamedTuple):
     "Solved equations."
     solution: np.ndarray # intensities (n,), displacements along x and y (n,) times intensity over expected, background
@@ -201,7 +201,7 @@ def solved(of:Equations, image:np.ndarray, # (h, w)
     evidence = -.5*(misfit + _log_determinant(factor)) - nodes*np.log(bend)
     return System(solution, model, factor, matrix.diagonal(), evidence)
 
-# %% ../nbs/88_column_fit.ipynb #1ada0777
+# %% ../nbs/88_column_fit.ipynb #d20967ac
 STEP = .1 # Å², largest change of the ellipse at once
 KEPT = 1e-4 # of a Gaussian's weight in the equations, by which its share is held: the widths overlap
 
@@ -211,21 +211,28 @@ def _ellipse_changes(profile, patch, gaussian):
     u, v = M[0, 0]*patch.dx + M[0, 1]*patch.dy, M[0, 1]*patch.dx + M[1, 1]*patch.dy
     return gaussian*.5*(u**2 - v**2), gaussian*u*v
 
+def _images_of(terms, patch, intensity, n_pixels):
+    "The image of each term of a profile, all columns together, and an even ground: (pixels, terms + 1)."
+    pixel, strength = np.maximum(patch.pixel, 0).ravel(), np.where(patch.pixel < 0, 0, intensity[:, None])
+    images = [np.bincount(pixel, (strength*term).ravel(), n_pixels) for term in terms]
+    return np.stack([*images, np.ones(n_pixels)], 1)
+
 def fitted_profile(columns:np.ndarray, # (h, w) image without its background
                    patch:Patches, profile:Profile, intensity:np.ndarray # (n,)
                   )->Profile:
-    "The profile that comes closest to an image whose intensities are known."
+    "The profile that comes closest to an image whose intensities are known; its Gaussians are not negative."
     gaussians = _gaussians(profile.distance2(patch.dx, patch.dy))/np.sqrt(np.linalg.det(profile.covariance))
-    terms, pixel = [*gaussians, *_ellipse_changes(profile, patch, gaussians[1])], np.maximum(patch.pixel, 0).ravel()
-    strength = np.where(patch.pixel < 0, 0, intensity[:, None])
-    X = np.stack([np.bincount(pixel, (strength*t).ravel(), columns.size) for t in terms] + [np.ones(columns.size)], 1)
-    held = np.diag([*np.full(4, KEPT*(X[:, 1]@X[:, 1])), 0, 0, 0])
-    found = np.linalg.solve(X.T@X + held, X.T@columns.ravel() + held@np.r_[profile.shares, 0, 0, 0])
-    total = found[:4].sum()
-    stretch, skew = np.clip(found[4:6]/total, -STEP, STEP)
-    return Profile(profile.covariance + np.array([[stretch, skew], [skew, -stretch]]), found[:4]/total)
+    changes = _ellipse_changes(profile, patch, gaussians[list(WIDTHS).index(1)])
+    X, n = _images_of([*gaussians, *changes], patch, intensity, columns.size), len(WIDTHS)
+    held = KEPT*(X[:, n//2]@X[:, n//2])*np.r_[np.ones(n), np.zeros(3)]
+    root = np.linalg.cholesky(X.T@X + np.diag(held + 1e-12*held.max()))
+    right = np.linalg.solve(root, X.T@columns.ravel() + held*np.r_[profile.shares, 0, 0, 0])
+    found = lsq_linear(root.T, right, (np.r_[np.zeros(n), -np.full(3, np.inf)], np.inf)).x
+    total = found[:n].sum()
+    stretch, skew = np.clip(found[n:n+2]/total, -STEP, STEP)
+    return Profile(profile.covariance + np.array([[stretch, skew], [skew, -stretch]]), found[:n]/total)
 
-# %% ../nbs/88_column_fit.ipynb #27be955a
+# %% ../nbs/88_column_fit.ipynb #65346d59
 BINS = 20 # of equally many pixels, in which the residual's variance is taken
 FLOOR = .05 # of the median variance: the least that the dark pixels have
 
@@ -247,7 +254,7 @@ def pixel_noise(residual:np.ndarray, model:np.ndarray # both (pixels,)
     constant, slope = nnls(np.c_[np.ones(BINS), mean - mean[0]]*weight[:, None], variance*weight)[0]
     return PixelNoise(max(constant, FLOOR*np.median(variance), 1e-12*np.ptp(model)**2), slope, mean[0])
 
-# %% ../nbs/88_column_fit.ipynb #5cdfccc7
+# %% ../nbs/88_column_fit.ipynb #8507e753
 SAMPLED = 12 # columns of a kind, for which the inverse is computed
 FAINTEST = .35 # of the expected intensity, down to which a displacement is measured
 
@@ -269,7 +276,7 @@ def standard_errors(system:System, kind:np.ndarray # (n,) integers
     error = np.sqrt(ratio/system.diagonal[:3*n].reshape(3, n))
     return error[0], error[1:].T
 
-# %% ../nbs/88_column_fit.ipynb #6e2fead2
+# %% ../nbs/88_column_fit.ipynb #bd89aa66
 BENDS = .002, .01, .05, .2 # of a column's height, from node to node: a clean frame to lumps as high as columns
 
 def softest_needed(of:Equations, image:np.ndarray, height:float # of a column, units of the image
@@ -277,7 +284,7 @@ def softest_needed(of:Equations, image:np.ndarray, height:float # of a column, u
     "The solution with the most probable stiffness of the background."
     return max((solved(of, image, bend*height) for bend in BENDS), key=lambda system: system.evidence)
 
-# %% ../nbs/88_column_fit.ipynb #51521ded
+# %% ../nbs/88_column_fit.ipynb #cd2563f5
 ROUNDS = 4
 GUESSED_NOISE, FIRST_BEND = .1, .03 # of the image's standard deviation; of a column's height
 LARGEST_MOVE, FARTHEST = .3, .7 # Å, of a column in one round and in all
@@ -301,7 +308,7 @@ class ColumnFit:
     @property
     def residual(self)->np.ndarray: return self.image - self.model # (h, w)
 
-# %% ../nbs/88_column_fit.ipynb #cf06ba99
+# %% ../nbs/88_column_fit.ipynb #e4461198
 def _levels(intensity, kind, expected):
     "The median intensity of each column's kind; what was expected where that is not above zero."
     levels = expected.copy()
@@ -339,7 +346,7 @@ def _fit_tile(image, pixel_size, xy, kind, profile):
     error, moved = standard_errors(system, kind)
     return system, xy, moved/brightness[:, None], error, profile, noise
 
-# %% ../nbs/88_column_fit.ipynb #1882efe1
+# %% ../nbs/88_column_fit.ipynb #0f8b1d0a
 TILE = 512 # binned pixels along each side, about
 
 def _tiles(shape, margin):
@@ -357,7 +364,7 @@ def _within(xy, part, pixel_size, margin=0.):
     high = np.array([columns.stop, rows.stop])*pixel_size - .5*pixel_size + margin
     return ((xy >= low) & (xy < high)).all(1)
 
-# %% ../nbs/88_column_fit.ipynb #acc7bde3
+# %% ../nbs/88_column_fit.ipynb #7764a5d9
 def _paste(fit, core, part, system, noise, mesh, i):
     "Put a tile's model, background and noise where they belong."
     inner = tuple(slice(c.start - p.start, c.stop - p.start) for c, p in zip(core, part))
@@ -374,7 +381,7 @@ def _empty_fit(frame, n, profile):
     return ColumnFit(np.zeros((n, 2)), np.full((n, 2), np.inf), np.zeros(n), np.full(n, np.inf), profile, frame.image, *blank,
                      frame.pixel_size, frame.offset)
 
-# %% ../nbs/88_column_fit.ipynb #e3a995f2
+# %% ../nbs/88_column_fit.ipynb #8563d9b0
 MARGIN = 4. # Å, by which tiles overlap: the reach of two profiles
 
 def fit_columns(data:np.ndarray, # (h, w)

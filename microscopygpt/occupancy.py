@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['COMMON', 'RARE', 'MODEL_ERROR', 'LEAST_ERROR', 'USUAL_POWER', 'POWER_SPREAD', 'LEVEL_ERROR', 'EXPONENTS',
-           'SEEN_BEFORE', 'TAIL', 'WIDE', 'UNNAMED', 'RANGE', 'LEAST_CHANGE', 'FLAW', 'STEPS', 'SETTLED', 'ENOUGH',
-           'LEAST_Z', 'GAIN_STEP', 'GAIN_WINDOW', 'Occupant', 'intensity_of', 'occupants', 'contrast_exponent',
-           'Mixture', 'mixture', 'discoveries', 'slow_gain']
+           'SEEN_BEFORE', 'TAIL', 'WIDE', 'UNNAMED', 'RANGE', 'LIGHTEST', 'LEAST_CHANGE', 'FLAW', 'STEPS', 'SETTLED',
+           'ENOUGH', 'LEAST_Z', 'GAIN_STEP', 'GAIN_WINDOW', 'BESIDE', 'DIRTY', 'OUTSTANDING', 'Occupant',
+           'intensity_of', 'occupants', 'contrast_exponent', 'Mixture', 'mixture', 'discoveries', 'slow_gain',
+           'is_dirty']
 
-# %% ../nbs/92_occupancy.ipynb #584b029f
+# %% ../nbs/92_occupancy.ipynb #28a7b548
 from dataclasses import dataclass
 from typing import NamedTuple
 import numpy as np
 from ase.data import chemical_symbols
 from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.spatial import cKDTree
 from scipy.special import logsumexp
 
-# %% ../nbs/92_occupancy.ipynb #1036f71b
+# %% ../nbs/92_occupancy.ipynb #9ffcabc7
 @dataclass(frozen=True)
 class Occupant:
     "What may stand on a site."
@@ -33,7 +35,7 @@ def intensity_of(numbers, # atomic numbers of a column
     "The intensity of a column, the sum of Z^p over its atoms (eq. 2 of the paper)."
     return float((np.asarray(numbers, float)**power).sum())
 
-# %% ../nbs/92_occupancy.ipynb #075d5b84
+# %% ../nbs/92_occupancy.ipynb #bd595cf4
 COMMON, RARE = 1., .1 # priors: vacancies, and elements that were named; antisites, and two changes at once
 
 def _name(numbers):
@@ -62,9 +64,9 @@ def _exchanged(column, element, call, prior):
         yield call, f"one {new} for {_name(column)}", (element,), RARE*prior
     else: yield call, f"two {new} for {_name(column)}", (element, element), RARE*prior
 
-# %% ../nbs/92_occupancy.ipynb #f4f5721b
-MODEL_ERROR = .03 # of the difference from 1 that a ratio has beyond its exponent: probe, thermal vibration, depth
-LEAST_ERROR = .03 # of a ratio below 1: what the tails of neighbours leave in an empty place
+# %% ../nbs/92_occupancy.ipynb #ac9f6a0c
+MODEL_ERROR = .02 # of the difference from 1 that a ratio has beyond its exponent: probe, thermal vibration, depth
+LEAST_ERROR = .01 # of a ratio below 1: what the tails of neighbours leave in an empty place
 
 def _ratio_and_error(elements, column, power, power_error):
     "The ratio of intensities of two columns, and its error."
@@ -90,7 +92,7 @@ def occupants(column:tuple, # atomic numbers
         found[elements] = Occupant(call, detail, elements, ratio, error if elements != column else 0., prior)
     return list(found.values())
 
-# %% ../nbs/92_occupancy.ipynb #19f65051
+# %% ../nbs/92_occupancy.ipynb #5a8204f5
 USUAL_POWER, POWER_SPREAD = 1.7, .15 # of annular dark-field images
 LEVEL_ERROR = .05 # of the ratio of two kinds of columns: thermal vibration, depth
 EXPONENTS = np.linspace(.8, 2.6, 181)
@@ -112,11 +114,12 @@ def contrast_exponent(levels:np.ndarray, # (k,) mean intensity of each kind of c
     mean = (p*EXPONENTS).sum()/p.sum()
     return float(mean), float(np.sqrt((p*(EXPONENTS - mean)**2).sum()/p.sum())), float(misfit.min())
 
-# %% ../nbs/92_occupancy.ipynb #1277e9d7
+# %% ../nbs/92_occupancy.ipynb #38a8c018
 SEEN_BEFORE = 50 # sites, that the prior density counts for
 TAIL, WIDE = .03, 2. # share of the sites with larger errors than the others, and how much larger: contamination, drift
-UNNAMED = .3 # prior of an element that was not named
+UNNAMED = .5 # prior of an element that was not named
 RANGE = 3. # of ratios, over which unnamed elements are spread
+LIGHTEST = .05 # ratio, below which there is nothing
 LEAST_CHANGE = .08 # of a ratio: no element is nearer to another one that it may replace
 FLAW = .015 # error of every ratio: no profile is exact
 
@@ -133,15 +136,16 @@ def _prior_shares(options, density):
     prior = np.array([o.prior for o in options[1:]] + [UNNAMED])
     return np.r_[1 - density, density*prior/prior.sum()]
 
-# %% ../nbs/92_occupancy.ipynb #16d249ac
+# %% ../nbs/92_occupancy.ipynb #ebcc140d
 def _gaussian(off, sigma): return -.5*(off/sigma)**2 - np.log(np.sqrt(2*np.pi)*sigma)
 
 def _log_densities(x, error, options):
     "Logarithm of the density (n, k + 1) of ratios under each occupant, and under an unnamed element."
     ratio, tau = (np.array([getattr(o, name) for o in options]) for name in ("ratio", "error"))
-    L = _gaussian(x[:, None] - ratio, np.hypot(error[:, None], tau))
+    present = np.where(ratio == 0, np.maximum(x[:, None], 0), x[:, None]) # nothing weighs less than nothing
+    L = _gaussian(present - ratio, np.hypot(error[:, None], tau))
     L[:, 0] = np.logaddexp(np.log(1 - TAIL) + L[:, 0], np.log(TAIL) + _gaussian(x - 1, WIDE*error))
-    unnamed = np.where(np.abs(x - 1) > LEAST_CHANGE, -np.log(RANGE), -50.)
+    unnamed = np.where((np.abs(x - 1) > LEAST_CHANGE) & (x > LIGHTEST), -np.log(RANGE), -50.)
     return np.c_[L, unnamed]
 
 def _widening(x, error, options, nearest):
@@ -150,7 +154,7 @@ def _widening(x, error, options, nearest):
     z = (x - ratio)/np.hypot(error, tau)
     return float(np.clip(1.4826*np.median(np.abs(z)), .7, 5.))
 
-# %% ../nbs/92_occupancy.ipynb #25d6f667
+# %% ../nbs/92_occupancy.ipynb #356abe0c
 STEPS, SETTLED = 60, 1e-4 # of expectation and maximization; change of a share that ends them
 ENOUGH = 6 # sites, from which the level is corrected
 
@@ -179,7 +183,7 @@ def mixture(ratio:np.ndarray, # (n,) intensities over a typical one
     "Probabilities of the occupants of sites, from their intensities."
     return max((_one_level(ratio, error, options, density, level) for level in levels), key=lambda m: m.likelihood)
 
-# %% ../nbs/92_occupancy.ipynb #25532b2a
+# %% ../nbs/92_occupancy.ipynb #15be7df9
 LEAST_Z = 3.6 # standard errors
 
 def discoveries(p_expected:np.ndarray, # (n,) probabilities that a site is as expected
@@ -194,7 +198,7 @@ def discoveries(p_expected:np.ndarray, # (n,) probabilities that a site is as ex
     called[order[:int((false <= rate).sum())]] = True
     return called
 
-# %% ../nbs/92_occupancy.ipynb #edde7775
+# %% ../nbs/92_occupancy.ipynb #13d52bbf
 GAIN_STEP, GAIN_WINDOW = 4., 12. # Å: grid, and standard deviation of the smoothing; some hundred columns
 
 def slow_gain(xy:np.ndarray, # (n, 2) Å
@@ -210,3 +214,17 @@ def slow_gain(xy:np.ndarray, # (n, 2) Å
     known = smooth[1] > 1e-9*smooth[1].max()
     gain = np.where(known, smooth[0]/np.where(known, smooth[1], 1), 1)
     return map_coordinates(gain, at - .5, order=1, mode="nearest")
+
+# %% ../nbs/92_occupancy.ipynb #670a9191
+BESIDE = 3.2 # Å, to the neighbours of a site
+DIRTY = 1.5 # standard errors, by which the neighbours of a clean site are not all brighter
+OUTSTANDING = 4. # standard errors, up to which a neighbour counts: it may be a defect itself
+
+def is_dirty(xy:np.ndarray, # (m, 2) Å, sites in question
+             columns:np.ndarray, # (n, 2) Å
+             z:np.ndarray # (n,) deviation of their intensities in standard errors
+            )->np.ndarray: # (m,) bool
+    "Whether the neighbours of sites are brighter than they should be."
+    near = cKDTree(columns).query_ball_point(xy, BESIDE)
+    others = [np.array([j for j in js if np.linalg.norm(columns[j] - at) > 1e-3], int) for js, at in zip(near, xy)]
+    return np.array([len(js) > 1 and np.median(z[js].clip(-OUTSTANDING, OUTSTANDING)) > DIRTY for js in others], bool)
