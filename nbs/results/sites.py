@@ -70,6 +70,7 @@ PARTS = dict(
     pixels=doses((2000,), pixel_size=.05) + doses((2000,), pixel_size=.2, size=256),
     vibration=doses((2000,), vibration=.07),
     adatoms=doses((2000,), adatoms={"Mo": 4, "S": 4}),
+    many=doses((300, 2000), share=.06),
     probes=[row for name in PROBES for row in doses((2000,), probe=name)],
     other=[row for name in MICROSCOPES for row in doses((300, 2000), microscope=name)]
           + [row for case in ("MoS2, W and Se", "graphene", "WSe2") for row in doses((2000,), case, microscope="plain")]
