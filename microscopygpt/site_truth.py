@@ -192,7 +192,7 @@ def defect_frame(atoms, # jarvis Atoms, the perfect crystal
     view = _View(size, pixel_size, seed)
     standing = _with_defects(atoms, defects, share, adatoms, scan, view)
     box = _as_atoms(standing, view)
-    if vibration: box = displace(box, vibration, seed)
+    if vibration: box = frozen_phonons(box, vibration, seed)
     clean = simulate(box, pixel_size=pixel_size, size=size, shift=(-BORDER - GAP,)*2, **how)
     micrograph = Micrograph(add_noise(clean, noise, pixel_size, seed), pixel_size, "simulated with defects")
     return _frame_of(standing, micrograph, clean, view)
