@@ -15,7 +15,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from scipy.ndimage import map_coordinates
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
-from .build import displace
+from .build import frozen_phonons
 from .core import MicroscopyGPTError
 from .crystal import Slab, from_slab, to_slab
 from .frame_columns import columns_of
