@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Defects', 'spoiled', 'drawn_sheet']
 
-# %% ../nbs/18_defects.ipynb #f11f0cf2
+# %% ../nbs/18_defects.ipynb #26f43351
 from dataclasses import dataclass
 import numpy as np
 from jarvis.core.atoms import Atoms
-from .build import BuildError, antisites, displace, substitute, supercell, vacancies
+from .build import BuildError, antisites, frozen_phonons, substitute, supercell, vacancies
 from .core import checked_number
 
-# %% ../nbs/18_defects.ipynb #21b4f876
+# %% ../nbs/18_defects.ipynb #a6c7e5e1
 @dataclass(frozen=True)
 class Defects:
     "What is wrong with a crystal; raises `BuildError` for a number out of range."
@@ -26,7 +26,7 @@ class Defects:
 
     def __bool__(self): return bool(self.vacancies or self.antisites or self.substitute or self.frozen)
 
-# %% ../nbs/18_defects.ipynb #46137b2d
+# %% ../nbs/18_defects.ipynb #c2fc86f3
 def _share(defects, seed):
     "The defects of one micrograph of many."
     vacancies, antisites, alloy = np.random.default_rng([seed, 3]).uniform(size=3)
@@ -46,7 +46,7 @@ def spoiled(atoms:Atoms,
     if defects.substitute: atoms = substitute(atoms, *defects.substitute, seed=seed)
     if defects.antisites: atoms = antisites(atoms, defects.antisites, seed=seed)
     if defects.vacancies: atoms = vacancies(atoms, defects.vacancies, seed=seed)
-    return displace(atoms, defects.frozen, seed=seed) if defects.frozen else atoms
+    return frozen_phonons(atoms, defects.frozen, seed=seed) if defects.frozen else atoms
 
 def drawn_sheet(atoms:Atoms, # one cell
                 defects:Defects, # upper limits
@@ -58,4 +58,4 @@ def drawn_sheet(atoms:Atoms, # one cell
     if own.substitute: sheet = _if_possible(substitute, sheet, *own.substitute, seed=seed)
     if own.antisites: sheet = _if_possible(antisites, sheet, own.antisites, seed=seed)
     if own.vacancies: sheet = _if_possible(vacancies, sheet, own.vacancies, seed=seed)
-    return displace(sheet, own.frozen, seed=seed) if own.frozen else sheet
+    return frozen_phonons(sheet, own.frozen, seed=seed) if own.frozen else sheet

@@ -40,7 +40,7 @@ def laid_as(proof:Proof, observation:Observation)->Laid:
     "A proven crystal with the cell that it has in the frame."
     placed = proof.placed
     slab = Slab(observation.in_view(placed.cell), placed.frac, placed.z, placed.numbers)
-    return Laid(slab, proof.fit.variance, observation.astigmatism)
+    return Laid(slab, proof.fit.probe_variance, observation.astigmatism)
 
 # %% ../nbs/87_register.ipynb #20669163
 FIELD_OF_VIEW = 26. # Å, enough to show a lattice

@@ -28,6 +28,7 @@ from .compare import compare
 from .data import read_crystals
 from .dataset import ChatDataset, DatasetFolder
 from .micrograph import Micrograph
+from .defects import Defects
 from .noise import Noise
 from .large_model import IGNORED, LargeVLM, MemoryFullError, encode
 from .model import GATES, forget_models, load_model, open_gates
@@ -414,9 +415,9 @@ def _dataset_recipe(dataset):
 
 def _rendering(made, dialect): # arguments of `ChatDataset`
     "How to render the micrographs of a data set."
-    noise = made.get("noise", "paper")
+    noise, defects = made.get("noise", "paper"), made.get("defects")
     return dict(noise=Noise(**noise) if isinstance(noise, dict) else noise, seed=made.get("seed", 0),
-                bravais=made.get("bravais", False), dialect=dialect)
+                bravais=made.get("bravais", False), dialect=dialect, defects=Defects(**defects) if defects else None)
 
 # %% ../nbs/38_train.ipynb #c5656d58
 def _train_large(base, sides, dataset, out, recipe, n_validation, load_in_4bit, resume, options):
