@@ -9,7 +9,8 @@ from pathlib import Path
 root = Path(__file__).resolve().parent.parent
 LARGEST = 15e6 # bytes of a wheel: half a minute over a slow line
 NEEDED = ["weights/compact/model.safetensors", "weights/compact/config.json", "examples/demo.tif",
-          "examples/SOURCES.json", "app/pad.js", "app/app.css", "benchmark.json", "benchmark_readme.md", "py.typed"]
+          "examples/SOURCES.json", "app/pad.js", "app/sites.js", "app/app.css", "benchmark.json",
+          "benchmark_readme.md", "py.typed"]
 EXTRAS = "app,io" # what a fresh environment gets: all that needs no GPU
 PATIENCE = 90 # seconds until JupyterLab must answer
 

@@ -8,6 +8,7 @@ __all__ = ['DEFECTS', 'BORDER', 'GAP', 'ABOVE', 'ADATOM_APART', 'COUNTED', 'STRA
            'position_bound', 'frame_bounds']
 
 # %% ../nbs/97_site_truth.ipynb #b887ddf0
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 import numpy as np
@@ -17,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from .build import frozen_phonons
 from .core import MicroscopyGPTError
-from .crystal import Slab, from_slab, to_slab
+from .crystal import Atoms, Slab, from_slab, to_slab
 from .frame_columns import columns_of
 from .micrograph import Micrograph
 from .noise import Noise, add_noise, random_view
@@ -176,17 +177,17 @@ def _frame_of(standing, micrograph, clean, view):
     return DefectFrame(micrograph, np.array(xy), np.array(expected), np.array(call, object), list(occupants), clean)
 
 # %% ../nbs/97_site_truth.ipynb #7cd32d74
-def defect_frame(atoms, # jarvis Atoms, the perfect crystal
-                 defects=(), # of `Defect`: as many of each
+def defect_frame(atoms:Atoms, # the perfect crystal
+                 defects:Iterable=(), # of `Defect`: as many of each
                  share:float=.02, # of the columns that are changed
-                 adatoms=(), # symbol -> how many
-                 noise=COUNTED, # a name in `NOISE`, or a `Noise` without drift of its own
-                 scan=STRAIGHT, # a `Scan`: largest distortion and smooth drift
-                 vibration=0., # Å, by which each atom is off its place, along each axis
+                 adatoms:"dict|tuple"=(), # symbol -> how many
+                 noise:"str|Noise"=COUNTED, # a name in `NOISE`, or a `Noise` without drift of its own
+                 scan:Scan=STRAIGHT, # largest distortion and smooth drift
+                 vibration:float=0., # Å, by which each atom is off its place, along each axis
                  size:int=512, # px
                  pixel_size:float=.1, # Å/px
                  seed:int=0, # of orientation, defects, scan and noise
-                 **how # more for `simulate`
+                 **how:object # more for `simulate`
                 )->DefectFrame:
     "A micrograph with known defects; raises `TruthError`, or `StemError` of the simulator."
     view = _View(size, pixel_size, seed)
@@ -206,11 +207,11 @@ class Count(NamedTuple):
     named: int = 0 # of those found: right atoms too
 
     @property
-    def precision(self): return self.found/max(self.found + self.false, 1)
+    def precision(self)->float: return self.found/max(self.found + self.false, 1)
     @property
-    def recall(self): return self.found/max(self.found + self.missed, 1)
+    def recall(self)->float: return self.found/max(self.found + self.missed, 1)
     @property
-    def f1(self): return 2*self.found/max(2*self.found + self.missed + self.false, 1)
+    def f1(self)->float: return 2*self.found/max(2*self.found + self.missed + self.false, 1)
     def __add__(self, other): return Count(*map(sum, zip(self, other)))
 
 # %% ../nbs/97_site_truth.ipynb #e4f48930
@@ -240,7 +241,7 @@ def _counted(kinds):
     for kind, count in kinds: counts[kind] = counts.get(kind, Count()) + count
     return counts
 
-def score_sites(found, # `Sites` of the frame
+def score_sites(found:object, # `Sites` of the frame
                 frame:DefectFrame
                )->dict: # kind -> `Count`
     "What was found, missed and imagined, for each kind of defect."
