@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from scipy.stats import norm
 from .column_fit import ColumnFit, Profile
 from .crystal import reduce_cell, reduced_formula, to_slab
-from .frame_columns import ADATOM_Z, FittedFrame, fitted_frame, misfit_at, size_of
+from .frame_columns import ADATOM_Z, FittedFrame, fitted_frame, misfit_at
 from .micrograph import Micrograph, read_micrograph
 from .observe import pixel_size_from_lattice
 from .occupancy import (FLAW, contrast_exponent, discoveries, intensity_of, is_dirty, mixture, occupants,
@@ -283,7 +283,7 @@ def judged(of:FittedFrame, named:tuple, # atomic numbers
     mine, known = of.inside, sorted({z for column in of.kinds for z in column} | set(named))
     kind, n = of.kind[mine], len(of.kind)
     intensity, error = of.fit.intensity[:n][mine], (of.fit.error[:n]*misfit_at(of.fit, of.fit.xy[:n]))[mine]
-    hidden = 1 - _seen(of.fit.xy[:n][mine], of.fit.profile, size_of(of.micrograph))
+    hidden = 1 - _seen(of.fit.xy[:n][mine], of.fit.profile, of.size)
     levels, power, power_error = consistent_levels(intensity, kind, of.kinds, named)
     elements = tuple(sorted({z for column in of.kinds for z in column}))
     options = [occupants(c, elements, named, power, power_error) for c in of.kinds]
