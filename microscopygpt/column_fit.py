@@ -27,7 +27,7 @@ def _design(patch, profile, n_pixels):
     "Three matrices (pixels, n): the profile of each column, and its derivatives by x and y of the column."
     return [_sparse(patch, values, n_pixels) for values in moved_profile(profile, patch.dx, patch.dy)]
 
-# %% ../nbs/88_column_fit.ipynb #92edd17b
+# %% ../nbs/88_column_fit.ipynb #1b74bb00
 MESH = 3. # Å between the nodes of the background
 
 class _Background(NamedTuple):
@@ -41,6 +41,7 @@ def _tents(n, nodes):
     low = np.minimum(at.astype(int), nodes - 2)
     return sparse.csr_matrix((np.r_[1 - at + low, at - low], (np.r_[rows, rows], np.r_[low, low + 1])), (n, nodes))
 
+# %% ../nbs/88_column_fit.ipynb #92edd17b
 def _bends(nodes):
     "Sums of squares of second differences over nodes: (nodes, nodes)."
     D = np.diff(np.eye(nodes), 2, axis=0)
@@ -54,7 +55,7 @@ def _background(shape, pixel_size):
     bends = sparse.kron(_bends(nodes[0]), x) + sparse.kron(y, _bends(nodes[1]))
     return _Background(tents, bends.tocsc())
 
-# %% ../nbs/88_column_fit.ipynb #096bdf66
+# %% ../nbs/88_column_fit.ipynb #67fc5745
 SPRING = .15 # Å, standard deviation of displacements: atoms beside defects move by about .1 Å
 OUTSIDE = 1e-9 # of the usual weight of an intensity: holds that of a column which no pixel shows
 
@@ -67,6 +68,7 @@ class _Equations(NamedTuple):
     held: np.ndarray # (3n + nodes,) diagonal that holds intensities and displacements
     mesh: _Background
 
+# %% ../nbs/88_column_fit.ipynb #096bdf66
 def _equations(image, parts, expected, mesh, weight):
     "The normal equations of an image: intensities, displacements times intensity over expected, background."
     n, scale = len(expected), sparse.diags(expected)
@@ -78,7 +80,7 @@ def _equations(image, parts, expected, mesh, weight):
     held[n:3*n] = SPRING**-2
     return _Equations(A, normal, At@image.ravel(), weight, held, mesh)
 
-# %% ../nbs/88_column_fit.ipynb #5a5cd884
+# %% ../nbs/88_column_fit.ipynb #57feed6d
 class _Solution(NamedTuple):
     "Solved equations."
     values: np.ndarray # intensities (n,), displacements along x and y (n,) times intensity over expected, background
@@ -87,6 +89,7 @@ class _Solution(NamedTuple):
     diagonal: np.ndarray # of the normal matrix
     evidence: float # log-probability of the image given the stiffness, up to a constant
 
+# %% ../nbs/88_column_fit.ipynb #0a14146c
 def _factored(of, bend):
     "The normal matrix with its holds, and its sparse factor."
     nodes = of.mesh.bends.shape[0]
@@ -96,6 +99,7 @@ def _factored(of, bend):
 
 def _log_determinant(factor): return float(np.log(np.abs(factor.U.diagonal())).sum())
 
+# %% ../nbs/88_column_fit.ipynb #5a5cd884
 def _solved(of, image, bend):
     "The equations solved, with a standard deviation of the background's bends in units of the image."
     matrix, factor = _factored(of, bend)
@@ -106,7 +110,7 @@ def _solved(of, image, bend):
     evidence = -.5*(misfit + _log_determinant(factor)) - nodes*np.log(bend)
     return _Solution(values, model, factor, matrix.diagonal(), evidence)
 
-# %% ../nbs/88_column_fit.ipynb #65346d59
+# %% ../nbs/88_column_fit.ipynb #3229096b
 BINS = 20 # of equally many pixels, in which the residual's variance is taken
 FLOOR = .05 # of the median variance: the least that the dark pixels have
 MAD = 1.4826 # standard deviations of a normal distribution in its median absolute deviation
@@ -122,6 +126,7 @@ class _PixelNoise(NamedTuple):
         "The variance where the model (any shape, units of the image) says so much."
         return self.constant + self.slope*np.maximum(model - self.dark, 0)
 
+# %% ../nbs/88_column_fit.ipynb #65346d59
 def pixel_noise(residual:np.ndarray, # (pixels,)
                 model:np.ndarray # (pixels,)
                )->_PixelNoise:
@@ -135,7 +140,7 @@ def pixel_noise(residual:np.ndarray, # (pixels,)
     constant, slope = nnls(line*weight[:, None], variance*weight)[0]
     return _PixelNoise(max(constant, FLOOR*np.median(variance), least), slope, mean[0])
 
-# %% ../nbs/88_column_fit.ipynb #8507e753
+# %% ../nbs/88_column_fit.ipynb #f1c9cc27
 SAMPLED = 12 # columns of a kind, for which the inverse is computed
 
 def _inverse_ratio(system, i):
@@ -144,8 +149,9 @@ def _inverse_ratio(system, i):
     unit[i] = 1
     return system.factor.solve(unit)[i]*system.diagonal[i]
 
+# %% ../nbs/88_column_fit.ipynb #8507e753
 def _standard_errors(system, kind):
-    "Errors of the intensities (n,), and of displacements times intensity over expected (n, 2), of columns of kinds (n,)."
+    "Errors of intensities (n,), and of displacements times intensity over expected (n, 2), of columns of n kinds."
     n, rng = len(kind), np.random.default_rng(0)
     ratio = np.ones((3, n))
     for one in np.unique(kind):
@@ -162,7 +168,7 @@ def _most_probable(of, image, height):
     "The solution with the most probable stiffness, where columns have a height in units of the image."
     return max((_solved(of, image, bend*height) for bend in BENDS), key=lambda solution: solution.evidence)
 
-# %% ../nbs/88_column_fit.ipynb #e4461198
+# %% ../nbs/88_column_fit.ipynb #6ac63140
 FAINTEST = .35 # of the expected intensity, down to which a displacement is measured
 
 def _levels(intensity, kind, expected):
@@ -173,13 +179,14 @@ def _levels(intensity, kind, expected):
         if median > 0: levels[kind == one] = median
     return levels
 
+# %% ../nbs/88_column_fit.ipynb #e4461198
 def _moves(values, expected):
     "Displacements (n, 2) Å of the columns, those of faint ones reduced, and the brightness (n,) that reduces them."
     n = len(expected)
     brightness = np.maximum(values[:n]/expected, FAINTEST)
     return values[n:3*n].reshape(2, n).T/brightness[:, None], brightness
 
-# %% ../nbs/88_column_fit.ipynb #e0e704b4
+# %% ../nbs/88_column_fit.ipynb #bc586fbd
 GUESSED_NOISE = .1 # of the image's standard deviation, before anything is known
 LARGEST_MOVE, FARTHEST = .3, .7 # Å, of a column in one round and in all
 
@@ -214,7 +221,7 @@ class _Tile:
     @property
     def background(self): return self.mesh.tents@self.solution.values[3*len(self.xy):] # (pixels,)
 
-# %% ../nbs/88_column_fit.ipynb #4157423a
+# %% ../nbs/88_column_fit.ipynb #417ee70b
 ROUNDS = 4
 FIRST_BEND = .03 # of a column's height, until the last round
 PROFILE_STEPS = 2 # in each round: the ellipse changes by a limited step
@@ -227,6 +234,7 @@ def _learn(tile):
     for _ in range(PROFILE_STEPS):
         tile.profile = fitted_profile(columns, tile.around, tile.profile, tile.intensity)
 
+# %% ../nbs/88_column_fit.ipynb #721bf74c
 def _fit(tile):
     "Fit a tile: all rounds."
     tile.take(_solved(tile.equations(), tile.image, FIRST_BEND*tile.image.std()))
@@ -242,17 +250,18 @@ def _height(tile):
     "The height of a usual column, units of the image."
     return float(np.median(tile.expected)*tile.profile(0., 0.))
 
-# %% ../nbs/88_column_fit.ipynb #0f8b1d0a
+# %% ../nbs/88_column_fit.ipynb #a15e7c12
 TILE = 512 # binned pixels along each side, about
 
 def _tiles(shape, margin):
     "Core and enlarged slices of the tiles of an image; margin in pixels."
-    cuts = [np.linspace(0, n, max(1, round(n/TILE)) + 1).astype(int) for n in shape]
+    cuts = [np.linspace(0, n, max(1, round(n/TILE)) + 1).astype(int).tolist() for n in shape]
     for top, bottom in zip(cuts[0], cuts[0][1:]):
         for left, right in zip(cuts[1], cuts[1][1:]):
             core = slice(top, bottom), slice(left, right)
             yield core, tuple(slice(max(0, c.start - margin), min(n, c.stop + margin)) for c, n in zip(core, shape))
 
+# %% ../nbs/88_column_fit.ipynb #0f8b1d0a
 def _within(xy, part, pixel_size, margin=0.):
     "Which positions (n, 2) Å lie in a part of an image, or within a margin (Å) of it."
     rows, columns = part
@@ -286,7 +295,7 @@ def _empty_fit(frame, n, profile):
     return ColumnFit(np.zeros((n, 2)), np.full((n, 2), np.inf), np.zeros(n), np.full(n, np.inf), profile, frame.image,
                      *blank, frame.pixel_size, frame.offset)
 
-# %% ../nbs/88_column_fit.ipynb #6ad3df4a
+# %% ../nbs/88_column_fit.ipynb #62a08a3a
 def _paste_pixels(fit, core, part, tile):
     "Put a tile's model, background and noise where they belong."
     inner = tuple(slice(c.start - p.start, c.stop - p.start) for c, p in zip(core, part))
@@ -305,11 +314,18 @@ def _paste_columns(fit, tile, origin, index, own):
     fit.xy_error[index[own]] = moved[own]
     fit.intensity[index[own]], fit.error[index[own]] = tile.intensity[own], error[own]
 
+def _paste_empty(fit, core):
+    "A part without columns is background, and its spread is its noise."
+    pixels = fit.image[core]
+    fit.model[core] = fit.background[core] = np.median(pixels)
+    fit.sigma[core] = pixels.std() or fit.image.std()
+
+# %% ../nbs/88_column_fit.ipynb #96278cc0
 def _fit_part(fit, profile, xy, kind, core, part):
     "Fit the columns of one part of a frame (xy from its first binned pixel), and keep those of its core."
     q = fit.pixel_size
     near = np.flatnonzero(_within(xy, part, q, profile.reach/2))
-    if len(near) == 0: return
+    if len(near) == 0: return _paste_empty(fit, core)
     origin = np.array([part[1].start, part[0].start])*q
     tile = _Tile(fit.image[part].astype(float), q, xy[near] - origin, kind[near], profile)
     _fit(tile)

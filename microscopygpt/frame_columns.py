@@ -22,7 +22,7 @@ from .micrograph import Micrograph
 from .observe import Z_POWER
 from .register import Laid, owners, register
 
-# %% ../nbs/89_frame_columns.ipynb #f1560975
+# %% ../nbs/89_frame_columns.ipynb #ae0a315b
 def label_of(numbers # atomic numbers
             )->str:
     "A column in words, such as Mo or S2."
@@ -43,16 +43,17 @@ class Column:
     @property
     def kind(self)->tuple: return tuple(sorted(self.numbers, reverse=True)) # alike for columns of the same atoms
 
-# %% ../nbs/89_frame_columns.ipynb #6133df4d
+# %% ../nbs/89_frame_columns.ipynb #a9f039f9
 MERGED = .6 # Å: atoms nearer than half the width of a probe are one column
 
 def _column_of(slab, first, taken):
-    "The free atoms in the column of one atom, from the top down, and the offsets (n, 2) of all atoms from it, in cells."
+    "The free atoms in the column of one atom, the highest first, and the offsets (n, 2) of all atoms, in cells."
     away = slab.frac - slab.frac[first]
     away -= np.round(away)
     atoms = np.flatnonzero((np.linalg.norm(away@slab.cell, axis=1) < MERGED) & ~taken)
     return atoms[np.argsort(-slab.z[atoms])], away
 
+# %% ../nbs/89_frame_columns.ipynb #6133df4d
 def columns_of(slab:Slab)->list: # of `Column`
     "The columns of a cell, each where its intensity has the centre."
     taken, found = np.zeros(len(slab.z), bool), []
@@ -64,7 +65,7 @@ def columns_of(slab:Slab)->list: # of `Column`
         found.append(Column(*(tuple(v.tolist()) for v in (middle, slab.numbers[atoms], slab.z[atoms]))))
     return found
 
-# %% ../nbs/89_frame_columns.ipynb #ef768c2a
+# %% ../nbs/89_frame_columns.ipynb #f7d8d50b
 EDGE = 1.2 # Å, beyond the frame, of columns whose tails reach into it
 PLACING_STEPS = 3
 
@@ -77,6 +78,7 @@ class _Expected(NamedTuple):
 
     def take(self, keep): return _Expected(*(values[keep] for values in self))
 
+# %% ../nbs/89_frame_columns.ipynb #ef768c2a
 def _cells_over(grain, origin, size):
     "The cells (n, 2) of a grain that may lie in a frame of this size (Å)."
     corners = (np.array([[0, 0], [size[0], 0], [0, size[1]], size]) - origin)@np.linalg.inv(grain.cell)
@@ -84,7 +86,7 @@ def _cells_over(grain, origin, size):
     high = np.ceil(corners.max(0)).astype(int) + 4
     return np.stack(np.meshgrid(*map(np.arange, low, high), indexing="ij"), -1).reshape(-1, 2)
 
-# %% ../nbs/89_frame_columns.ipynb #91cdc9ae
+# %% ../nbs/89_frame_columns.ipynb #d604b370
 def _of_grain(grain, columns, size):
     "Positions, columns and cells of a grain in a frame of this size (Å)."
     origin = np.nanmean(grain.shift[grain.quality > 0], 0)
@@ -96,7 +98,7 @@ def _of_grain(grain, columns, size):
     column = np.tile(np.arange(len(columns)), len(cells))
     return xy[keep], column[keep], np.repeat(cells, len(columns), 0)[keep]
 
-# %% ../nbs/89_frame_columns.ipynb #36232f62
+# %% ../nbs/89_frame_columns.ipynb #b4187ea9
 APART = .7 # of the usual distance between columns: two columns of different grains are not nearer
 
 def _without_overlap(found, quality):
@@ -107,6 +109,7 @@ def _without_overlap(found, quality):
         if found.grain[i] != found.grain[j]: keep[i if quality[i] < quality[j] else j] = False
     return found.take(keep)
 
+# %% ../nbs/89_frame_columns.ipynb #36232f62
 def _own_columns(grains, columns, size):
     "The expected columns of each grain, within the windows that it owns."
     owner, first = owners(grains), 0
@@ -116,7 +119,7 @@ def _own_columns(grains, columns, size):
         yield part.take(owner[grain.node_of(xy)] == k)
         first += len(own)
 
-# %% ../nbs/89_frame_columns.ipynb #1c350b4a
+# %% ../nbs/89_frame_columns.ipynb #127754f5
 def expected_columns(grains:list, # of `Grain`
                      columns:list, # for each grain a list of `Column`
                      size:tuple # Å, width and height of the frame
@@ -128,7 +131,7 @@ def expected_columns(grains:list, # of `Grain`
     quality = np.array([g.quality for g in grains])[(found.grain, *grains[0].node_of(found.xy))]
     return _without_overlap(found, quality)
 
-# %% ../nbs/89_frame_columns.ipynb #71c7d95b
+# %% ../nbs/89_frame_columns.ipynb #75e47f2c
 NEAR = 1.5 # Å, over which the residual is compared with the noise: a column and its surroundings
 USUAL = 1.2 # times the usual square of the residual over the noise: chance makes it vary by some 5 %
 
@@ -137,6 +140,7 @@ def misfit_map(fit:ColumnFit)->np.ndarray: # (h, w), 1 and more
     chi2 = gaussian_filter((fit.residual/fit.sigma)**2, NEAR/fit.pixel_size)
     return np.sqrt(np.maximum(1, chi2/(USUAL*np.median(chi2))))
 
+# %% ../nbs/89_frame_columns.ipynb #71c7d95b
 def misfit_at(fit:ColumnFit,
               xy:np.ndarray # (n, 2) Å, from the centre of the frame's first pixel
              )->np.ndarray: # (n,), 1 and more
@@ -144,7 +148,7 @@ def misfit_at(fit:ColumnFit,
     at = ((xy - fit.offset)/fit.pixel_size)[:, ::-1].T
     return map_coordinates(misfit_map(fit), at, order=1, mode="nearest")
 
-# %% ../nbs/89_frame_columns.ipynb #c952c2ae
+# %% ../nbs/89_frame_columns.ipynb #317a2059
 LUMP = 2.5 # times the width of a column: what is as broad as that is dirt
 SINGULAR = 1e-12 # of the usual determinant: the least, so that no pixel divides by nothing
 
@@ -153,6 +157,7 @@ def _stamp(profile, pixel_size):
     k = int(np.ceil(profile.reach/pixel_size))
     return profile(*np.meshgrid(*2*[np.arange(-k, k + 1)*pixel_size]))
 
+# %% ../nbs/89_frame_columns.ipynb #a988ca62
 def _column_and_lump(fit):
     "A column and a lump of intensity 1, on the same pixels."
     lump = replace(fit.profile, covariance=LUMP**2*fit.profile.covariance)
@@ -163,6 +168,7 @@ def _laid(image, shape):
     "The sum of an image times a shape, laid on each pixel."
     return fftconvolve(image, shape[::-1, ::-1], mode="same")
 
+# %% ../nbs/89_frame_columns.ipynb #c952c2ae
 def _amplitude(fit, P, B):
     "Intensity and error (h, w) of a column P at each pixel of the residual, fitted together with a lump B."
     weight = 1/fit.sigma**2
@@ -171,7 +177,7 @@ def _amplitude(fit, P, B):
     determinant = np.maximum(PP*BB - PB**2, SINGULAR*np.median(PP*BB))
     return (BB*p - PB*b)/determinant, np.sqrt(np.maximum(BB, 0)/determinant)
 
-# %% ../nbs/89_frame_columns.ipynb #2dded99e
+# %% ../nbs/89_frame_columns.ipynb #7b284bd8
 MAD = 1.4826 # standard deviations of a normal distribution in its median absolute deviation
 
 def _skewness(fit, P):
@@ -180,6 +186,7 @@ def _skewness(fit, P):
     PP = _laid(weight, P*P)
     return _laid(fit.slope*weight**2, P**3)/np.maximum(PP, SINGULAR*np.median(PP))**1.5
 
+# %% ../nbs/89_frame_columns.ipynb #77d48b7c
 def _significance(fit):
     "Intensity, error and standard errors (h, w) of an atom at each pixel of a fit's residual."
     P, B = _column_and_lump(fit)
@@ -189,7 +196,7 @@ def _significance(fit):
     normal = z - _skewness(fit, P)*(z**2 - 1)/6
     return intensity, error*widening, normal/widening
 
-# %% ../nbs/89_frame_columns.ipynb #087c1328
+# %% ../nbs/89_frame_columns.ipynb #8204de73
 ADATOM_Z = 4.75 # standard errors: one place in a million
 PEAK = .6 # Å, half the width in which a peak is the highest
 CLEAR_OF = .55 # Å: nearer to a column, an atom belongs to it
@@ -201,6 +208,7 @@ class _Peaks(NamedTuple):
     error: np.ndarray # (m,)
     z: np.ndarray # (m,) standard errors
 
+# %% ../nbs/89_frame_columns.ipynb #087c1328
 def find_peaks_between(fit:ColumnFit,
                        least:float, # intensity, units of the image times Å²
                        size:tuple # Å, width and height of the frame
@@ -235,11 +243,13 @@ def _visible(expected, micrograph):
     "The expected columns that a drawn scale bar does not hide."
     box = drawn_bar(micrograph.data)
     if box is None: return expected
-    low, high = (np.array([getattr(part, end) for part in box[::-1]])*micrograph.pixel_size for end in ("start", "stop"))
+    rows, columns = box
+    low = np.array([columns.start, rows.start])*micrograph.pixel_size
+    high = np.array([columns.stop, rows.stop])*micrograph.pixel_size
     hidden = ((expected.xy > low - BESIDE_BAR) & (expected.xy < high + BESIDE_BAR)).all(1)
     return expected.take(~hidden)
 
-# %% ../nbs/89_frame_columns.ipynb #c45c52c7
+# %% ../nbs/89_frame_columns.ipynb #d2eec8b0
 @dataclass
 class FittedFrame:
     "A frame with all its columns fitted."
@@ -261,8 +271,10 @@ class FittedFrame:
     def inside(self)->np.ndarray: # (n,) bool, columns whose middle lies in the frame
         return ((self.expected.xy >= 0) & (self.expected.xy <= self.size)).all(1)
 
+# %% ../nbs/89_frame_columns.ipynb #f6418842
 def _size_of(micrograph): return tuple((n - 1)*micrograph.pixel_size for n in micrograph.shape[::-1])
 
+# %% ../nbs/89_frame_columns.ipynb #c45c52c7
 def _registered(micrograph, atoms, laid)->FittedFrame:
     "The crystal laid over a whole frame, its columns not yet fitted."
     grains = register(micrograph, laid, atoms)
@@ -273,7 +285,7 @@ def _registered(micrograph, atoms, laid)->FittedFrame:
     kind = np.array([kinds.index(columns[k].kind) for k in expected.column])
     return FittedFrame(micrograph, atoms, grains, columns, expected, kinds, kind)
 
-# %% ../nbs/89_frame_columns.ipynb #d09fdedc
+# %% ../nbs/89_frame_columns.ipynb #770ed71b
 ADATOM_ROUNDS = 2 # in which residual peaks are added to the fit
 MOST_ADATOMS = .1 # of the number of columns; more are no adatoms but another structure
 
@@ -284,6 +296,7 @@ def _fit_together(frame, between, laid, tell):
     data, xy = without_bar(frame.micrograph.data), np.r_[frame.expected.xy, between]
     return fit_columns(data, frame.micrograph.pixel_size, xy, kinds, covariance, tell)
 
+# %% ../nbs/89_frame_columns.ipynb #c336e4d1
 def _fit_with_adatoms(frame, laid, named, tell):
     "The fit of all columns and of the atoms between them, and which of these atoms are sure (m,)."
     n, between = len(frame.kind), np.zeros((0, 2))
@@ -298,7 +311,7 @@ def _fit_with_adatoms(frame, laid, named, tell):
         between = found
     return fit, sure
 
-# %% ../nbs/89_frame_columns.ipynb #2fa96be5
+# %% ../nbs/89_frame_columns.ipynb #9c79beba
 def fitted_frame(micrograph:Micrograph, # with its pixel size
                  atoms, # jarvis `Atoms`, the average crystal
                  laid:Laid, # the crystal in one place of the frame

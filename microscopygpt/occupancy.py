@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 from scipy.special import logsumexp
 from .frame_columns import label_of
 
-# %% ../nbs/92_occupancy.ipynb #4c351fd9
+# %% ../nbs/92_occupancy.ipynb #55025d7b
 def intensity_of(numbers, # atomic numbers of a column
                  power:float # contrast exponent p
                 )->float: # relative to hydrogen
@@ -39,7 +39,7 @@ class Occupant:
     error: float # of that ratio, before any noise
     prior: float # how common, relative to the other defects
 
-# %% ../nbs/92_occupancy.ipynb #bd595cf4
+# %% ../nbs/92_occupancy.ipynb #f2c32f82
 def _missing(column):
     "What is left of a column without some of its atoms: (call, detail, elements, prior)."
     yield "vacancy", f"{label_of(column)} missing", (), COMMON
@@ -49,6 +49,7 @@ def _missing(column):
             detail = f"one {which} missing, above or below" if n == 1 else f"{n} {which} missing"
             yield "partial", detail, column[:i] + column[i+n:], COMMON if n == 1 else RARE
 
+# %% ../nbs/92_occupancy.ipynb #bd595cf4
 def _exchanged(column, element, call, prior):
     "A column with another element in place of one atom, or of all: (call, detail, elements, prior)."
     new, n, label = chemical_symbols[element], len(column), label_of(column)
@@ -74,7 +75,7 @@ def _ratio_and_error(elements, column, power, power_error):
     of_tails = 0 if r > 1 else LEAST_ERROR*(1 - r)
     return r, float(of_model + of_tails)
 
-# %% ../nbs/92_occupancy.ipynb #bb9b5d93
+# %% ../nbs/92_occupancy.ipynb #3febf5e1
 def _ideas(column, crystal, named):
     "All that may stand on a site: (call, detail, elements, prior), the likelier description of the same atoms first."
     yield "expected", "", column, COMMON
@@ -82,6 +83,7 @@ def _ideas(column, crystal, named):
     for element in named: yield from _exchanged(column, element, "substitution", COMMON)
     for element in crystal: yield from _exchanged(column, element, "antisite", RARE)
 
+# %% ../nbs/92_occupancy.ipynb #ca314184
 def occupants(column:tuple, # atomic numbers
               crystal:tuple, # atomic numbers of all its elements
               named:tuple=(), # atomic numbers of elements that may stand where they do not belong
@@ -98,7 +100,7 @@ def occupants(column:tuple, # atomic numbers
         found[elements] = Occupant(call, detail, elements, ratio, error if elements != column else 0., prior)
     return list(found.values())
 
-# %% ../nbs/92_occupancy.ipynb #5a8204f5
+# %% ../nbs/92_occupancy.ipynb #f2cc8a1e
 USUAL_POWER, POWER_SPREAD = 1.7, .15 # of annular dark-field images, over detectors and probes
 LEVEL_ERROR = .05 # of the ratio of two kinds of columns: thermal vibration, depth
 EXPONENTS = np.linspace(.8, 2.6, 181) # that are tried: from bright-field like contrast to more than Rutherford's
@@ -111,6 +113,7 @@ def _misfit(levels, columns):
     off = off - off.mean(0)
     return (off**2).sum(0) + ((EXPONENTS - USUAL_POWER)/POWER_SPREAD)**2
 
+# %% ../nbs/92_occupancy.ipynb #5a8204f5
 def contrast_exponent(levels:np.ndarray, # (k,) mean intensity of each kind of column, any unit
                       columns:list # of k tuples of atomic numbers
                      )->tuple: # exponent, its standard error, chi-squared
@@ -120,7 +123,7 @@ def contrast_exponent(levels:np.ndarray, # (k,) mean intensity of each kind of c
     mean = (p*EXPONENTS).sum()/p.sum()
     return float(mean), float(np.sqrt((p*(EXPONENTS - mean)**2).sum()/p.sum())), float(misfit.min())
 
-# %% ../nbs/92_occupancy.ipynb #ebcc140d
+# %% ../nbs/92_occupancy.ipynb #ab8182b3
 TAIL, WIDE = .03, 2. # share of the sites with larger errors than the others, and how much larger: contamination, drift
 RANGE = 3. # of ratios, over which unnamed elements are spread
 LIGHTEST = .05 # ratio, below which there is nothing
@@ -131,6 +134,7 @@ def _gaussian(off, sigma): return -.5*(off/sigma)**2 - np.log(np.sqrt(2*np.pi)*s
 
 def _ratios_and_errors(options): return (np.array([getattr(o, name) for o in options]) for name in ("ratio", "error"))
 
+# %% ../nbs/92_occupancy.ipynb #ebcc140d
 def _log_densities(x, error, options):
     "Logarithm of the density (n, k + 1) of ratios under each occupant, and under an unnamed element."
     ratio, tau = _ratios_and_errors(options)
@@ -140,7 +144,7 @@ def _log_densities(x, error, options):
     unnamed = np.where((np.abs(x - 1) > LEAST_CHANGE) & (x > LIGHTEST), -np.log(RANGE), IMPOSSIBLE)
     return np.c_[L, unnamed]
 
-# %% ../nbs/92_occupancy.ipynb #38a8c018
+# %% ../nbs/92_occupancy.ipynb #0e41b2a5
 SEEN_BEFORE = 50 # sites, that the prior density counts for
 UNNAMED = .5 # prior of an element that was not named
 MAD = 1.4826 # standard deviations of a normal distribution in its median absolute deviation
@@ -154,6 +158,7 @@ class _Mixture(NamedTuple):
     likelihood: float # log
     share: np.ndarray # (k + 1,) of the sites
 
+# %% ../nbs/92_occupancy.ipynb #38a8c018
 def _prior_shares(options, density):
     "Shares of the occupants and of unnamed elements before anything was seen."
     prior = np.array([o.prior for o in options[1:]] + [UNNAMED])
@@ -165,7 +170,7 @@ def _widening(x, error, options, nearest):
     z = (x - ratio)/np.hypot(error, tau)
     return float(np.clip(MAD*np.median(np.abs(z)), *WIDENED))
 
-# %% ../nbs/92_occupancy.ipynb #356abe0c
+# %% ../nbs/92_occupancy.ipynb #fa1ae581
 STEPS, SETTLED = 60, 1e-4 # of expectation and maximization; change of a share that ends them
 FLAW = .015 # error of every ratio: no profile is exact
 ENOUGH = 6 # sites, from which the level is corrected
@@ -176,11 +181,13 @@ def _expectation(x, error, options, share):
     total = logsumexp(L, axis=1)
     return np.exp(L - total[:, None]), L[:, :-1].argmax(1), total
 
+# %% ../nbs/92_occupancy.ipynb #cc229638
 def _corrected(level, x, posterior):
     "The level, moved to the median of the sites that are as expected."
     main = posterior[:, 0] > .5
     return level*float(np.median(x[main])) if main.sum() >= ENOUGH else level
 
+# %% ../nbs/92_occupancy.ipynb #356abe0c
 def _one_level(ratio, error, options, density, level):
     "The mixture, starting from a level."
     share = prior = _prior_shares(options, density)
@@ -194,7 +201,7 @@ def _one_level(ratio, error, options, density, level):
         if np.abs(share - before).max() < SETTLED: break
     return _Mixture(posterior, widening, level, float(total.sum()) - n*np.log(level), share)
 
-# %% ../nbs/92_occupancy.ipynb #6726ac4e
+# %% ../nbs/92_occupancy.ipynb #ae4241cf
 def mixture(ratio:np.ndarray, # (n,) intensities over a typical one
             error:np.ndarray, # (n,) standard errors
             options:list, # of `Occupant`, the expected one first
@@ -219,7 +226,7 @@ def discoveries(p_expected:np.ndarray, # (n,) probabilities that a site is as ex
     called[order[:int((false <= rate).sum())]] = True
     return called
 
-# %% ../nbs/92_occupancy.ipynb #13d52bbf
+# %% ../nbs/92_occupancy.ipynb #2920d9f5
 GAIN_STEP, GAIN_WINDOW = 4., 12. # Å: grid, and standard deviation of the smoothing
 NEXT_TO_NOTHING = 1e-9 # of the largest weight: a place of the grid with no column near
 
@@ -229,6 +236,7 @@ def _smooth_sum(at, values, shape):
     np.add.at(total, tuple(at.astype(int)), values)
     return gaussian_filter(total, GAIN_WINDOW/GAIN_STEP, mode="nearest")
 
+# %% ../nbs/92_occupancy.ipynb #13d52bbf
 def slow_gain(xy:np.ndarray, # (n, 2) Å
               ratio:np.ndarray, # (n,)
               error:np.ndarray, # (n,) standard errors
@@ -242,7 +250,7 @@ def slow_gain(xy:np.ndarray, # (n, 2) Å
     gain = np.where(known, sums/np.where(known, weights, 1), 1)
     return map_coordinates(gain, at - .5, order=1, mode="nearest")
 
-# %% ../nbs/92_occupancy.ipynb #670a9191
+# %% ../nbs/92_occupancy.ipynb #2763fff4
 BESIDE = 3.2 # Å, to the neighbours of a site
 DIRTY = 1.5 # standard errors, by which the neighbours of a clean site are not all brighter
 OUTSTANDING = 4. # standard errors, up to which a neighbour counts: it may be a defect itself
@@ -253,6 +261,7 @@ def _neighbours(xy, columns):
     for at, near in zip(xy, cKDTree(columns).query_ball_point(xy, BESIDE)):
         yield np.array([j for j in near if np.linalg.norm(columns[j] - at) > ITSELF], int)
 
+# %% ../nbs/92_occupancy.ipynb #670a9191
 def is_dirty(xy:np.ndarray, # (m, 2) Å, sites in question
              columns:np.ndarray, # (n, 2) Å
              z:np.ndarray # (n,) deviation of their intensities in standard errors
