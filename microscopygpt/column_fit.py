@@ -27,7 +27,7 @@ def _design(patch, profile, n_pixels):
     "Three matrices (pixels, n): the profile of each column, and its derivatives by x and y of the column."
     return [_sparse(patch, values, n_pixels) for values in moved_profile(profile, patch.dx, patch.dy)]
 
-# %% ../nbs/88_column_fit.ipynb #1b74bb00
+# %% ../nbs/88_column_fit.ipynb #2623bffb
 MESH = 3. # Å between the nodes of the background
 
 class _Background(NamedTuple):
@@ -55,7 +55,7 @@ def _background(shape, pixel_size):
     bends = sparse.kron(_bends(nodes[0]), x) + sparse.kron(y, _bends(nodes[1]))
     return _Background(tents, bends.tocsc())
 
-# %% ../nbs/88_column_fit.ipynb #67fc5745
+# %% ../nbs/88_column_fit.ipynb #861d4569
 SPRING = .15 # Å, standard deviation of displacements: atoms beside defects move by about .1 Å
 OUTSIDE = 1e-9 # of the usual weight of an intensity: holds that of a column which no pixel shows
 
@@ -80,7 +80,7 @@ def _equations(image, parts, expected, mesh, weight):
     held[n:3*n] = SPRING**-2
     return _Equations(A, normal, At@image.ravel(), weight, held, mesh)
 
-# %% ../nbs/88_column_fit.ipynb #57feed6d
+# %% ../nbs/88_column_fit.ipynb #fcbfaf6a
 class _Solution(NamedTuple):
     "Solved equations."
     values: np.ndarray # intensities (n,), displacements along x and y (n,) times intensity over expected, background
@@ -89,7 +89,7 @@ class _Solution(NamedTuple):
     diagonal: np.ndarray # of the normal matrix
     evidence: float # log-probability of the image given the stiffness, up to a constant
 
-# %% ../nbs/88_column_fit.ipynb #0a14146c
+# %% ../nbs/88_column_fit.ipynb #d85aa7e5
 def _factored(of, bend):
     "The normal matrix with its holds, and its sparse factor."
     nodes = of.mesh.bends.shape[0]
@@ -97,20 +97,24 @@ def _factored(of, bend):
     matrix = (of.normal + sparse.diags(of.held) + prior).tocsc()
     return matrix, splu(matrix, "MMD_AT_PLUS_A", diag_pivot_thresh=0., options=dict(SymmetricMode=True))
 
-def _log_determinant(factor): return float(np.log(np.abs(factor.U.diagonal())).sum())
+# %% ../nbs/88_column_fit.ipynb #bb901076
+def _evidence(of, image, values, model, factor, bend):
+    "Log-probability of an image under a stiffness, up to a constant."
+    slow = values[-of.mesh.bends.shape[0]:]
+    misfit = (of.weight*(image.ravel() - model)**2).sum() + slow@(of.mesh.bends@slow)/bend**2
+    log_determinant = float(np.log(np.abs(factor.U.diagonal())).sum())
+    return -.5*(misfit + log_determinant) - len(slow)*np.log(bend)
 
 # %% ../nbs/88_column_fit.ipynb #5a5cd884
 def _solved(of, image, bend):
     "The equations solved, with a standard deviation of the background's bends in units of the image."
     matrix, factor = _factored(of, bend)
     values = factor.solve(of.right)
-    model, nodes = of.matrix@values, of.mesh.bends.shape[0]
-    slow = values[-nodes:]
-    misfit = (of.weight*(image.ravel() - model)**2).sum() + slow@(of.mesh.bends@slow)/bend**2
-    evidence = -.5*(misfit + _log_determinant(factor)) - nodes*np.log(bend)
+    model = of.matrix@values
+    evidence = _evidence(of, image, values, model, factor, bend)
     return _Solution(values, model, factor, matrix.diagonal(), evidence)
 
-# %% ../nbs/88_column_fit.ipynb #3229096b
+# %% ../nbs/88_column_fit.ipynb #8d4b1da8
 BINS = 20 # of equally many pixels, in which the residual's variance is taken
 FLOOR = .05 # of the median variance: the least that the dark pixels have
 MAD = 1.4826 # standard deviations of a normal distribution in its median absolute deviation
@@ -126,21 +130,26 @@ class _PixelNoise(NamedTuple):
         "The variance where the model (any shape, units of the image) says so much."
         return self.constant + self.slope*np.maximum(model - self.dark, 0)
 
+# %% ../nbs/88_column_fit.ipynb #ce6d7327
+def _scatter(residual, model):
+    "The mean of the model and the variance of the residual in each bin."
+    bins = np.array_split(np.argsort(model), BINS)
+    mean = np.array([model[b].mean() for b in bins])
+    return mean, np.array([(MAD*np.median(np.abs(residual[b])))**2 for b in bins])
+
 # %% ../nbs/88_column_fit.ipynb #65346d59
 def pixel_noise(residual:np.ndarray, # (pixels,)
                 model:np.ndarray # (pixels,)
                )->_PixelNoise:
     "The noise of an image from what a model leaves of it."
-    bins = np.array_split(np.argsort(model), BINS)
-    mean = np.array([model[b].mean() for b in bins])
-    variance = np.array([(MAD*np.median(np.abs(residual[b])))**2 for b in bins])
+    mean, variance = _scatter(residual, model)
     least = NOISELESS*np.ptp(model)**2
     weight = 1/np.maximum(variance, least + 1e-300)
     line = np.c_[np.ones(BINS), mean - mean[0]]
     constant, slope = nnls(line*weight[:, None], variance*weight)[0]
     return _PixelNoise(max(constant, FLOOR*np.median(variance), least), slope, mean[0])
 
-# %% ../nbs/88_column_fit.ipynb #f1c9cc27
+# %% ../nbs/88_column_fit.ipynb #33365b8a
 SAMPLED = 12 # columns of a kind, for which the inverse is computed
 
 def _inverse_ratio(system, i):
@@ -168,7 +177,7 @@ def _most_probable(of, image, height):
     "The solution with the most probable stiffness, where columns have a height in units of the image."
     return max((_solved(of, image, bend*height) for bend in BENDS), key=lambda solution: solution.evidence)
 
-# %% ../nbs/88_column_fit.ipynb #6ac63140
+# %% ../nbs/88_column_fit.ipynb #784e2347
 FAINTEST = .35 # of the expected intensity, down to which a displacement is measured
 
 def _levels(intensity, kind, expected):
@@ -186,7 +195,7 @@ def _moves(values, expected):
     brightness = np.maximum(values[:n]/expected, FAINTEST)
     return values[n:3*n].reshape(2, n).T/brightness[:, None], brightness
 
-# %% ../nbs/88_column_fit.ipynb #bc586fbd
+# %% ../nbs/88_column_fit.ipynb #fa16ba1e
 GUESSED_NOISE = .1 # of the image's standard deviation, before anything is known
 LARGEST_MOVE, FARTHEST = .3, .7 # Å, of a column in one round and in all
 
@@ -221,7 +230,7 @@ class _Tile:
     @property
     def background(self): return self.mesh.tents@self.solution.values[3*len(self.xy):] # (pixels,)
 
-# %% ../nbs/88_column_fit.ipynb #417ee70b
+# %% ../nbs/88_column_fit.ipynb #b6fbfbc4
 ROUNDS = 4
 FIRST_BEND = .03 # of a column's height, until the last round
 PROFILE_STEPS = 2 # in each round: the ellipse changes by a limited step
@@ -234,7 +243,7 @@ def _learn(tile):
     for _ in range(PROFILE_STEPS):
         tile.profile = fitted_profile(columns, tile.around, tile.profile, tile.intensity)
 
-# %% ../nbs/88_column_fit.ipynb #721bf74c
+# %% ../nbs/88_column_fit.ipynb #64744705
 def _fit(tile):
     "Fit a tile: all rounds."
     tile.take(_solved(tile.equations(), tile.image, FIRST_BEND*tile.image.std()))
@@ -250,7 +259,7 @@ def _height(tile):
     "The height of a usual column, units of the image."
     return float(np.median(tile.expected)*tile.profile(0., 0.))
 
-# %% ../nbs/88_column_fit.ipynb #a15e7c12
+# %% ../nbs/88_column_fit.ipynb #6223a0ba
 TILE = 512 # binned pixels along each side, about
 
 def _tiles(shape, margin):
@@ -295,7 +304,7 @@ def _empty_fit(frame, n, profile):
     return ColumnFit(np.zeros((n, 2)), np.full((n, 2), np.inf), np.zeros(n), np.full(n, np.inf), profile, frame.image,
                      *blank, frame.pixel_size, frame.offset)
 
-# %% ../nbs/88_column_fit.ipynb #62a08a3a
+# %% ../nbs/88_column_fit.ipynb #b55b0a38
 def _paste_pixels(fit, core, part, tile):
     "Put a tile's model, background and noise where they belong."
     inner = tuple(slice(c.start - p.start, c.stop - p.start) for c, p in zip(core, part))
@@ -320,7 +329,7 @@ def _paste_empty(fit, core):
     fit.model[core] = fit.background[core] = np.median(pixels)
     fit.sigma[core] = pixels.std() or fit.image.std()
 
-# %% ../nbs/88_column_fit.ipynb #96278cc0
+# %% ../nbs/88_column_fit.ipynb #b07d3625
 def _fit_part(fit, profile, xy, kind, core, part):
     "Fit the columns of one part of a frame (xy from its first binned pixel), and keep those of its core."
     q = fit.pixel_size

@@ -6,13 +6,13 @@
 __all__ = ['WIDTHS', 'TAPER', 'REACH', 'TABLE', 'PIXELS_PER_SIGMA', 'STEP', 'SPRING_OF_SHARES', 'Profile', 'moved_profile',
            'Binned', 'binned', 'Patches', 'patches', 'fitted_profile']
 
-# %% ../nbs/85_column_image.ipynb #99f66dc3
+# %% ../nbs/85_column_image.ipynb #a626243f
 from dataclasses import dataclass, field
 from typing import NamedTuple
 import numpy as np
 from scipy.optimize import lsq_linear
 
-# %% ../nbs/85_column_image.ipynb #d39233e6
+# %% ../nbs/85_column_image.ipynb #62fd86e4
 WIDTHS = np.array([.7, .85, 1., 1.2, 1.6, 2.2]) # of the Gaussians, in standard deviations of the probe
 TAPER, REACH = 3.4, 4.6 # standard deviations, where the profile begins to end, and where it ends
 
@@ -21,7 +21,7 @@ def _taper(s2):
     share = np.clip((np.sqrt(s2) - TAPER)/(REACH - TAPER), 0, 1)
     return np.cos(.5*np.pi*share)**2
 
-# %% ../nbs/85_column_image.ipynb #0c894abd
+# %% ../nbs/85_column_image.ipynb #6e86e6b6
 def _integrals():
     "The integral of each tapered Gaussian (k,) over the plane."
     s = np.linspace(0, REACH, 4001)
@@ -36,7 +36,7 @@ def _gaussians(s2):
     values = np.exp(-.5*s2/WIDTHS.reshape(shape)**2)*_taper(s2)
     return values/_INTEGRALS.reshape(shape)
 
-# %% ../nbs/85_column_image.ipynb #036a1bdd
+# %% ../nbs/85_column_image.ipynb #b79c277c
 TABLE = np.linspace(0, REACH**2, 3001) # squared distances in the metric, at which the profile is tabulated
 
 def _looked_up(table, s2):
@@ -46,7 +46,7 @@ def _looked_up(table, s2):
     between = table[low] + (at - low)*(table[low + 1] - table[low])
     return np.where(s2 < TABLE[-1], between, 0)
 
-# %% ../nbs/85_column_image.ipynb #f5ea16f0
+# %% ../nbs/85_column_image.ipynb #d3dac392
 @dataclass
 class Profile:
     "The image of a column of intensity 1."
@@ -72,12 +72,12 @@ class Profile:
         "The profile (1/Å²) at offsets in Å."
         return _looked_up(_table(self), self.distance2(dx, dy))
 
-# %% ../nbs/85_column_image.ipynb #46b024a2
+# %% ../nbs/85_column_image.ipynb #28ab259e
 def _table(profile):
     "A profile (1/Å²) at the squared distances of `TABLE`."
     return profile.shares@_gaussians(TABLE)/np.sqrt(np.linalg.det(profile.covariance))
 
-# %% ../nbs/85_column_image.ipynb #3b2df389
+# %% ../nbs/85_column_image.ipynb #e11de12d
 def moved_profile(profile:Profile,
                   dx:np.ndarray, dy:np.ndarray # Å, from a column to points of any shape
                  )->tuple: # of three arrays: the profile (1/Å²), its derivatives by x and y of the column (1/Å³)
@@ -87,7 +87,7 @@ def moved_profile(profile:Profile,
     u, v = profile.gradient2(dx, dy)
     return _looked_up(table, s2), -slope*u, -slope*v
 
-# %% ../nbs/85_column_image.ipynb #e18895ec
+# %% ../nbs/85_column_image.ipynb #4ffc4771
 PIXELS_PER_SIGMA = 2.2 # binned pixels in a standard deviation of the probe
 
 class Binned(NamedTuple):
@@ -96,7 +96,7 @@ class Binned(NamedTuple):
     pixel_size: float # Å/px
     offset: float # Å, of the centre of its first pixel from that of the frame's first
 
-# %% ../nbs/85_column_image.ipynb #309e2d6a
+# %% ../nbs/85_column_image.ipynb #1d0f730e
 def binned(data:np.ndarray, # (h, w)
            pixel_size:float, # Å/px
            sigma:float # Å, of the probe
@@ -107,7 +107,7 @@ def binned(data:np.ndarray, # (h, w)
     image = data[:h*n, :w*n].reshape(h, n, w, n).mean((1, 3), dtype=np.float32)
     return Binned(image, pixel_size*n, (n - 1)/2*pixel_size)
 
-# %% ../nbs/85_column_image.ipynb #fd8a57fd
+# %% ../nbs/85_column_image.ipynb #414cc1a8
 class Patches(NamedTuple):
     "The pixels around each of n columns."
     pixel: np.ndarray # (n, k) index into the flat image; -1 outside
@@ -120,7 +120,13 @@ def _disc(radius):
     inside = np.hypot(columns, rows) <= radius + .5
     return rows[inside], columns[inside]
 
-# %% ../nbs/85_column_image.ipynb #4ca0c60b
+# %% ../nbs/85_column_image.ipynb #5e0b094b
+def _flat(row, column, shape):
+    "Indices into a flat image; -1 outside."
+    inside = (column >= 0) & (column < shape[1]) & (row >= 0) & (row < shape[0])
+    return np.where(inside, row*shape[1] + column, -1)
+
+# %% ../nbs/85_column_image.ipynb #8070cf71
 def patches(xy:np.ndarray, # (n, 2) Å, from the centre of the first pixel
             pixel_size:float, # Å/px
             shape:tuple, # of the image
@@ -130,11 +136,9 @@ def patches(xy:np.ndarray, # (n, 2) Å, from the centre of the first pixel
     rows, columns = _disc(int(np.ceil(reach/pixel_size)))
     middle = np.round(xy/pixel_size).astype(int)
     column, row = middle[:, :1] + columns, middle[:, 1:] + rows
-    inside = (column >= 0) & (column < shape[1]) & (row >= 0) & (row < shape[0])
-    pixel = np.where(inside, row*shape[1] + column, -1)
-    return Patches(pixel, column*pixel_size - xy[:, :1], row*pixel_size - xy[:, 1:])
+    return Patches(_flat(row, column, shape), column*pixel_size - xy[:, :1], row*pixel_size - xy[:, 1:])
 
-# %% ../nbs/85_column_image.ipynb #e36626a3
+# %% ../nbs/85_column_image.ipynb #63d56ff4
 def _ellipse_changes(profile, patch, gaussian):
     "Derivatives of a Gaussian on the patches with respect to stretch and skew of its covariance (1/Å⁴)."
     u, v = profile.gradient2(patch.dx, patch.dy)
@@ -146,7 +150,7 @@ def _profile_terms(profile, patch):
     core = gaussians[list(WIDTHS).index(1)]
     return [*gaussians, *_ellipse_changes(profile, patch, core)]
 
-# %% ../nbs/85_column_image.ipynb #e1113d9d
+# %% ../nbs/85_column_image.ipynb #332859a7
 def _images_of(terms, patch, intensity, n_pixels):
     "The image of each term of a profile, all columns together, and an even ground: (pixels, terms + 1)."
     pixel = np.maximum(patch.pixel, 0).ravel()
@@ -154,7 +158,7 @@ def _images_of(terms, patch, intensity, n_pixels):
     images = [np.bincount(pixel, (strength*term).ravel(), n_pixels) for term in terms]
     return np.stack([*images, np.ones(n_pixels)], 1)
 
-# %% ../nbs/85_column_image.ipynb #14e79e74
+# %% ../nbs/85_column_image.ipynb #c86e8312
 STEP = .1 # Å², largest change of the ellipse at once: a good part of a probe's variance
 SPRING_OF_SHARES = 1e-4 # of a Gaussian's weight in the equations
 
@@ -165,7 +169,14 @@ def _held_least_squares(X, y, start, spring, lower):
     right = np.linalg.solve(root, X.T@y + spring*start)
     return lsq_linear(root.T, right, (lower, np.inf)).x
 
-# %% ../nbs/85_column_image.ipynb #e00886e6
+# %% ../nbs/85_column_image.ipynb #245ce2e1
+def _changed(profile, shares, stretch, skew):
+    "A profile with its ellipse stretched and skewed (Å²), and with other shares, which need not add up to 1."
+    total = shares.sum()
+    stretch, skew = np.clip(np.array([stretch, skew])/total, -STEP, STEP)
+    return Profile(profile.covariance + np.array([[stretch, skew], [skew, -stretch]]), shares/total)
+
+# %% ../nbs/85_column_image.ipynb #0d68b83d
 def fitted_profile(columns:np.ndarray, # (h, w) image without its background
                    patch:Patches, # of n columns
                    profile:Profile, # near the one sought
@@ -179,6 +190,4 @@ def fitted_profile(columns:np.ndarray, # (h, w) image without its background
     start = np.r_[profile.shares, 0, 0, 0]
     found = _held_least_squares(X, columns.ravel(), start, SPRING_OF_SHARES*weight*is_share,
                                 np.where(is_share, 0, -np.inf))
-    total = found[:n].sum()
-    stretch, skew = np.clip(found[n:n+2]/total, -STEP, STEP)
-    return Profile(profile.covariance + np.array([[stretch, skew], [skew, -stretch]]), found[:n]/total)
+    return _changed(profile, found[:n], *found[n:n+2])

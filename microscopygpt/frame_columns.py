@@ -22,7 +22,7 @@ from .micrograph import Micrograph
 from .observe import Z_POWER
 from .register import Laid, owners, register
 
-# %% ../nbs/89_frame_columns.ipynb #ae0a315b
+# %% ../nbs/89_frame_columns.ipynb #8dd004dd
 def label_of(numbers # atomic numbers
             )->str:
     "A column in words, such as Mo or S2."
@@ -43,7 +43,7 @@ class Column:
     @property
     def kind(self)->tuple: return tuple(sorted(self.numbers, reverse=True)) # alike for columns of the same atoms
 
-# %% ../nbs/89_frame_columns.ipynb #a9f039f9
+# %% ../nbs/89_frame_columns.ipynb #2bed830f
 MERGED = .6 # Å: atoms nearer than half the width of a probe are one column
 
 def _column_of(slab, first, taken):
@@ -65,7 +65,7 @@ def columns_of(slab:Slab)->list: # of `Column`
         found.append(Column(*(tuple(v.tolist()) for v in (middle, slab.numbers[atoms], slab.z[atoms]))))
     return found
 
-# %% ../nbs/89_frame_columns.ipynb #f7d8d50b
+# %% ../nbs/89_frame_columns.ipynb #8b3b0651
 EDGE = 1.2 # Å, beyond the frame, of columns whose tails reach into it
 PLACING_STEPS = 3
 
@@ -86,19 +86,25 @@ def _cells_over(grain, origin, size):
     high = np.ceil(corners.max(0)).astype(int) + 4
     return np.stack(np.meshgrid(*map(np.arange, low, high), indexing="ij"), -1).reshape(-1, 2)
 
-# %% ../nbs/89_frame_columns.ipynb #d604b370
+# %% ../nbs/89_frame_columns.ipynb #9aac6bf6
+def _placed(grain, columns, cells, origin):
+    "Positions (n, 2) Å of the columns of some cells of a grain, whose origin is displaced by about so much."
+    undisturbed = ((cells[:, None] + np.array([c.frac for c in columns]))@grain.cell).reshape(-1, 2)
+    xy = undisturbed + origin
+    for _ in range(PLACING_STEPS): xy = undisturbed + grain.displaced(xy)
+    return xy
+
+# %% ../nbs/89_frame_columns.ipynb #547347c3
 def _of_grain(grain, columns, size):
     "Positions, columns and cells of a grain in a frame of this size (Å)."
     origin = np.nanmean(grain.shift[grain.quality > 0], 0)
     cells = _cells_over(grain, origin, size)
-    undisturbed = ((cells[:, None] + np.array([c.frac for c in columns]))@grain.cell).reshape(-1, 2)
-    xy = undisturbed + origin
-    for _ in range(PLACING_STEPS): xy = undisturbed + grain.displaced(xy)
+    xy = _placed(grain, columns, cells, origin)
     keep = ((xy > -EDGE) & (xy < np.array(size) + EDGE)).all(1)
     column = np.tile(np.arange(len(columns)), len(cells))
     return xy[keep], column[keep], np.repeat(cells, len(columns), 0)[keep]
 
-# %% ../nbs/89_frame_columns.ipynb #b4187ea9
+# %% ../nbs/89_frame_columns.ipynb #2d10c4f8
 APART = .7 # of the usual distance between columns: two columns of different grains are not nearer
 
 def _without_overlap(found, quality):
@@ -119,7 +125,7 @@ def _own_columns(grains, columns, size):
         yield part.take(owner[grain.node_of(xy)] == k)
         first += len(own)
 
-# %% ../nbs/89_frame_columns.ipynb #127754f5
+# %% ../nbs/89_frame_columns.ipynb #479f7a7b
 def expected_columns(grains:list, # of `Grain`
                      columns:list, # for each grain a list of `Column`
                      size:tuple # Å, width and height of the frame
@@ -131,7 +137,7 @@ def expected_columns(grains:list, # of `Grain`
     quality = np.array([g.quality for g in grains])[(found.grain, *grains[0].node_of(found.xy))]
     return _without_overlap(found, quality)
 
-# %% ../nbs/89_frame_columns.ipynb #75e47f2c
+# %% ../nbs/89_frame_columns.ipynb #2c6e2dfd
 NEAR = 1.5 # Å, over which the residual is compared with the noise: a column and its surroundings
 USUAL = 1.2 # times the usual square of the residual over the noise: chance makes it vary by some 5 %
 
@@ -148,7 +154,7 @@ def misfit_at(fit:ColumnFit,
     at = ((xy - fit.offset)/fit.pixel_size)[:, ::-1].T
     return map_coordinates(misfit_map(fit), at, order=1, mode="nearest")
 
-# %% ../nbs/89_frame_columns.ipynb #317a2059
+# %% ../nbs/89_frame_columns.ipynb #6c1fdc43
 LUMP = 2.5 # times the width of a column: what is as broad as that is dirt
 SINGULAR = 1e-12 # of the usual determinant: the least, so that no pixel divides by nothing
 
@@ -157,7 +163,7 @@ def _stamp(profile, pixel_size):
     k = int(np.ceil(profile.reach/pixel_size))
     return profile(*np.meshgrid(*2*[np.arange(-k, k + 1)*pixel_size]))
 
-# %% ../nbs/89_frame_columns.ipynb #a988ca62
+# %% ../nbs/89_frame_columns.ipynb #55d66f37
 def _column_and_lump(fit):
     "A column and a lump of intensity 1, on the same pixels."
     lump = replace(fit.profile, covariance=LUMP**2*fit.profile.covariance)
@@ -177,7 +183,7 @@ def _amplitude(fit, P, B):
     determinant = np.maximum(PP*BB - PB**2, SINGULAR*np.median(PP*BB))
     return (BB*p - PB*b)/determinant, np.sqrt(np.maximum(BB, 0)/determinant)
 
-# %% ../nbs/89_frame_columns.ipynb #7b284bd8
+# %% ../nbs/89_frame_columns.ipynb #81193c38
 MAD = 1.4826 # standard deviations of a normal distribution in its median absolute deviation
 
 def _skewness(fit, P):
@@ -186,7 +192,7 @@ def _skewness(fit, P):
     PP = _laid(weight, P*P)
     return _laid(fit.slope*weight**2, P**3)/np.maximum(PP, SINGULAR*np.median(PP))**1.5
 
-# %% ../nbs/89_frame_columns.ipynb #77d48b7c
+# %% ../nbs/89_frame_columns.ipynb #6fc70059
 def _significance(fit):
     "Intensity, error and standard errors (h, w) of an atom at each pixel of a fit's residual."
     P, B = _column_and_lump(fit)
@@ -196,7 +202,7 @@ def _significance(fit):
     normal = z - _skewness(fit, P)*(z**2 - 1)/6
     return intensity, error*widening, normal/widening
 
-# %% ../nbs/89_frame_columns.ipynb #8204de73
+# %% ../nbs/89_frame_columns.ipynb #bd051301
 ADATOM_Z = 4.75 # standard errors: one place in a million
 PEAK = .6 # Å, half the width in which a peak is the highest
 CLEAR_OF = .55 # Å: nearer to a column, an atom belongs to it
@@ -208,6 +214,12 @@ class _Peaks(NamedTuple):
     error: np.ndarray # (m,)
     z: np.ndarray # (m,) standard errors
 
+# %% ../nbs/89_frame_columns.ipynb #e22de53c
+def _peak_pixels(z, intensity, least, pixel_size):
+    "Rows and columns of the pixels that are the highest around them, significant, and bright enough."
+    highest = z == maximum_filter(z, 2*int(PEAK/pixel_size) + 1)
+    return np.nonzero(highest & (z > ADATOM_Z) & (intensity > least))
+
 # %% ../nbs/89_frame_columns.ipynb #087c1328
 def find_peaks_between(fit:ColumnFit,
                        least:float, # intensity, units of the image times Å²
@@ -215,8 +227,7 @@ def find_peaks_between(fit:ColumnFit,
                       )->_Peaks:
     "Atoms in the residual of a fit, away from all columns."
     intensity, error, z = _significance(fit)
-    highest = z == maximum_filter(z, 2*int(PEAK/fit.pixel_size) + 1)
-    rows, columns = np.nonzero(highest & (z > ADATOM_Z) & (intensity > least))
+    rows, columns = _peak_pixels(z, intensity, least, fit.pixel_size)
     xy = np.c_[columns, rows]*fit.pixel_size + fit.offset
     inside = ((xy > PEAK) & (xy < np.array(size) - PEAK)).all(1)
     keep = inside & (cKDTree(fit.xy).query(xy)[0] > CLEAR_OF) if len(xy) else inside
@@ -249,7 +260,7 @@ def _visible(expected, micrograph):
     hidden = ((expected.xy > low - BESIDE_BAR) & (expected.xy < high + BESIDE_BAR)).all(1)
     return expected.take(~hidden)
 
-# %% ../nbs/89_frame_columns.ipynb #d2eec8b0
+# %% ../nbs/89_frame_columns.ipynb #d09ba3ef
 @dataclass
 class FittedFrame:
     "A frame with all its columns fitted."
@@ -271,7 +282,7 @@ class FittedFrame:
     def inside(self)->np.ndarray: # (n,) bool, columns whose middle lies in the frame
         return ((self.expected.xy >= 0) & (self.expected.xy <= self.size)).all(1)
 
-# %% ../nbs/89_frame_columns.ipynb #f6418842
+# %% ../nbs/89_frame_columns.ipynb #9462d814
 def _size_of(micrograph): return tuple((n - 1)*micrograph.pixel_size for n in micrograph.shape[::-1])
 
 # %% ../nbs/89_frame_columns.ipynb #c45c52c7
@@ -285,7 +296,7 @@ def _registered(micrograph, atoms, laid)->FittedFrame:
     kind = np.array([kinds.index(columns[k].kind) for k in expected.column])
     return FittedFrame(micrograph, atoms, grains, columns, expected, kinds, kind)
 
-# %% ../nbs/89_frame_columns.ipynb #770ed71b
+# %% ../nbs/89_frame_columns.ipynb #d258f309
 ADATOM_ROUNDS = 2 # in which residual peaks are added to the fit
 MOST_ADATOMS = .1 # of the number of columns; more are no adatoms but another structure
 
@@ -296,7 +307,7 @@ def _fit_together(frame, between, laid, tell):
     data, xy = without_bar(frame.micrograph.data), np.r_[frame.expected.xy, between]
     return fit_columns(data, frame.micrograph.pixel_size, xy, kinds, covariance, tell)
 
-# %% ../nbs/89_frame_columns.ipynb #c336e4d1
+# %% ../nbs/89_frame_columns.ipynb #6b1c7000
 def _fit_with_adatoms(frame, laid, named, tell):
     "The fit of all columns and of the atoms between them, and which of these atoms are sure (m,)."
     n, between = len(frame.kind), np.zeros((0, 2))
@@ -311,7 +322,7 @@ def _fit_with_adatoms(frame, laid, named, tell):
         between = found
     return fit, sure
 
-# %% ../nbs/89_frame_columns.ipynb #9c79beba
+# %% ../nbs/89_frame_columns.ipynb #a791854e
 def fitted_frame(micrograph:Micrograph, # with its pixel size
                  atoms, # jarvis `Atoms`, the average crystal
                  laid:Laid, # the crystal in one place of the frame

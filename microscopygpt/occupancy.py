@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 from scipy.special import logsumexp
 from .frame_columns import label_of
 
-# %% ../nbs/92_occupancy.ipynb #55025d7b
+# %% ../nbs/92_occupancy.ipynb #8501cbfe
 def intensity_of(numbers, # atomic numbers of a column
                  power:float # contrast exponent p
                 )->float: # relative to hydrogen
@@ -39,7 +39,7 @@ class Occupant:
     error: float # of that ratio, before any noise
     prior: float # how common, relative to the other defects
 
-# %% ../nbs/92_occupancy.ipynb #f2c32f82
+# %% ../nbs/92_occupancy.ipynb #562ac599
 def _missing(column):
     "What is left of a column without some of its atoms: (call, detail, elements, prior)."
     yield "vacancy", f"{label_of(column)} missing", (), COMMON
@@ -62,20 +62,22 @@ def _exchanged(column, element, call, prior):
     yield call, f"{new}{n} for {label}", (element,)*n, prior
     yield call, f"one {new} for {label}", (element,), RARE*prior
 
-# %% ../nbs/92_occupancy.ipynb #ac9f6a0c
+# %% ../nbs/92_occupancy.ipynb #033aca28
 MODEL_ERROR = .02 # of the difference from 1 that a ratio has beyond its exponent: probe, thermal vibration, depth
 LEAST_ERROR = .01 # of a ratio below 1: what the tails of neighbours leave in an empty place
 
+def _ratio(elements, column, power): return intensity_of(elements, power)/intensity_of(column, power)
+
+# %% ../nbs/92_occupancy.ipynb #ac9f6a0c
 def _ratio_and_error(elements, column, power, power_error):
     "The ratio of intensities of two columns, and its error."
-    def ratio(p): return intensity_of(elements, p)/intensity_of(column, p)
-    r = ratio(power)
-    slope = (ratio(power + .01) - ratio(power - .01))/.02
+    r = _ratio(elements, column, power)
+    slope = (_ratio(elements, column, power + .01) - _ratio(elements, column, power - .01))/.02
     of_model = np.hypot(slope*power_error, MODEL_ERROR*abs(r - 1))
     of_tails = 0 if r > 1 else LEAST_ERROR*(1 - r)
     return r, float(of_model + of_tails)
 
-# %% ../nbs/92_occupancy.ipynb #3febf5e1
+# %% ../nbs/92_occupancy.ipynb #ca7403a8
 def _ideas(column, crystal, named):
     "All that may stand on a site: (call, detail, elements, prior), the likelier description of the same atoms first."
     yield "expected", "", column, COMMON
@@ -83,7 +85,7 @@ def _ideas(column, crystal, named):
     for element in named: yield from _exchanged(column, element, "substitution", COMMON)
     for element in crystal: yield from _exchanged(column, element, "antisite", RARE)
 
-# %% ../nbs/92_occupancy.ipynb #ca314184
+# %% ../nbs/92_occupancy.ipynb #58187c02
 def occupants(column:tuple, # atomic numbers
               crystal:tuple, # atomic numbers of all its elements
               named:tuple=(), # atomic numbers of elements that may stand where they do not belong
@@ -100,7 +102,7 @@ def occupants(column:tuple, # atomic numbers
         found[elements] = Occupant(call, detail, elements, ratio, error if elements != column else 0., prior)
     return list(found.values())
 
-# %% ../nbs/92_occupancy.ipynb #f2cc8a1e
+# %% ../nbs/92_occupancy.ipynb #066459d8
 USUAL_POWER, POWER_SPREAD = 1.7, .15 # of annular dark-field images, over detectors and probes
 LEVEL_ERROR = .05 # of the ratio of two kinds of columns: thermal vibration, depth
 EXPONENTS = np.linspace(.8, 2.6, 181) # that are tried: from bright-field like contrast to more than Rutherford's
@@ -113,17 +115,22 @@ def _misfit(levels, columns):
     off = off - off.mean(0)
     return (off**2).sum(0) + ((EXPONENTS - USUAL_POWER)/POWER_SPREAD)**2
 
+# %% ../nbs/92_occupancy.ipynb #67a211c1
+def _mean_and_spread(values, weight):
+    "Weighted mean and standard deviation of values (n,)."
+    mean = (weight*values).sum()/weight.sum()
+    return float(mean), float(np.sqrt((weight*(values - mean)**2).sum()/weight.sum()))
+
 # %% ../nbs/92_occupancy.ipynb #5a8204f5
 def contrast_exponent(levels:np.ndarray, # (k,) mean intensity of each kind of column, any unit
                       columns:list # of k tuples of atomic numbers
                      )->tuple: # exponent, its standard error, chi-squared
     "The exponent p with which the intensities of the kinds are proportional to the sum of Z^p."
     misfit = _misfit(np.maximum(levels, 1e-12), columns)
-    p = np.exp(-.5*(misfit - misfit.min()))
-    mean = (p*EXPONENTS).sum()/p.sum()
-    return float(mean), float(np.sqrt((p*(EXPONENTS - mean)**2).sum()/p.sum())), float(misfit.min())
+    least = misfit.min()
+    return *_mean_and_spread(EXPONENTS, np.exp(-.5*(misfit - least))), float(least)
 
-# %% ../nbs/92_occupancy.ipynb #ab8182b3
+# %% ../nbs/92_occupancy.ipynb #794d195a
 TAIL, WIDE = .03, 2. # share of the sites with larger errors than the others, and how much larger: contamination, drift
 RANGE = 3. # of ratios, over which unnamed elements are spread
 LIGHTEST = .05 # ratio, below which there is nothing
@@ -144,7 +151,7 @@ def _log_densities(x, error, options):
     unnamed = np.where((np.abs(x - 1) > LEAST_CHANGE) & (x > LIGHTEST), -np.log(RANGE), IMPOSSIBLE)
     return np.c_[L, unnamed]
 
-# %% ../nbs/92_occupancy.ipynb #0e41b2a5
+# %% ../nbs/92_occupancy.ipynb #0b605b8b
 SEEN_BEFORE = 50 # sites, that the prior density counts for
 UNNAMED = .5 # prior of an element that was not named
 MAD = 1.4826 # standard deviations of a normal distribution in its median absolute deviation
@@ -170,7 +177,7 @@ def _widening(x, error, options, nearest):
     z = (x - ratio)/np.hypot(error, tau)
     return float(np.clip(MAD*np.median(np.abs(z)), *WIDENED))
 
-# %% ../nbs/92_occupancy.ipynb #fa1ae581
+# %% ../nbs/92_occupancy.ipynb #8b4ab0fd
 STEPS, SETTLED = 60, 1e-4 # of expectation and maximization; change of a share that ends them
 FLAW = .015 # error of every ratio: no profile is exact
 ENOUGH = 6 # sites, from which the level is corrected
@@ -181,7 +188,7 @@ def _expectation(x, error, options, share):
     total = logsumexp(L, axis=1)
     return np.exp(L - total[:, None]), L[:, :-1].argmax(1), total
 
-# %% ../nbs/92_occupancy.ipynb #cc229638
+# %% ../nbs/92_occupancy.ipynb #d82cd890
 def _corrected(level, x, posterior):
     "The level, moved to the median of the sites that are as expected."
     main = posterior[:, 0] > .5
@@ -201,7 +208,7 @@ def _one_level(ratio, error, options, density, level):
         if np.abs(share - before).max() < SETTLED: break
     return _Mixture(posterior, widening, level, float(total.sum()) - n*np.log(level), share)
 
-# %% ../nbs/92_occupancy.ipynb #ae4241cf
+# %% ../nbs/92_occupancy.ipynb #78a44bac
 def mixture(ratio:np.ndarray, # (n,) intensities over a typical one
             error:np.ndarray, # (n,) standard errors
             options:list, # of `Occupant`, the expected one first
@@ -226,7 +233,7 @@ def discoveries(p_expected:np.ndarray, # (n,) probabilities that a site is as ex
     called[order[:int((false <= rate).sum())]] = True
     return called
 
-# %% ../nbs/92_occupancy.ipynb #2920d9f5
+# %% ../nbs/92_occupancy.ipynb #fe979b36
 GAIN_STEP, GAIN_WINDOW = 4., 12. # Å: grid, and standard deviation of the smoothing
 NEXT_TO_NOTHING = 1e-9 # of the largest weight: a place of the grid with no column near
 
@@ -250,7 +257,7 @@ def slow_gain(xy:np.ndarray, # (n, 2) Å
     gain = np.where(known, sums/np.where(known, weights, 1), 1)
     return map_coordinates(gain, at - .5, order=1, mode="nearest")
 
-# %% ../nbs/92_occupancy.ipynb #2763fff4
+# %% ../nbs/92_occupancy.ipynb #ffa69a32
 BESIDE = 3.2 # Å, to the neighbours of a site
 DIRTY = 1.5 # standard errors, by which the neighbours of a clean site are not all brighter
 OUTSTANDING = 4. # standard errors, up to which a neighbour counts: it may be a defect itself

@@ -7,6 +7,7 @@ __all__ = ['CUT', 'UNUSUAL', 'MOST_TRIED', 'OWN_LEVEL', 'OWN_RANGE', 'RIVAL', 'V
            'PREDICTING', 'consistent_levels', 'Sites', 'judged', 'named_elements', 'sites']
 
 # %% ../nbs/93_sites.ipynb #f8e50e9e
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import islice, product
 from typing import NamedTuple
@@ -23,7 +24,7 @@ from .occupancy import (FLAW, contrast_exponent, discoveries, intensity_of, is_d
                                      slow_gain)
 from .register import SitesError, laid_as, lay
 
-# %% ../nbs/93_sites.ipynb #7e7de940
+# %% ../nbs/93_sites.ipynb #d149897c
 CUT = .1 # of the intensity of a column that is hidden whole: the error where the edge of the frame cuts it
 
 class _Measured(NamedTuple):
@@ -45,9 +46,8 @@ def _measured(of):
     "What the fit of a frame says of the columns that are judged."
     fit, n, mine = of.fit, len(of.kind), of.inside
     error = fit.error[:n]*misfit_at(fit, fit.xy[:n])
-    xy = fit.xy[:n][mine]
-    hidden = 1 - _seen(xy, fit.profile, of.size)
-    return _Measured(xy, of.expected.column[mine], of.kind[mine], fit.intensity[:n][mine], error[mine], hidden)
+    hidden = 1 - _seen(fit.xy[:n], fit.profile, of.size)
+    return _Measured(*(v[mine] for v in (fit.xy[:n], of.expected.column, of.kind, fit.intensity[:n], error, hidden)))
 
 # %% ../nbs/93_sites.ipynb #a9386b39
 UNUSUAL = 4. # chi-squared, that is paid where the usual column is not the expected one
@@ -62,7 +62,7 @@ def _typical_levels(intensity, kind, kinds, named):
         typical.append([usual, *(usual/r for r in others)])
     return typical
 
-# %% ../nbs/93_sites.ipynb #4d2b67ea
+# %% ../nbs/93_sites.ipynb #6b9d67ca
 def consistent_levels(intensity:np.ndarray, # (n,)
                       kind:np.ndarray, # (n,) index into `kinds`
                       kinds:list, # of tuples of atomic numbers
@@ -76,7 +76,7 @@ def consistent_levels(intensity:np.ndarray, # (n,)
         found.append((misfit + UNUSUAL*unusual, np.array(levels), power, error))
     return min(found, key=lambda one: one[0])[1:]
 
-# %% ../nbs/93_sites.ipynb #0140d2fb
+# %% ../nbs/93_sites.ipynb #ba888cdf
 @dataclass
 class _Calls:
     "Ratios and probabilities of n columns."
@@ -104,7 +104,7 @@ def _probabilities(ratio, error, kind, options, power, density):
         posterior[mine, :len(own) + 1] = found.posterior
     return _Calls(ratio, error, posterior, kind, options, power)
 
-# %% ../nbs/93_sites.ipynb #15ea80eb
+# %% ../nbs/93_sites.ipynb #1b919197
 OWN_LEVEL = 40 # columns at one place of the cell, from which they have a level of their own
 OWN_RANGE = .85, 1.15 # of that level
 
@@ -123,7 +123,7 @@ def _slow_changes(calls, measured):
     gain = slow_gain(measured.xy, calls.ratio, calls.error, good)
     return gain*_level_of_place(calls.ratio/gain, measured.column, good)
 
-# %% ../nbs/93_sites.ipynb #346f9ba2
+# %% ../nbs/93_sites.ipynb #26bac98d
 def _on_dirt(calls, xy):
     "Columns (n,) that are brighter than expected, as their neighbours are, without being an element that was named."
     named = [[o.call == "substitution" for o in own] + [False] for own in calls.options]
@@ -134,7 +134,7 @@ def _on_dirt(calls, xy):
     found[asked] = is_dirty(xy[asked], xy, calls.z)
     return found
 
-# %% ../nbs/93_sites.ipynb #259b01a2
+# %% ../nbs/93_sites.ipynb #3b46582d
 def _calls(measured, levels, options, power, density, rate):
     "Calls of the columns, whose kinds have these levels."
     level = levels[measured.kind]
@@ -146,7 +146,7 @@ def _calls(measured, levels, options, power, density, rate):
     calls.called = discoveries(calls.posterior[:, 0], calls.z, rate) & ~_on_dirt(calls, measured.xy)
     return calls
 
-# %% ../nbs/93_sites.ipynb #8a20a108
+# %% ../nbs/93_sites.ipynb #9e1e29c2
 RIVAL = .15 # probability, from which another occupant is mentioned
 
 def _unnamed(ratio, expected, power):
@@ -157,7 +157,7 @@ def _unnamed(ratio, expected, power):
     than = f"{'heavier' if ratio > 1 else 'lighter'} than {chemical_symbols[column[0]]}"
     return f"{than}: as Z = {number:.0f}" if len(column) == 1 or number else than
 
-# %% ../nbs/93_sites.ipynb #6cd7d436
+# %% ../nbs/93_sites.ipynb #8bf64a37
 def _option(of, i, k):
     "Call, detail and elements of the k-th option of site i; of is `_Calls` or `Sites`."
     options = of.options[of.kind[i]]
@@ -237,7 +237,7 @@ class Sites:
     @property
     def is_defect(self)->np.ndarray: return self.call != "expected" # (n,) bool
 
-# %% ../nbs/93_sites.ipynb #4ca8672a
+# %% ../nbs/93_sites.ipynb #94bf8aef
 def _average_places(of, good):
     "Where the average crystal puts the columns (n, 2): expected places, moved by the mean displacement of each place."
     expected = of.expected
@@ -261,7 +261,7 @@ def _column_rows(of, calls):
                 detail=np.array(detail, object), probability=np.array(probability), kind=calls.kind,
                 occupants=list(held))
 
-# %% ../nbs/93_sites.ipynb #fdc50997
+# %% ../nbs/93_sites.ipynb #9ddf2981
 def _by_intensity(strength, power, known):
     "The known element (m,) nearest to intensities in units of Z^p, and each in words."
     numbers = strength**(1/power)
@@ -269,11 +269,16 @@ def _by_intensity(strength, power, known):
     return nearest, [f"as Z = {number:.0f} by its intensity, nearest {chemical_symbols[z]}"
                      for number, z in zip(numbers, nearest)]
 
+# %% ../nbs/93_sites.ipynb #ecfe3718
+def _atoms_between(of, sure):
+    "Positions, their errors, intensities and errors of the atoms between the columns that are sure."
+    fit, n = of.fit, len(of.kind)
+    return (values[n:][sure] for values in (fit.xy, fit.xy_error, fit.intensity, fit.error))
+
 # %% ../nbs/93_sites.ipynb #531cb737
 def _adatom_rows(of, sure, unit, power, known):
     "The rows of the atoms between the columns that are sure, as arrays by the names of `Sites`."
-    n, fit = len(of.kind), of.fit
-    xy, xy_error, intensity, error = (v[n:][sure] for v in (fit.xy, fit.xy_error, fit.intensity, fit.error))
+    xy, xy_error, intensity, error = _atoms_between(of, sure)
     nearest, words = _by_intensity(intensity/unit, power, known)
     ratio = np.array([strength/intensity_of((z,), power) for strength, z in zip(intensity/unit, nearest)])
     m, z = len(xy), intensity/error
@@ -283,7 +288,7 @@ def _adatom_rows(of, sure, unit, power, known):
                 detail=np.array(words, object), probability=norm.cdf(z - ADATOM_Z/2), kind=np.full(m, -1),
                 occupants=[(z,) for z in nearest])
 
-# %% ../nbs/93_sites.ipynb #389d4234
+# %% ../nbs/93_sites.ipynb #f19b233d
 def _joined(columns, adatoms):
     "Rows of columns and of adatoms, one after the other."
     rows = {name: np.concatenate([columns[name], adatoms[name]]) for name in columns if name != "occupants"}
@@ -298,7 +303,7 @@ def _rows(of, measured, calls, levels, known):
     adatoms = _adatom_rows(of, sure, float(np.median(units)), calls.power, known)
     return _joined(_column_rows(of, calls), adatoms)
 
-# %% ../nbs/93_sites.ipynb #e23d65a1
+# %% ../nbs/93_sites.ipynb #6f86b549
 def judged(of:FittedFrame,
            named:tuple, # atomic numbers of elements that may stand where they do not belong
            density:float, # of defects per site, assumed before anything was seen
@@ -320,11 +325,10 @@ def judged(of:FittedFrame,
 @patch
 def counts(self:Sites)->dict: # (expected label, call, detail) -> number
     "How many sites have each call, defects only."
-    found = zip(self.expected[self.is_defect], self.call[self.is_defect], self.detail[self.is_defect])
-    names, numbers = np.unique(np.array([" | ".join(f) for f in found], object).astype(str), return_counts=True)
-    return {tuple(name.split(" | ")): int(n) for name, n in zip(names, numbers)}
+    found = Counter(zip(*(values[self.is_defect].tolist() for values in (self.expected, self.call, self.detail))))
+    return {names: found[names] for names in sorted(found, key=" | ".join)}
 
-# %% ../nbs/93_sites.ipynb #fa1a6faf
+# %% ../nbs/93_sites.ipynb #6050611b
 @patch
 def possibilities(self:Sites, i:int # index of a site
                  )->list: # of (call, detail, probability), the most probable first
@@ -334,7 +338,7 @@ def possibilities(self:Sites, i:int # index of a site
     found = [(*_option(self, i, k)[:2], float(self.posterior[i, k])) for k in range(n)]
     return sorted(found, key=lambda one: -one[2])
 
-# %% ../nbs/93_sites.ipynb #57a41f77
+# %% ../nbs/93_sites.ipynb #9f563370
 TABLE_HEAD = "| site | call | detail | number |\n|---|---|---|---|"
 
 def _in_words(counts):
@@ -354,17 +358,22 @@ def _repr_markdown_(self:Sites):
     table = f"\n\n{_in_words(self.counts())}" if self.is_defect.any() else "\n\nNo defect is called."
     return f"**{self.formula}**, {len(self)} columns in {len(self.grains)} grain(s).{table}{notes}"
 
+# %% ../nbs/93_sites.ipynb #39a5ace1
+def _symbols(elements):
+    "The symbols of a list, or of a string with commas between them."
+    symbols = elements.split(",") if isinstance(elements, str) else list(elements or ())
+    return [s.strip() for s in symbols if s.strip()]
+
 # %% ../nbs/93_sites.ipynb #e67658b5
 def named_elements(elements # "W,Se", or a list of symbols
                   )->tuple: # of atomic numbers
     "The elements that may stand where they do not belong; raises `SitesError`."
-    symbols = elements.split(",") if isinstance(elements, str) else list(elements or ())
-    symbols = [s.strip() for s in symbols if s.strip()]
+    symbols = _symbols(elements)
     wrong = [s for s in symbols if not atomic_numbers.get(s)]
     if wrong: raise SitesError(f"{wrong[0]!r} is not a chemical element: name symbols, as in elements='W,Se'.")
     return tuple(dict.fromkeys(atomic_numbers[s] for s in symbols))
 
-# %% ../nbs/93_sites.ipynb #faff3987
+# %% ../nbs/93_sites.ipynb #e17e8dfb
 def _of_prediction(prediction)->tuple: # micrograph with its pixel size, atoms, `Laid`
     "The frame and the crystal of a prediction's best candidate."
     if not prediction.candidates: raise SitesError("The prediction has no candidate: no crystal to lay over the frame.")
@@ -381,7 +390,7 @@ def _of_structure(image, atoms, pixel_size)->tuple: # the same
         micrograph = replace(micrograph, pixel_size=pixel_size_from_lattice(micrograph, a))
     return micrograph, atoms, lay(micrograph, atoms)
 
-# %% ../nbs/93_sites.ipynb #626ddcc5
+# %% ../nbs/93_sites.ipynb #127d29ad
 PREDICTING = .5 # of the progress, where the crystal is predicted first
 
 def _check_shares(**shares):
@@ -400,7 +409,7 @@ def _predicted(image, formula, pixel_size, tell, options):
     from microscopygpt.solve import predict
     return predict(image, formula, pixel_size, progress=_part_of(tell, 0., PREDICTING), **options)
 
-# %% ../nbs/93_sites.ipynb #4a97e07f
+# %% ../nbs/93_sites.ipynb #51c40068
 def sites(image, # path, array, `Micrograph`, or a `Prediction`
           structure=None, # jarvis `Atoms` of the average crystal; None predicts it
           formula:"str|None"=None, # of the crystal, where it is predicted

@@ -6,7 +6,7 @@
 __all__ = ['BLOCK', 'WINDOW', 'NODE_STEP', 'WAVES', 'WEAKEST', 'FASTEST', 'COARSE', 'TINY', 'EMPTY', 'MATCH', 'SMOOTH', 'SLACK',
            'AROUND', 'ODD', 'Windows', 'local_coefficients', 'strongest_waves', 'Pattern', 'pattern_of', 'followed']
 
-# %% ../nbs/45_windows.ipynb #944086ee
+# %% ../nbs/45_windows.ipynb #e256b444
 import heapq
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from .fourier import harmonics
 from .observe import Z_POWER
 from .refine import correlation_map, structure_factors
 
-# %% ../nbs/45_windows.ipynb #847724c4
+# %% ../nbs/45_windows.ipynb #4dab27a5
 BLOCK = .8 # Å, over which the product is summed before it is smoothed
 WINDOW = 4. # Å, standard deviation of a window
 NODE_STEP = 3 # blocks from one window to the next
@@ -29,20 +29,26 @@ def _block_means(image, pixel_size, g, block)->np.ndarray: # (rows, columns) com
     rows = np.add.reduceat(image[:h, :w]*x, np.arange(0, w, block), axis=1)
     return np.add.reduceat(rows*y[:, None], np.arange(0, h, block), axis=0)/block**2
 
-# %% ../nbs/45_windows.ipynb #446c63a4
+# %% ../nbs/45_windows.ipynb #3a2f1a6a
 def _smoothed(blocks, sigma):
     "Gaussian means of complex blocks; beyond the frame there is nothing."
     re, im = (gaussian_filter(part, sigma, mode="constant", truncate=3) for part in (blocks.real, blocks.imag))
     return re + 1j*im
 
-# %% ../nbs/45_windows.ipynb #e9042a1a
+# %% ../nbs/45_windows.ipynb #d215bc49
 class Windows(NamedTuple):
     "Fourier coefficients of a frame in windows around the nodes of a grid."
     coefficients: np.ndarray # (m, rows, columns) complex
     x: np.ndarray # (columns,) Å
     y: np.ndarray # (rows,) Å
 
-# %% ../nbs/45_windows.ipynb #a53a009b
+def _grid(shape, block, pixel_size):
+    "Places (Å) of the nodes along the axes of a grid of this shape."
+    first = (NODE_STEP//2*block + (block - 1)/2)*pixel_size
+    step = NODE_STEP*block*pixel_size
+    return (first + step*np.arange(n) for n in shape)
+
+# %% ../nbs/45_windows.ipynb #88bf3e7a
 def local_coefficients(image:np.ndarray, # (h, w), mean zero
                        pixel_size:float, # Å/px
                        g:np.ndarray # (m, 2) 1/Å
@@ -53,12 +59,10 @@ def local_coefficients(image:np.ndarray, # (h, w), mean zero
     means = [_block_means(image, pixel_size, one, block) for one in g]
     inside = _smoothed(np.ones(means[0].shape, complex), sigma).real
     C = np.array([(_smoothed(one, sigma)/inside)[nodes, nodes] for one in means])
-    first = (NODE_STEP//2*block + (block - 1)/2)*pixel_size
-    step = NODE_STEP*block*pixel_size
-    y, x = (first + step*np.arange(n) for n in C.shape[1:])
+    y, x = _grid(C.shape[1:], block, pixel_size)
     return Windows(C, x, y)
 
-# %% ../nbs/45_windows.ipynb #01238bc9
+# %% ../nbs/45_windows.ipynb #84add249
 WAVES = 12 # strongest, that are followed
 WEAKEST = .05 # of the strongest amplitude
 FASTEST = 1.1 # 1/Å, of the waves
@@ -73,7 +77,7 @@ def strongest_waves(slab:Slab,
     first = first[np.abs(F[first]) > WEAKEST*np.abs(F[first[0]])]
     return hk[first], g[first], F[first]
 
-# %% ../nbs/45_windows.ipynb #6df21780
+# %% ../nbs/45_windows.ipynb #dc2bd629
 COARSE = .1 # Å, step of the shifts that are tried at once
 TINY = 1e-9 # of the equations' trace, so that waves along one line still have a solution
 EMPTY = 1e-30 # so that a window without any wave has the correlation 0
@@ -108,14 +112,14 @@ class Pattern:
             start = start - np.linalg.solve(A, (weight*phase)@self.g)/(2*np.pi)
         return start
 
-# %% ../nbs/45_windows.ipynb #340ad050
+# %% ../nbs/45_windows.ipynb #65b5a5c3
 def pattern_of(slab:Slab,
                variance:float # Å², of the probe
               )->Pattern:
     "The strongest waves of a crystal on its cell."
     return Pattern(slab.cell, *strongest_waves(slab, variance))
 
-# %% ../nbs/45_windows.ipynb #8c1b1df6
+# %% ../nbs/45_windows.ipynb #fa5ed23d
 MATCH = .5 # correlation, above which a window shows the crystal
 SMOOTH = .05 # strain or rotation (rad) from window to window; scans drift by less
 SLACK = .12 # Å, that noise may add
@@ -149,13 +153,13 @@ class _Followed:
         self.tried[node], self.shift[node], self.match[node] = True, shift, match
         return True
 
-# %% ../nbs/45_windows.ipynb #9f027204
+# %% ../nbs/45_windows.ipynb #4ba845f9
 def _neighbours(node, shape):
     "The nodes beside a node."
     i, j = node
     return [(a, b) for a, b in ((i-1, j), (i+1, j), (i, j-1), (i, j+1)) if 0 <= a < shape[0] and 0 <= b < shape[1]]
 
-# %% ../nbs/45_windows.ipynb #c9af194a
+# %% ../nbs/45_windows.ipynb #7fe8f3ea
 def followed(windows:Windows,
              pattern:Pattern,
              seed:tuple # row and column of a node
