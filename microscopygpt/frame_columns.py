@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['MERGED', 'EDGE', 'PLACING_STEPS', 'APART', 'NEAR', 'USUAL', 'LUMP', 'SINGULAR', 'MAD', 'ADATOM_Z', 'PEAK', 'CLEAR_OF',
-           'LEAST_ATOM', 'BESIDE_BAR', 'ADATOM_ROUNDS', 'MOST_ADATOMS', 'label_of', 'Column', 'columns_of',
-           'expected_columns', 'misfit_map', 'misfit_at', 'find_peaks_between', 'FittedFrame', 'fitted_frame']
+           'LEAST_ATOM', 'BESIDE_BAR', 'ADATOM_ROUNDS', 'MOST_ADATOMS', 'TOUCHING', 'LARGE_PATCH', 'label_of', 'Column',
+           'columns_of', 'expected_columns', 'misfit_map', 'misfit_at', 'find_peaks_between', 'FittedFrame',
+           'fitted_frame', 'beyond_the_edge']
 
 # %% ../nbs/89_frame_columns.ipynb #8207b4ac
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ import numpy as np
 from ase.data import chemical_symbols
 from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter
 from scipy.signal import fftconvolve
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from .column_fit import ColumnFit, fit_columns
 from .crystal import Slab
@@ -22,7 +25,7 @@ from .micrograph import Micrograph
 from .observe import Z_POWER
 from .register import Laid, owners, register
 
-# %% ../nbs/89_frame_columns.ipynb #8dd004dd
+# %% ../nbs/89_frame_columns.ipynb #2860f712
 def label_of(numbers # atomic numbers
             )->str:
     "A column in words, such as Mo or S2."
@@ -43,7 +46,7 @@ class Column:
     @property
     def kind(self)->tuple: return tuple(sorted(self.numbers, reverse=True)) # alike for columns of the same atoms
 
-# %% ../nbs/89_frame_columns.ipynb #2bed830f
+# %% ../nbs/89_frame_columns.ipynb #053f2080
 MERGED = .6 # Å: atoms nearer than half the width of a probe are one column
 
 def _column_of(slab, first, taken):
@@ -65,7 +68,7 @@ def columns_of(slab:Slab)->list: # of `Column`
         found.append(Column(*(tuple(v.tolist()) for v in (middle, slab.numbers[atoms], slab.z[atoms]))))
     return found
 
-# %% ../nbs/89_frame_columns.ipynb #8b3b0651
+# %% ../nbs/89_frame_columns.ipynb #7b591b83
 EDGE = 1.2 # Å, beyond the frame, of columns whose tails reach into it
 PLACING_STEPS = 3
 
@@ -86,7 +89,7 @@ def _cells_over(grain, origin, size):
     high = np.ceil(corners.max(0)).astype(int) + 4
     return np.stack(np.meshgrid(*map(np.arange, low, high), indexing="ij"), -1).reshape(-1, 2)
 
-# %% ../nbs/89_frame_columns.ipynb #9aac6bf6
+# %% ../nbs/89_frame_columns.ipynb #01815e50
 def _placed(grain, columns, cells, origin):
     "Positions (n, 2) Å of the columns of some cells of a grain, whose origin is displaced by about so much."
     undisturbed = ((cells[:, None] + np.array([c.frac for c in columns]))@grain.cell).reshape(-1, 2)
@@ -94,7 +97,7 @@ def _placed(grain, columns, cells, origin):
     for _ in range(PLACING_STEPS): xy = undisturbed + grain.displaced(xy)
     return xy
 
-# %% ../nbs/89_frame_columns.ipynb #547347c3
+# %% ../nbs/89_frame_columns.ipynb #507cd8e7
 def _of_grain(grain, columns, size):
     "Positions, columns and cells of a grain in a frame of this size (Å)."
     origin = np.nanmean(grain.shift[grain.quality > 0], 0)
@@ -104,7 +107,7 @@ def _of_grain(grain, columns, size):
     column = np.tile(np.arange(len(columns)), len(cells))
     return xy[keep], column[keep], np.repeat(cells, len(columns), 0)[keep]
 
-# %% ../nbs/89_frame_columns.ipynb #2d10c4f8
+# %% ../nbs/89_frame_columns.ipynb #05b42d40
 APART = .7 # of the usual distance between columns: two columns of different grains are not nearer
 
 def _without_overlap(found, quality):
@@ -125,7 +128,7 @@ def _own_columns(grains, columns, size):
         yield part.take(owner[grain.node_of(xy)] == k)
         first += len(own)
 
-# %% ../nbs/89_frame_columns.ipynb #479f7a7b
+# %% ../nbs/89_frame_columns.ipynb #6bc4495c
 def expected_columns(grains:list, # of `Grain`
                      columns:list, # for each grain a list of `Column`
                      size:tuple # Å, width and height of the frame
@@ -137,7 +140,7 @@ def expected_columns(grains:list, # of `Grain`
     quality = np.array([g.quality for g in grains])[(found.grain, *grains[0].node_of(found.xy))]
     return _without_overlap(found, quality)
 
-# %% ../nbs/89_frame_columns.ipynb #2c6e2dfd
+# %% ../nbs/89_frame_columns.ipynb #d9b4b2a4
 NEAR = 1.5 # Å, over which the residual is compared with the noise: a column and its surroundings
 USUAL = 1.2 # times the usual square of the residual over the noise: chance makes it vary by some 5 %
 
@@ -154,7 +157,7 @@ def misfit_at(fit:ColumnFit,
     at = ((xy - fit.offset)/fit.pixel_size)[:, ::-1].T
     return map_coordinates(misfit_map(fit), at, order=1, mode="nearest")
 
-# %% ../nbs/89_frame_columns.ipynb #6c1fdc43
+# %% ../nbs/89_frame_columns.ipynb #eb0098f8
 LUMP = 2.5 # times the width of a column: what is as broad as that is dirt
 SINGULAR = 1e-12 # of the usual determinant: the least, so that no pixel divides by nothing
 
@@ -163,7 +166,7 @@ def _stamp(profile, pixel_size):
     k = int(np.ceil(profile.reach/pixel_size))
     return profile(*np.meshgrid(*2*[np.arange(-k, k + 1)*pixel_size]))
 
-# %% ../nbs/89_frame_columns.ipynb #55d66f37
+# %% ../nbs/89_frame_columns.ipynb #14e850c0
 def _column_and_lump(fit):
     "A column and a lump of intensity 1, on the same pixels."
     lump = replace(fit.profile, covariance=LUMP**2*fit.profile.covariance)
@@ -183,7 +186,7 @@ def _amplitude(fit, P, B):
     determinant = np.maximum(PP*BB - PB**2, SINGULAR*np.median(PP*BB))
     return (BB*p - PB*b)/determinant, np.sqrt(np.maximum(BB, 0)/determinant)
 
-# %% ../nbs/89_frame_columns.ipynb #81193c38
+# %% ../nbs/89_frame_columns.ipynb #ade5cdfd
 MAD = 1.4826 # standard deviations of a normal distribution in its median absolute deviation
 
 def _skewness(fit, P):
@@ -192,7 +195,7 @@ def _skewness(fit, P):
     PP = _laid(weight, P*P)
     return _laid(fit.slope*weight**2, P**3)/np.maximum(PP, SINGULAR*np.median(PP))**1.5
 
-# %% ../nbs/89_frame_columns.ipynb #6fc70059
+# %% ../nbs/89_frame_columns.ipynb #9a0a2463
 def _significance(fit):
     "Intensity, error and standard errors (h, w) of an atom at each pixel of a fit's residual."
     P, B = _column_and_lump(fit)
@@ -202,7 +205,7 @@ def _significance(fit):
     normal = z - _skewness(fit, P)*(z**2 - 1)/6
     return intensity, error*widening, normal/widening
 
-# %% ../nbs/89_frame_columns.ipynb #bd051301
+# %% ../nbs/89_frame_columns.ipynb #ffbb629e
 ADATOM_Z = 4.75 # standard errors: one place in a million
 PEAK = .6 # Å, half the width in which a peak is the highest
 CLEAR_OF = .55 # Å: nearer to a column, an atom belongs to it
@@ -214,7 +217,7 @@ class _Peaks(NamedTuple):
     error: np.ndarray # (m,)
     z: np.ndarray # (m,) standard errors
 
-# %% ../nbs/89_frame_columns.ipynb #e22de53c
+# %% ../nbs/89_frame_columns.ipynb #f30031af
 def _peak_pixels(z, intensity, least, pixel_size):
     "Rows and columns of the pixels that are the highest around them, significant, and bright enough."
     highest = z == maximum_filter(z, 2*int(PEAK/pixel_size) + 1)
@@ -223,13 +226,14 @@ def _peak_pixels(z, intensity, least, pixel_size):
 # %% ../nbs/89_frame_columns.ipynb #087c1328
 def find_peaks_between(fit:ColumnFit,
                        least:float, # intensity, units of the image times Å²
-                       size:tuple # Å, width and height of the frame
+                       size:tuple, # Å, width and height of the frame
+                       hidden=lambda xy: np.zeros(len(xy), bool) # which positions (n, 2) Å a drawn bar hides
                       )->_Peaks:
     "Atoms in the residual of a fit, away from all columns."
     intensity, error, z = _significance(fit)
     rows, columns = _peak_pixels(z, intensity, least, fit.pixel_size)
     xy = np.c_[columns, rows]*fit.pixel_size + fit.offset
-    inside = ((xy > PEAK) & (xy < np.array(size) - PEAK)).all(1)
+    inside = ((xy > PEAK) & (xy < np.array(size) - PEAK)).all(1) & ~hidden(xy)
     keep = inside & (cKDTree(fit.xy).query(xy)[0] > CLEAR_OF) if len(xy) else inside
     return _Peaks(xy[keep], *(v[rows, columns][keep] for v in (intensity, error, z)))
 
@@ -250,17 +254,16 @@ def _least_atom(intensity, kind, kinds, named):
 # %% ../nbs/89_frame_columns.ipynb #d22ebf58
 BESIDE_BAR = 1. # Å around a drawn scale bar, where no column is judged
 
-def _visible(expected, micrograph):
-    "The expected columns that a drawn scale bar does not hide."
+def _hidden(xy, micrograph):
+    "Which positions (n, 2) Å a drawn scale bar hides."
     box = drawn_bar(micrograph.data)
-    if box is None: return expected
+    if box is None: return np.zeros(len(xy), bool)
     rows, columns = box
     low = np.array([columns.start, rows.start])*micrograph.pixel_size
     high = np.array([columns.stop, rows.stop])*micrograph.pixel_size
-    hidden = ((expected.xy > low - BESIDE_BAR) & (expected.xy < high + BESIDE_BAR)).all(1)
-    return expected.take(~hidden)
+    return ((xy > low - BESIDE_BAR) & (xy < high + BESIDE_BAR)).all(1)
 
-# %% ../nbs/89_frame_columns.ipynb #d09ba3ef
+# %% ../nbs/89_frame_columns.ipynb #d2ed9209
 @dataclass
 class FittedFrame:
     "A frame with all its columns fitted."
@@ -282,7 +285,7 @@ class FittedFrame:
     def inside(self)->np.ndarray: # (n,) bool, columns whose middle lies in the frame
         return ((self.expected.xy >= 0) & (self.expected.xy <= self.size)).all(1)
 
-# %% ../nbs/89_frame_columns.ipynb #9462d814
+# %% ../nbs/89_frame_columns.ipynb #fde8e62d
 def _size_of(micrograph): return tuple((n - 1)*micrograph.pixel_size for n in micrograph.shape[::-1])
 
 # %% ../nbs/89_frame_columns.ipynb #c45c52c7
@@ -291,12 +294,13 @@ def _registered(micrograph, atoms, laid)->FittedFrame:
     grains = register(micrograph, laid, atoms)
     of_grains = [columns_of(g.slab) for g in grains]
     columns = sum(of_grains, [])
-    expected = _visible(expected_columns(grains, of_grains, _size_of(micrograph)), micrograph)
+    expected = expected_columns(grains, of_grains, _size_of(micrograph))
+    expected = expected.take(~_hidden(expected.xy, micrograph))
     kinds = sorted({c.kind for c in columns})
     kind = np.array([kinds.index(columns[k].kind) for k in expected.column])
     return FittedFrame(micrograph, atoms, grains, columns, expected, kinds, kind)
 
-# %% ../nbs/89_frame_columns.ipynb #d258f309
+# %% ../nbs/89_frame_columns.ipynb #b4d804bd
 ADATOM_ROUNDS = 2 # in which residual peaks are added to the fit
 MOST_ADATOMS = .1 # of the number of columns; more are no adatoms but another structure
 
@@ -307,7 +311,7 @@ def _fit_together(frame, between, laid, tell):
     data, xy = without_bar(frame.micrograph.data), np.r_[frame.expected.xy, between]
     return fit_columns(data, frame.micrograph.pixel_size, xy, kinds, covariance, tell)
 
-# %% ../nbs/89_frame_columns.ipynb #6b1c7000
+# %% ../nbs/89_frame_columns.ipynb #13188a06
 def _fit_with_adatoms(frame, laid, named, tell):
     "The fit of all columns and of the atoms between them, and which of these atoms are sure (m,)."
     n, between = len(frame.kind), np.zeros((0, 2))
@@ -316,13 +320,13 @@ def _fit_with_adatoms(frame, laid, named, tell):
         least = _least_atom(fit.intensity[:n], frame.kind, frame.kinds, named)
         sure = fit.intensity[n:] > np.maximum(ADATOM_Z*fit.error[n:], least)
         if round_ == ADATOM_ROUNDS: break
-        peaks = find_peaks_between(fit, least, frame.size)
+        peaks = find_peaks_between(fit, least, frame.size, lambda xy: _hidden(xy, frame.micrograph))
         found = np.r_[fit.xy[n:][sure], peaks.xy]
         if not len(peaks.xy) or len(found) > MOST_ADATOMS*n: break
         between = found
     return fit, sure
 
-# %% ../nbs/89_frame_columns.ipynb #a791854e
+# %% ../nbs/89_frame_columns.ipynb #c83e576b
 def fitted_frame(micrograph:Micrograph, # with its pixel size
                  atoms, # jarvis `Atoms`, the average crystal
                  laid:Laid, # the crystal in one place of the frame
@@ -335,3 +339,28 @@ def fitted_frame(micrograph:Micrograph, # with its pixel size
     def tell(done): return progress(.2 + .7*done, "fitting all columns")
     fit, sure = _fit_with_adatoms(frame, laid, named, tell)
     return replace(frame, fit=fit, sure=sure)
+
+# %% ../nbs/89_frame_columns.ipynb #22fa2699
+TOUCHING = 4. # Å, up to which two empty columns belong to one patch
+LARGE_PATCH = 8 # empty columns, from which a patch at the rim of the crystal is its edge
+
+def _patches(xy):
+    "The patch (n,) of each place: those that touch are in one."
+    pairs = cKDTree(xy).query_pairs(TOUCHING, output_type="ndarray")
+    links = coo_matrix((np.ones(len(pairs)), pairs.T), (len(xy),)*2)
+    return connected_components(links, directed=False)[1]
+
+# %% ../nbs/89_frame_columns.ipynb #81394152
+def beyond_the_edge(grains:list, # of `Grain`
+                    xy:np.ndarray, # (n, 2) Å, of columns
+                    empty:np.ndarray # (n,) bool, which of them are empty
+                   )->np.ndarray: # (n,) bool
+    "Which columns lie in a patch of empty ones at the rim of the crystal."
+    beyond, where = np.zeros(len(xy), bool), np.flatnonzero(empty)
+    bare = np.stack(np.meshgrid(grains[0].x, grains[0].y), -1)[owners(grains) < 0]
+    if len(where) < LARGE_PATCH or not len(bare): return beyond
+    patch = _patches(xy[where])
+    at_rim = cKDTree(bare).query(xy[where])[0] < TOUCHING
+    for one in np.unique(patch[at_rim]):
+        if (patch == one).sum() >= LARGE_PATCH: beyond[where[patch == one]] = True
+    return beyond
