@@ -7,7 +7,7 @@ __all__ = ['MERGED', 'EDGE', 'APART', 'NEAR', 'USUAL', 'ADATOM_Z', 'LUMP', 'PEAK
            'MOST_ADATOMS', 'BESIDE_BAR', 'Column', 'columns_of', 'Expected', 'expected_columns', 'misfit_map',
            'misfit_at', 'Peaks', 'find_peaks_between', 'size_of', 'FittedFrame', 'fitted_frame']
 
-# %% ../nbs/89_frame_columns.ipynb #8207b4ac
+# %% ../nbs/89_frame_columns.ipynb #a9c1c381
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 import numpy as np
@@ -22,7 +22,7 @@ from .micrograph import Micrograph
 from .observe import Z_POWER
 from .register import Laid, owners, register
 
-# %% ../nbs/89_frame_columns.ipynb #a583c3b3
+# %% ../nbs/89_frame_columns.ipynb #3bda0f1d
 @dataclass(frozen=True)
 class Column:
     "A column of the average crystal."
@@ -38,7 +38,7 @@ class Column:
     @property
     def kind(self)->tuple: return tuple(sorted(self.numbers, reverse=True)) # alike for columns of the same atoms
 
-# %% ../nbs/89_frame_columns.ipynb #6133df4d
+# %% ../nbs/89_frame_columns.ipynb #5fa51eba
 MERGED = .6 # Å: atoms nearer than half the width of a probe are one column
 
 def columns_of(slab:Slab)->list: # of `Column`
@@ -55,7 +55,7 @@ def columns_of(slab:Slab)->list: # of `Column`
         found.append(Column(*(tuple(v.tolist()) for v in (middle, slab.numbers[atoms], slab.z[atoms]))))
     return found
 
-# %% ../nbs/89_frame_columns.ipynb #ef768c2a
+# %% ../nbs/89_frame_columns.ipynb #94b3f051
 class Expected(NamedTuple):
     "Where columns are expected."
     xy: np.ndarray # (n, 2) Å, from the centre of the first pixel
@@ -79,7 +79,7 @@ def _of_grain(grain, columns, size):
     keep = ((xy > -EDGE) & (xy < np.array(size) + EDGE)).all(1)
     return xy[keep], np.tile(np.arange(len(columns)), len(cells))[keep], np.repeat(cells, len(columns), 0)[keep]
 
-# %% ../nbs/89_frame_columns.ipynb #36232f62
+# %% ../nbs/89_frame_columns.ipynb #c5877bfb
 APART = .7 # of the usual distance between columns: two columns of different grains are not nearer
 
 def _without_overlap(found, quality):
@@ -106,7 +106,7 @@ def expected_columns(grains:list, # of `Grain`
     quality = np.array([g.quality for g in grains])[(found.grain, *grains[0].node_of(found.xy))]
     return _without_overlap(found, quality)
 
-# %% ../nbs/89_frame_columns.ipynb #71c7d95b
+# %% ../nbs/89_frame_columns.ipynb #7673a662
 NEAR = 1.5 # Å, over which the residual is compared with the noise: a column and its surroundings
 USUAL = 1.2 # times the usual square of the residual over the noise: chance makes it vary by some 5 %
 
@@ -121,7 +121,7 @@ def misfit_at(fit:ColumnFit, xy:np.ndarray # (n, 2) Å
     at = ((xy - fit.offset)/fit.pixel_size)[:, ::-1].T
     return map_coordinates(misfit_map(fit), at, order=1, mode="nearest")
 
-# %% ../nbs/89_frame_columns.ipynb #c952c2ae
+# %% ../nbs/89_frame_columns.ipynb #dc004774
 ADATOM_Z = 4.75 # standard errors: one place in a million
 LUMP = 2.5 # times the width of a column: what is as broad as that is dirt
 PEAK = .6 # Å, half the width in which a peak is the highest
@@ -157,20 +157,21 @@ def _significance(fit):
     widening = max(1., 1.4826*float(np.median(np.abs(z))))*misfit_map(fit)
     return intensity, error*widening, (z - skewness*(z**2 - 1)/6)/widening
 
-# %% ../nbs/89_frame_columns.ipynb #087c1328
+# %% ../nbs/89_frame_columns.ipynb #fe0fd7aa
 def find_peaks_between(fit:ColumnFit, least:float, # intensity
-                       size:tuple # Å, width and height of the frame
+                       size:tuple, # Å, width and height of the frame
+                       hidden=lambda xy: np.zeros(len(xy), bool) # which positions (n, 2) Å a drawn bar hides
                       )->Peaks:
     "Atoms in the residual of a fit, away from all columns."
     intensity, error, z = _significance(fit)
     highest = z == maximum_filter(z, 2*int(PEAK/fit.pixel_size) + 1)
     rows, columns = np.nonzero(highest & (z > ADATOM_Z) & (intensity > least))
     xy = np.c_[columns, rows]*fit.pixel_size + fit.offset
-    inside = ((xy > PEAK) & (xy < np.array(size) - PEAK)).all(1)
+    inside = ((xy > PEAK) & (xy < np.array(size) - PEAK)).all(1) & ~hidden(xy)
     keep = inside & (cKDTree(fit.xy).query(xy)[0] > CLEAR_OF) if len(xy) else inside
     return Peaks(xy[keep], *(v[rows, columns][keep] for v in (intensity, error, z)))
 
-# %% ../nbs/89_frame_columns.ipynb #ccc2ca74
+# %% ../nbs/89_frame_columns.ipynb #91969531
 ADATOM_ROUNDS = 2 # in which residual peaks are added to the fit: a bright one hides its neighbours
 MOST_ADATOMS = .1 # of the number of columns; more are no adatoms but another structure
 
@@ -183,7 +184,7 @@ def _fit_with_adatoms(frame, expected, kind, laid, least, tell):
         fit = fit_columns(data, frame.pixel_size, np.r_[expected.xy, between], kinds, covariance, tell)
         sure = fit.intensity[n:] > np.maximum(ADATOM_Z*fit.error[n:], least(fit.intensity[:n]))
         if round_ == ADATOM_ROUNDS: break
-        peaks = find_peaks_between(fit, least(fit.intensity[:n]), size)
+        peaks = find_peaks_between(fit, least(fit.intensity[:n]), size, lambda xy: _hidden(xy, frame))
         found = np.r_[fit.xy[n:][sure], peaks.xy]
         if not len(peaks.xy) or len(found) > MOST_ADATOMS*n: break
         between = found
@@ -200,18 +201,17 @@ def _least_atom(kind, kinds, named):
         return LEAST_ATOM*lightest**Z_POWER*float(np.median(units))
     return least
 
-# %% ../nbs/89_frame_columns.ipynb #d22ebf58
+# %% ../nbs/89_frame_columns.ipynb #e7ea1b98
 BESIDE_BAR = 1. # Å around a drawn scale bar, where no column is judged
 
-def _visible(expected, micrograph):
-    "The expected columns that a drawn scale bar does not hide."
+def _hidden(xy, micrograph):
+    "Which positions (n, 2) Å a drawn scale bar hides."
     box = drawn_bar(micrograph.data)
-    if box is None: return expected
+    if box is None: return np.zeros(len(xy), bool)
     low, high = (np.array([getattr(part, end) for part in box[::-1]])*micrograph.pixel_size for end in ("start", "stop"))
-    hidden = ((expected.xy > low - BESIDE_BAR) & (expected.xy < high + BESIDE_BAR)).all(1)
-    return expected.take(~hidden)
+    return ((xy > low - BESIDE_BAR) & (xy < high + BESIDE_BAR)).all(1)
 
-# %% ../nbs/89_frame_columns.ipynb #c45c52c7
+# %% ../nbs/89_frame_columns.ipynb #f847f3d6
 @dataclass
 class FittedFrame:
     "A frame with all its columns fitted."
@@ -241,7 +241,8 @@ def fitted_frame(micrograph:Micrograph, # with its pixel size
     grains = register(micrograph, laid, atoms)
     of_grains = [columns_of(g.slab) for g in grains]
     columns = sum(of_grains, [])
-    expected = _visible(expected_columns(grains, of_grains, size_of(micrograph)), micrograph)
+    expected = expected_columns(grains, of_grains, size_of(micrograph))
+    expected = expected.take(~_hidden(expected.xy, micrograph))
     kinds = sorted({c.kind for c in columns})
     kind = np.array([kinds.index(columns[k].kind) for k in expected.column])
     def tell(done): return progress(.2 + .7*done, "fitting all columns")
