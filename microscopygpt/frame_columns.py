@@ -25,7 +25,7 @@ from .micrograph import Micrograph
 from .observe import Z_POWER
 from .register import Laid, owners, register
 
-# %% ../nbs/89_frame_columns.ipynb #2860f712
+# %% ../nbs/89_frame_columns.ipynb #f260539a
 def label_of(numbers # atomic numbers
             )->str:
     "A column in words, such as Mo or S2."
@@ -46,7 +46,7 @@ class Column:
     @property
     def kind(self)->tuple: return tuple(sorted(self.numbers, reverse=True)) # alike for columns of the same atoms
 
-# %% ../nbs/89_frame_columns.ipynb #053f2080
+# %% ../nbs/89_frame_columns.ipynb #546b7f51
 MERGED = .6 # Å: atoms nearer than half the width of a probe are one column
 
 def _column_of(slab, first, taken):
@@ -68,7 +68,7 @@ def columns_of(slab:Slab)->list: # of `Column`
         found.append(Column(*(tuple(v.tolist()) for v in (middle, slab.numbers[atoms], slab.z[atoms]))))
     return found
 
-# %% ../nbs/89_frame_columns.ipynb #7b591b83
+# %% ../nbs/89_frame_columns.ipynb #0d45d993
 EDGE = 1.2 # Å, beyond the frame, of columns whose tails reach into it
 PLACING_STEPS = 3
 
@@ -89,7 +89,7 @@ def _cells_over(grain, origin, size):
     high = np.ceil(corners.max(0)).astype(int) + 4
     return np.stack(np.meshgrid(*map(np.arange, low, high), indexing="ij"), -1).reshape(-1, 2)
 
-# %% ../nbs/89_frame_columns.ipynb #01815e50
+# %% ../nbs/89_frame_columns.ipynb #5296b57f
 def _placed(grain, columns, cells, origin):
     "Positions (n, 2) Å of the columns of some cells of a grain, whose origin is displaced by about so much."
     undisturbed = ((cells[:, None] + np.array([c.frac for c in columns]))@grain.cell).reshape(-1, 2)
@@ -97,7 +97,7 @@ def _placed(grain, columns, cells, origin):
     for _ in range(PLACING_STEPS): xy = undisturbed + grain.displaced(xy)
     return xy
 
-# %% ../nbs/89_frame_columns.ipynb #507cd8e7
+# %% ../nbs/89_frame_columns.ipynb #29b516b5
 def _of_grain(grain, columns, size):
     "Positions, columns and cells of a grain in a frame of this size (Å)."
     origin = np.nanmean(grain.shift[grain.quality > 0], 0)
@@ -107,7 +107,7 @@ def _of_grain(grain, columns, size):
     column = np.tile(np.arange(len(columns)), len(cells))
     return xy[keep], column[keep], np.repeat(cells, len(columns), 0)[keep]
 
-# %% ../nbs/89_frame_columns.ipynb #05b42d40
+# %% ../nbs/89_frame_columns.ipynb #29133949
 APART = .7 # of the usual distance between columns: two columns of different grains are not nearer
 
 def _without_overlap(found, quality):
@@ -128,7 +128,7 @@ def _own_columns(grains, columns, size):
         yield part.take(owner[grain.node_of(xy)] == k)
         first += len(own)
 
-# %% ../nbs/89_frame_columns.ipynb #6bc4495c
+# %% ../nbs/89_frame_columns.ipynb #6a2d9b79
 def expected_columns(grains:list, # of `Grain`
                      columns:list, # for each grain a list of `Column`
                      size:tuple # Å, width and height of the frame
@@ -140,7 +140,7 @@ def expected_columns(grains:list, # of `Grain`
     quality = np.array([g.quality for g in grains])[(found.grain, *grains[0].node_of(found.xy))]
     return _without_overlap(found, quality)
 
-# %% ../nbs/89_frame_columns.ipynb #d9b4b2a4
+# %% ../nbs/89_frame_columns.ipynb #cc708344
 NEAR = 1.5 # Å, over which the residual is compared with the noise: a column and its surroundings
 USUAL = 1.2 # times the usual square of the residual over the noise: chance makes it vary by some 5 %
 
@@ -157,7 +157,7 @@ def misfit_at(fit:ColumnFit,
     at = ((xy - fit.offset)/fit.pixel_size)[:, ::-1].T
     return map_coordinates(misfit_map(fit), at, order=1, mode="nearest")
 
-# %% ../nbs/89_frame_columns.ipynb #eb0098f8
+# %% ../nbs/89_frame_columns.ipynb #462fd0b2
 LUMP = 2.5 # times the width of a column: what is as broad as that is dirt
 SINGULAR = 1e-12 # of the usual determinant: the least, so that no pixel divides by nothing
 
@@ -166,7 +166,7 @@ def _stamp(profile, pixel_size):
     k = int(np.ceil(profile.reach/pixel_size))
     return profile(*np.meshgrid(*2*[np.arange(-k, k + 1)*pixel_size]))
 
-# %% ../nbs/89_frame_columns.ipynb #14e850c0
+# %% ../nbs/89_frame_columns.ipynb #c553ded5
 def _column_and_lump(fit):
     "A column and a lump of intensity 1, on the same pixels."
     lump = replace(fit.profile, covariance=LUMP**2*fit.profile.covariance)
@@ -186,7 +186,7 @@ def _amplitude(fit, P, B):
     determinant = np.maximum(PP*BB - PB**2, SINGULAR*np.median(PP*BB))
     return (BB*p - PB*b)/determinant, np.sqrt(np.maximum(BB, 0)/determinant)
 
-# %% ../nbs/89_frame_columns.ipynb #ade5cdfd
+# %% ../nbs/89_frame_columns.ipynb #ed263567
 MAD = 1.4826 # standard deviations of a normal distribution in its median absolute deviation
 
 def _skewness(fit, P):
@@ -195,7 +195,7 @@ def _skewness(fit, P):
     PP = _laid(weight, P*P)
     return _laid(fit.slope*weight**2, P**3)/np.maximum(PP, SINGULAR*np.median(PP))**1.5
 
-# %% ../nbs/89_frame_columns.ipynb #9a0a2463
+# %% ../nbs/89_frame_columns.ipynb #0cae9094
 def _significance(fit):
     "Intensity, error and standard errors (h, w) of an atom at each pixel of a fit's residual."
     P, B = _column_and_lump(fit)
@@ -205,7 +205,7 @@ def _significance(fit):
     normal = z - _skewness(fit, P)*(z**2 - 1)/6
     return intensity, error*widening, normal/widening
 
-# %% ../nbs/89_frame_columns.ipynb #ffbb629e
+# %% ../nbs/89_frame_columns.ipynb #3a374771
 ADATOM_Z = 4.75 # standard errors: one place in a million
 PEAK = .6 # Å, half the width in which a peak is the highest
 CLEAR_OF = .55 # Å: nearer to a column, an atom belongs to it
@@ -217,7 +217,7 @@ class _Peaks(NamedTuple):
     error: np.ndarray # (m,)
     z: np.ndarray # (m,) standard errors
 
-# %% ../nbs/89_frame_columns.ipynb #f30031af
+# %% ../nbs/89_frame_columns.ipynb #9d93c004
 def _peak_pixels(z, intensity, least, pixel_size):
     "Rows and columns of the pixels that are the highest around them, significant, and bright enough."
     highest = z == maximum_filter(z, 2*int(PEAK/pixel_size) + 1)
@@ -263,7 +263,7 @@ def _hidden(xy, micrograph):
     high = np.array([columns.stop, rows.stop])*micrograph.pixel_size
     return ((xy > low - BESIDE_BAR) & (xy < high + BESIDE_BAR)).all(1)
 
-# %% ../nbs/89_frame_columns.ipynb #d2ed9209
+# %% ../nbs/89_frame_columns.ipynb #5145198e
 @dataclass
 class FittedFrame:
     "A frame with all its columns fitted."
@@ -285,7 +285,7 @@ class FittedFrame:
     def inside(self)->np.ndarray: # (n,) bool, columns whose middle lies in the frame
         return ((self.expected.xy >= 0) & (self.expected.xy <= self.size)).all(1)
 
-# %% ../nbs/89_frame_columns.ipynb #fde8e62d
+# %% ../nbs/89_frame_columns.ipynb #159510d3
 def _size_of(micrograph): return tuple((n - 1)*micrograph.pixel_size for n in micrograph.shape[::-1])
 
 # %% ../nbs/89_frame_columns.ipynb #c45c52c7
@@ -300,7 +300,7 @@ def _registered(micrograph, atoms, laid)->FittedFrame:
     kind = np.array([kinds.index(columns[k].kind) for k in expected.column])
     return FittedFrame(micrograph, atoms, grains, columns, expected, kinds, kind)
 
-# %% ../nbs/89_frame_columns.ipynb #b4d804bd
+# %% ../nbs/89_frame_columns.ipynb #74096fd9
 ADATOM_ROUNDS = 2 # in which residual peaks are added to the fit
 MOST_ADATOMS = .1 # of the number of columns; more are no adatoms but another structure
 
@@ -311,7 +311,7 @@ def _fit_together(frame, between, laid, tell):
     data, xy = without_bar(frame.micrograph.data), np.r_[frame.expected.xy, between]
     return fit_columns(data, frame.micrograph.pixel_size, xy, kinds, covariance, tell)
 
-# %% ../nbs/89_frame_columns.ipynb #13188a06
+# %% ../nbs/89_frame_columns.ipynb #164aca86
 def _fit_with_adatoms(frame, laid, named, tell):
     "The fit of all columns and of the atoms between them, and which of these atoms are sure (m,)."
     n, between = len(frame.kind), np.zeros((0, 2))
@@ -326,7 +326,7 @@ def _fit_with_adatoms(frame, laid, named, tell):
         between = found
     return fit, sure
 
-# %% ../nbs/89_frame_columns.ipynb #c83e576b
+# %% ../nbs/89_frame_columns.ipynb #80bb5cbd
 def fitted_frame(micrograph:Micrograph, # with its pixel size
                  atoms, # jarvis `Atoms`, the average crystal
                  laid:Laid, # the crystal in one place of the frame
@@ -340,7 +340,7 @@ def fitted_frame(micrograph:Micrograph, # with its pixel size
     fit, sure = _fit_with_adatoms(frame, laid, named, tell)
     return replace(frame, fit=fit, sure=sure)
 
-# %% ../nbs/89_frame_columns.ipynb #22fa2699
+# %% ../nbs/89_frame_columns.ipynb #9b50fac2
 TOUCHING = 4. # Å, up to which two empty columns belong to one patch
 LARGE_PATCH = 8 # empty columns, from which a patch at the rim of the crystal is its edge
 
@@ -350,7 +350,7 @@ def _patches(xy):
     links = coo_matrix((np.ones(len(pairs)), pairs.T), (len(xy),)*2)
     return connected_components(links, directed=False)[1]
 
-# %% ../nbs/89_frame_columns.ipynb #81394152
+# %% ../nbs/89_frame_columns.ipynb #faa719b3
 def beyond_the_edge(grains:list, # of `Grain`
                     xy:np.ndarray, # (n, 2) Å, of columns
                     empty:np.ndarray # (n,) bool, which of them are empty
