@@ -186,7 +186,8 @@ def fitted_profile(columns:np.ndarray, # (h, w) image without its background
     n = len(WIDTHS)
     X = _images_of(_profile_terms(profile, patch), patch, intensity, columns.size)
     is_share = np.arange(n + 3) < n # then stretch, skew and the even ground
-    weight = X[:, n//2]@X[:, n//2]
+    core = X[:, list(WIDTHS).index(1)]
+    weight = core@core
     start = np.r_[profile.shares, 0, 0, 0]
     found = _held_least_squares(X, columns.ravel(), start, SPRING_OF_SHARES*weight*is_share,
                                 np.where(is_share, 0, -np.inf))

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'WINDOW', 'NODE_STEP', 'WAVES', 'WEAKEST', 'FASTEST', 'COARSE', 'TINY', 'EMPTY', 'MATCH', 'SMOOTH', 'SLACK',
-           'AROUND', 'ODD', 'Windows', 'local_coefficients', 'strongest_waves', 'Pattern', 'pattern_of', 'followed']
+           'AROUND', 'ODD', 'FAINT', 'Windows', 'local_coefficients', 'strongest_waves', 'Pattern', 'pattern_of',
+           'followed']
 
 # %% ../nbs/45_windows.ipynb #e256b444
 import heapq
@@ -95,6 +96,11 @@ class Pattern:
         product = (C*self.F.conj()*np.exp(2j*np.pi*(self.g@shift))).real.sum()
         return product/np.sqrt((np.abs(self.F)**2).sum()*(np.abs(C)**2).sum() + EMPTY)
 
+    def amplitude(self, C:np.ndarray, shift:np.ndarray)->float:
+        "How much of the crystal coefficients C (m,) hold at a shift (2,) Å; 1 is as much as the pattern."
+        product = (C*self.F.conj()*np.exp(2j*np.pi*(self.g@shift))).real.sum()
+        return float(product/(np.abs(self.F)**2).sum())
+
     def first_shift(self, C):
         "The shift (2,) Å of the best correlation, to within a coarse step."
         lengths = np.linalg.norm(self.cell, axis=1)
@@ -125,6 +131,7 @@ SMOOTH = .05 # strain or rotation (rad) from window to window; scans drift by le
 SLACK = .12 # Å, that noise may add
 AROUND = 2 # nodes, over which a shift must go on smoothly
 ODD = 1/3 # of the neighbours may disagree
+FAINT = .4 # of the usual amplitude: a window that reaches half over the edge of a sheet holds half of it
 
 class _Followed:
     "Shifts (rows, columns, 2) in Å and matches of a pattern, followed from node to node."
@@ -132,7 +139,7 @@ class _Followed:
         self.windows, self.pattern = windows, pattern
         rows, columns = windows.coefficients.shape[1:]
         self.shift, self.match = np.full((rows, columns, 2), np.nan), np.zeros((rows, columns))
-        self.tried = np.zeros((rows, columns), bool)
+        self.amplitude, self.tried = np.zeros((rows, columns)), np.zeros((rows, columns), bool)
 
     def goes_on(self, node, shift):
         "Whether a shift goes on smoothly from the nodes around."
@@ -151,7 +158,14 @@ class _Followed:
         if match < MATCH: self.tried[node] = True
         if match < MATCH or not self.goes_on(node, shift): return False
         self.tried[node], self.shift[node], self.match[node] = True, shift, match
+        self.amplitude[node] = self.pattern.amplitude(C, shift)
         return True
+
+    def without_faint(self):
+        "Shifts and matches without the windows that hold little of the crystal."
+        known = self.match > 0
+        faint = known & (self.amplitude < FAINT*np.median(self.amplitude[known]))
+        return np.where(faint[..., None], np.nan, self.shift), np.where(faint, 0, self.match)
 
 # %% ../nbs/45_windows.ipynb #4ba845f9
 def _neighbours(node, shape):
@@ -174,4 +188,4 @@ def followed(windows:Windows,
         for other in _neighbours(node, path.match.shape):
             if path.tried[other] or not path.visit(other, path.shift[node]): continue
             heapq.heappush(heap, (-path.match[other], other))
-    return path.shift, path.match
+    return path.without_faint()
