@@ -161,26 +161,23 @@ def run_sites(args:argparse.Namespace # see `microscopygpt sites --help`
     return code
 
 # %% ../nbs/83_cli.ipynb #ac559353
-def _with_defects(atoms, args):
-    "A piece of a crystal with the defects that the options ask for."
-    from microscopygpt.build import antisites, frozen_phonons, substitute, vacancies
-    if args.substitute: atoms = substitute(atoms, *args.substitute, seed=args.seed)
-    if args.antisites: atoms = antisites(atoms, args.antisites, seed=args.seed)
-    if args.vacancies: atoms = vacancies(atoms, args.vacancies, seed=args.seed)
-    return frozen_phonons(atoms, args.frozen, seed=args.seed) if args.frozen else atoms
+def _defects(args):
+    "The defects that the options ask for."
+    from microscopygpt.defects import Defects
+    return Defects(args.vacancies, args.antisites, args.substitute, args.frozen)
 
 # %% ../nbs/83_cli.ipynb #8a477784
 def _specimen(args):
     "The structure that the options of `simulate` ask for."
     from microscopygpt.build import grain_boundary, supercell, surface, twisted_bilayer
     from microscopygpt.data import find_structure
-    view = args.size*args.pixel_size # Å
+    from microscopygpt.defects import spoiled
+    view, defects = args.size*args.pixel_size, _defects(args) # Å
     atoms = surface(find_structure(args.structure), args.miller, args.layers)
     if args.twist is not None: atoms = twisted_bilayer(atoms, args.twist).atoms
-    has_defects = args.vacancies or args.antisites or args.substitute or args.frozen
     if args.grain_boundary is not None: atoms = grain_boundary(atoms, args.grain_boundary, 1.5*view, 1.5*view)
-    elif has_defects: atoms = supercell(atoms, view)
-    return _with_defects(atoms, args)
+    elif defects: atoms = supercell(atoms, view)
+    return spoiled(atoms, defects, args.seed)
 
 # %% ../nbs/83_cli.ipynb #a85a982f
 def _middle(atoms, args): # (x, y), Å
@@ -255,7 +252,7 @@ def run_dataset(args:argparse.Namespace # see `microscopygpt dataset --help`
     from microscopygpt.dataset import build_dataset
     with telling_doubts():
         made = build_dataset(args.source, out, split=args.split, noise=args.noise, seed=args.seed, n=args.n,
-                             bravais=args.bravais)
+                             bravais=args.bravais, defects=_defects(args))
     print(made)
     return 0
 

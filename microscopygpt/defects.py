@@ -64,4 +64,4 @@ def drawn_sheet(atoms:Atoms, # one cell
     if own.substitute: sheet = _if_possible(substitute, sheet, *own.substitute, seed=seed)
     if own.antisites: sheet = _if_possible(antisites, sheet, own.antisites, seed=seed)
     if own.vacancies: sheet = _if_possible(vacancies, sheet, own.vacancies, seed=seed)
-    return frozen_phonons(sheet, own.frozen, seed=seed) if own.frozen else sheet
+    return _if_possible(frozen_phonons, sheet, own.frozen, seed=seed) if own.frozen else sheet

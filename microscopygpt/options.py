@@ -296,12 +296,15 @@ def _imaging_options(p):
 
 # %% ../nbs/82_options.ipynb #e3704a6a
 def _defect_options(p):
-    "What is wrong with the crystal."
+    "What is wrong with a crystal."
     p.add_argument("--vacancies", type=float, default=0., metavar="N", help="missing atoms per nm²")
     p.add_argument("--antisites", type=float, default=0., metavar="N", help="exchanged pairs per nm²")
     p.add_argument("--substitute", type=replacement, metavar="OLD=NEW:FRACTION", help="an alloy, such as Mo=W:0.2")
-    p.add_argument("--frozen", type=number_or_values, metavar="U",
+    p.add_argument("--frozen", type=number_or_values, default=0., metavar="U",
                    help="displace every atom at random, Å along each axis, or Mo=.06,S=.08")
+
+def _sheet_options(p):
+    "What is made of a sheet."
     p.add_argument("--grain-boundary", type=float, metavar="DEG",
                    help="two grains, so many degrees apart, that meet in the middle")
     p.add_argument("--twist", type=float, metavar="DEG", help="a bilayer, the upper sheet turned by so many degrees")
@@ -312,7 +315,9 @@ def simulate_options(p:Parser)->None:
     _film_options(p)
     _view_options(p)
     _imaging_options(p)
-    _defect_options(p.add_argument_group("what is wrong with the crystal"))
+    group = p.add_argument_group("what is wrong with the crystal")
+    _defect_options(group)
+    _sheet_options(group)
     p.add_argument("--noise", default="paper", metavar="LEVEL[,NAME=VALUE...]",
                    help="paper, hard, low, mid, high or none, with changes such as paper,dose=500,drift=2 (e/Å², Å) "
                         "(default: %(default)s)")
@@ -328,6 +333,7 @@ def dataset_options(p:Parser)->None:
                    help="no formula on both sides, or the paper's random 90/10 (default: %(default)s)")
     p.add_argument("--n", type=at_least_one, help="only this many structures, drawn at random (default: all)")
     p.add_argument("--bravais", action="store_true", help="name the Bravais lattice in the prompts")
+    _defect_options(p.add_argument_group("what is wrong with the crystals: at most so much, less in most micrographs"))
     _noise(p)
     _seed(p)
     _out(p, "folder for the data set; an interrupted run goes on there")

@@ -49,7 +49,7 @@ def crystal(case):
 # each part of the proof: rows (case, settings); a setting that is not named has its default
 COUNTED = Noise(offset=.05)
 HARD = dict(scan=Scan(affine=.08, drift=.1), noise=replace(COUNTED, jitter=.03, astigmatism=.3, gain_variation=.1, background=.3,
-                                                           length=10.))
+                                                           correlation_length=10.))
 OTHER = sites_render.Microscope()
 MICROSCOPES = { # of the other renderer
     "plain": OTHER, "broad tails": replace(OTHER, tail=.3, tail_width=1.2),
