@@ -9,6 +9,7 @@ __all__ = ['NOT_READY', 'INTERRUPTED', 'pausing_collection', 'candidate_line', '
 
 # %% ../nbs/83_cli.ipynb #f64dd1f2
 import argparse, gc, os, sys, warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +21,7 @@ from .options import (Parser, benchmark_options, dataset_options, doctor_options
 
 # %% ../nbs/83_cli.ipynb #e407cfab
 @contextmanager
-def pausing_collection():
+def pausing_collection()->Iterator[None]:
     "Leave garbage alone while modules are imported, and leave the modules alone ever after."
     gc.disable()
     try: yield
@@ -30,7 +31,7 @@ def pausing_collection():
 
 # %% ../nbs/83_cli.ipynb #d6ab1785
 def candidate_line(rank:int, # 1 is the best
-                   candidate # of a `Prediction`
+                   candidate:object # of a `Prediction`
                   )->str:
     "A candidate on one line: formula, cell (Å, degrees), residual and confidence (0 to 1), its proposers, its energy."
     from microscopygpt.crystal import reduced_formula
@@ -114,7 +115,7 @@ def run_predict(args:argparse.Namespace # see `microscopygpt predict --help`
     return answer(args, out, _predict_arguments(args))
 
 # %% ../nbs/83_cli.ipynb #2cc26cb9
-def site_lines(found # `Sites`
+def site_lines(found:object # `Sites`
               )->list: # of str
     "What was found, in lines: columns, densities, composition, grains."
     from microscopygpt.site_counts import area_of, composition, densities

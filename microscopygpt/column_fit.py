@@ -9,6 +9,7 @@ __all__ = ['MESH', 'SPRING', 'OUTSIDE', 'BINS', 'FLOOR', 'MAD', 'NOISELESS', 'SA
 
 # %% ../nbs/88_column_fit.ipynb #c7ebe236
 from dataclasses import dataclass
+from collections.abc import Callable
 from typing import NamedTuple
 import numpy as np
 from scipy import sparse
@@ -350,7 +351,7 @@ def fit_columns(data:np.ndarray, # (h, w)
                 xy:np.ndarray, # (n, 2) Å, where columns are expected, from the centre of the first pixel
                 kind:np.ndarray, # (n,) integers, alike for columns that should be alike
                 covariance:np.ndarray, # (2, 2) Å², of the probe
-                progress=lambda done: None # called with the share done, 0 to 1
+                progress:Callable=lambda done: None # called with the share done, 0 to 1
                )->ColumnFit:
     "Intensity and position of every column of a frame."
     profile, sigma = Profile(covariance), float(np.sqrt(np.linalg.eigvalsh(covariance)[0]))

@@ -58,12 +58,12 @@ class Profile:
         "The distance at which the profile ends, along its longer axis."
         return REACH*float(np.sqrt(np.linalg.eigvalsh(self.covariance)[-1]))
 
-    def gradient2(self, dx, dy):
+    def gradient2(self, dx:np.ndarray, dy:np.ndarray)->tuple:
         "Half the gradient (1/Å) of the squared distance along x and along y, at offsets in Å."
         M = np.linalg.inv(self.covariance)
         return M[0, 0]*dx + M[0, 1]*dy, M[0, 1]*dx + M[1, 1]*dy
 
-    def distance2(self, dx, dy):
+    def distance2(self, dx:np.ndarray, dy:np.ndarray)->np.ndarray:
         "Squared distances in the metric, without unit, of offsets in Å."
         M = np.linalg.inv(self.covariance)
         return M[0, 0]*dx**2 + 2*M[0, 1]*dx*dy + M[1, 1]*dy**2

@@ -19,7 +19,7 @@ from pymatgen.core import Element
 from .core import MicroscopyGPTError
 from .crystal import (BRAVAIS, CrystalError, cell_lengths, reduced_formula, standardize, to_slab,
                                    typed_formula)
-from .compare import superpose
+from .compare import Superposition, superpose
 from .structure_files import read_crystal, write_crystal
 from .plotting import png_bytes
 from .chat import make_prompt, parse_answer
@@ -32,7 +32,7 @@ from .compact import prompt_words
 from .search import PROPOSERS, PredictError
 from .prediction import Prediction, proposers_of
 from .solve import predict
-from .rank import fit_in_words
+from .rank import Candidate, fit_in_words
 from .noise import render
 from .straighten import observe_scan
 from .widgets import (WIDE, CrystalView, Pad, Picker, Ranking, WorkRow, behind, complaint_html, folded,
@@ -158,7 +158,7 @@ def _answer_page(part)->list:
 # %% ../nbs/81_explore.ipynb #97a5279e
 class Explorer:
     "From a micrograph to crystals, with the mouse."
-    def __init__(self, image=None, # path, array, Micrograph, or the name of an example
+    def __init__(self, image:"str|Path|np.ndarray|Micrograph|None"=None, # a path, or the name of an example
                  formula:str="", pixel_size:"float|None"=None, # Å/px
                  model:str="compact" # or a folder, or the name of a model on the hub
                 ):
@@ -175,7 +175,7 @@ class Explorer:
 
     def _ipython_display_(self): display(self.page)
 
-    def tell(self, error:"Exception|None"=None):
+    def tell(self, error:"Exception|None"=None)->None:
         "Show what went wrong, or clear it."
         self.error, self.message.value, self._by = error, "" if error is None else complaint_html(error), None
 
@@ -417,7 +417,7 @@ def _example_chosen(self:Explorer):
     if name := self._image["example"].value: self._opened(*example(name), formula=reduced_formula(example(name)[1]))
 
 @patch
-def open(self:Explorer, image, # path, array, Micrograph, or the name of an example
+def open(self:Explorer, image:"str|Path|np.ndarray|Micrograph", # path, array, Micrograph, or the name of an example
          pixel_size:"float|None"=None # Å/px
         )->None:
     "Show a micrograph; raises what `read_micrograph` raises."
@@ -491,7 +491,7 @@ def _displacement_row(i, number, d):
             f"<td>{d[2]:+.3f}</td><td>{np.linalg.norm(d):.3f}</td></tr>")
 
 # %% ../nbs/81_explore.ipynb #743f48bd
-def displacements_html(both # `Superposition`
+def displacements_html(both:Superposition # of two crystals
                       )->str:
     "RMSD, and how far each atom is off."
     rows = "".join(_displacement_row(i, z, d)
@@ -642,7 +642,7 @@ def _pressed(self:Explorer):
 
 # %% ../nbs/81_explore.ipynb #3a13f71b
 @patch
-def chosen(self:Explorer): # `Candidate`
+def chosen(self:Explorer)->Candidate:
     "The candidate that is looked at."
     return self.prediction.candidates[self._answer["ranking"].chosen]
 

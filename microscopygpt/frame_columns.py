@@ -10,6 +10,7 @@ __all__ = ['MERGED', 'EDGE', 'PLACING_STEPS', 'APART', 'NEAR', 'USUAL', 'LUMP', 
 
 # %% ../nbs/89_frame_columns.ipynb #8207b4ac
 from dataclasses import dataclass, replace
+from collections.abc import Callable
 from typing import NamedTuple
 import numpy as np
 from ase.data import chemical_symbols
@@ -17,6 +18,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter
 from scipy.signal import fftconvolve
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
+from jarvis.core.atoms import Atoms
 from scipy.spatial import cKDTree
 from .column_fit import ColumnFit, fit_columns
 from .crystal import Slab
@@ -26,7 +28,7 @@ from .observe import Z_POWER
 from .register import Laid, owners, register
 
 # %% ../nbs/89_frame_columns.ipynb #f260539a
-def label_of(numbers # atomic numbers
+def label_of(numbers:tuple # atomic numbers
             )->str:
     "A column in words, such as Mo or S2."
     symbols = [chemical_symbols[n] for n in numbers]
@@ -230,7 +232,7 @@ def _peak_pixels(z, intensity, least, pixel_size):
 def find_peaks_between(fit:ColumnFit,
                        least:float, # intensity, units of the image times Å²
                        size:tuple, # Å, width and height of the frame
-                       hidden=lambda xy: np.zeros(len(xy), bool) # which positions (n, 2) Å a drawn bar hides
+                       hidden:Callable=lambda xy: np.zeros(len(xy), bool) # which positions (n, 2) Å a drawn bar hides
                       )->_Peaks:
     "Atoms in the residual of a fit, away from all columns."
     intensity, error, z = _significance(fit)
@@ -331,10 +333,10 @@ def _fit_with_adatoms(frame, laid, named, tell):
 
 # %% ../nbs/89_frame_columns.ipynb #80bb5cbd
 def fitted_frame(micrograph:Micrograph, # with its pixel size
-                 atoms, # jarvis `Atoms`, the average crystal
+                 atoms:Atoms, # jarvis `Atoms`, the average crystal
                  laid:Laid, # the crystal in one place of the frame
                  named:tuple=(), # atomic numbers of elements that may lie between the columns
-                 progress=lambda done, what: None # called with the share done, and with what comes next
+                 progress:Callable=lambda done, what: None # called with the share done, and with what comes next
                 )->FittedFrame:
     "The crystal laid over the whole frame, all columns fitted; raises `SitesError` where the crystal is nowhere."
     progress(0., "laying the crystal over the frame")

@@ -20,7 +20,7 @@ from scipy.special import logsumexp
 from .frame_columns import label_of
 
 # %% ../nbs/92_occupancy.ipynb #34de38cb
-def intensity_of(numbers, # atomic numbers of a column
+def intensity_of(numbers:tuple, # atomic numbers of a column
                  power:float # contrast exponent p
                 )->float: # relative to hydrogen
     "The intensity of a column, the sum of Z^p over its atoms (eq. 2 of the paper)."

@@ -10,6 +10,7 @@ __all__ = ['ENOUGH_PIXELS', 'FIELD_OF_VIEW', 'CLEAR', 'NOT_THIS', 'TURNS', 'STAN
 # %% ../nbs/87_register.ipynb #598cbd7c
 from dataclasses import dataclass, field
 import numpy as np
+from jarvis.core.atoms import Atoms
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter, map_coordinates
 from .core import MicroscopyGPTError
 from .crystal import Slab, to_slab
@@ -113,7 +114,7 @@ def _in_the_spectrum(micrograph, slab)->"Laid|None":
 
 # %% ../nbs/87_register.ipynb #53903147
 def lay(micrograph:Micrograph, # with its pixel size
-        atoms # jarvis `Atoms` slab
+        atoms:Atoms # slab
        )->Laid:
     "Lay a crystal on a clear part of a micrograph; raises `SitesError` where its lattice is another one."
     slab = to_slab(atoms)
@@ -151,12 +152,12 @@ class Grain:
     @property
     def cell(self)->np.ndarray: return self.slab.cell # (2, 2) Å
 
-    def displaced(self, xy):
+    def displaced(self, xy:np.ndarray)->np.ndarray:
         "The shift (n, 2) Å at positions (n, 2) Å."
         at = _on_grid(xy, self.x, self.y)
         return np.stack([map_coordinates(self._everywhere[..., k], at, order=1, mode="nearest") for k in (0, 1)], -1)
 
-    def node_of(self, xy):
+    def node_of(self, xy:np.ndarray)->tuple:
         "Row and column of the node nearest to positions (n, 2) Å."
         at = zip(_on_grid(xy, self.x, self.y), self.quality.shape)
         return tuple(np.clip(np.round(one).astype(int), 0, n - 1) for one, n in at)
@@ -314,7 +315,7 @@ def _first_grain(micrograph, image, laid):
 # %% ../nbs/87_register.ipynb #58418c48
 def register(micrograph:Micrograph, # with its pixel size
              laid:Laid, # the crystal in one place
-             atoms # jarvis `Atoms`, looked for in other orientations
+             atoms:Atoms # jarvis `Atoms`, looked for in other orientations
             )->list: # of `Grain`
     "The grains of a frame; raises `SitesError` where the crystal is nowhere."
     image, grains = levelled(micrograph), []

@@ -8,12 +8,15 @@ __all__ = ['CUT', 'UNUSUAL', 'MOST_TRIED', 'NEAR_LEVEL', 'SOME', 'OWN_LEVEL', 'O
 
 # %% ../nbs/93_sites.ipynb #f8e50e9e
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import compress, islice, product
+from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 from fastcore.basics import patch
+from jarvis.core.atoms import Atoms
 from scipy.stats import norm
 from .column_fit import ColumnFit, Profile
 from .crystal import reduce_cell, reduced_formula, to_slab
@@ -22,6 +25,7 @@ from .micrograph import Micrograph, read_micrograph
 from .observe import pixel_size_from_lattice
 from .occupancy import (FLAW, contrast_exponent, discoveries, intensity_of, is_dirty, mixture, occupants,
                                      slow_gain)
+from .prediction import Prediction
 from .register import SitesError, laid_as, lay
 
 # %% ../nbs/93_sites.ipynb #b178dc73
@@ -376,7 +380,7 @@ def _symbols(elements):
     return [s.strip() for s in symbols if s.strip()]
 
 # %% ../nbs/93_sites.ipynb #e67658b5
-def named_elements(elements # "W,Se", or a list of symbols
+def named_elements(elements:"str|list|tuple|None" # "W,Se", or a list of symbols
                   )->tuple: # of atomic numbers
     "The elements that may stand where they do not belong; raises `SitesError`."
     symbols = _symbols(elements)
@@ -421,19 +425,18 @@ def _predicted(image, formula, pixel_size, tell, options):
     return predict(image, formula, pixel_size, progress=_part_of(tell, 0., PREDICTING), **options)
 
 # %% ../nbs/93_sites.ipynb #c756c620
-def sites(image, # path, array, `Micrograph`, or a `Prediction`
-          structure=None, # jarvis `Atoms` of the average crystal; None predicts it
+def sites(image:"str|Path|np.ndarray|Micrograph|Prediction", # path, array, `Micrograph`, or a `Prediction`
+          structure:"Atoms|None"=None, # jarvis `Atoms` of the average crystal; None predicts it
           formula:"str|None"=None, # of the crystal, where it is predicted
           pixel_size:"float|None"=None, # Å/px; None takes what the file says
           *,
-          elements=(), # "W,Se" or a list: what may stand where it does not belong
+          elements:"str|list|tuple"=(), # "W,Se" or a list: what may stand where it does not belong
           density:float=.01, # of defects per site, assumed before anything was seen
           false_discoveries:float=.05, # rate among the calls
-          progress=None, # called with the share done (0 to 1) and what comes next; may raise to stop
-          **options # of `predict`
+          progress:"Callable|None"=None, # called with the share done (0 to 1) and what comes next; may raise to stop
+          **options:object # of `predict`
          )->Sites:
     "What stands on every site of a micrograph; raises `SitesError` where no crystal can be laid over it."
-    from microscopygpt.prediction import Prediction
     tell, named, start = progress or (lambda done, what: None), named_elements(elements), 0.
     _check_shares(density=density, false_discoveries=false_discoveries)
     if structure is None and not isinstance(image, Prediction):

@@ -91,7 +91,7 @@ class Pattern:
     g: np.ndarray # (m, 2) 1/Å
     F: np.ndarray # (m,) complex
 
-    def match(self, C, shift):
+    def match(self, C:np.ndarray, shift:np.ndarray)->float:
         "Correlation (-1 to 1) of coefficients C (m,) with the crystal at a shift (2,) Å."
         product = (C*self.F.conj()*np.exp(2j*np.pi*(self.g@shift))).real.sum()
         return product/np.sqrt((np.abs(self.F)**2).sum()*(np.abs(C)**2).sum() + EMPTY)
@@ -101,14 +101,14 @@ class Pattern:
         product = (C*self.F.conj()*np.exp(2j*np.pi*(self.g@shift))).real.sum()
         return float(product/(np.abs(self.F)**2).sum())
 
-    def first_shift(self, C):
+    def first_shift(self, C:np.ndarray)->np.ndarray:
         "The shift (2,) Å of the best correlation, to within a coarse step."
         lengths = np.linalg.norm(self.cell, axis=1)
         shape = tuple(max(2*np.abs(h).max() + 2, int(length/COARSE)) for h, length in zip(self.hk.T, lengths))
         spot = np.unravel_index(correlation_map(C.conj()*self.F, self.hk, shape).argmax(), shape)
         return np.array(spot)/shape@self.cell
 
-    def shift(self, C, start, steps=3):
+    def shift(self, C:np.ndarray, start:np.ndarray, steps:int=3)->np.ndarray:
         "The shift (2,) Å near `start` that brings the phases closest."
         weight = np.abs(self.F)*np.abs(C)
         A = (weight[:, None]*self.g).T@self.g

@@ -36,8 +36,6 @@ def test_lines_are_short(name):
     lines = re.sub(r"^__all__ = \[.*?\]$", "", SOURCES[name], flags=re.S | re.M).splitlines()
     assert not [line for line in lines if len(line) > WIDEST]
 
-NOT_TYPED_YET = {"explore", "cli"} # the app and the command line
-
 def owner(function, parent):
     "The class that a function is a method of, also when it is patched in; an empty text for others."
     if isinstance(parent, ast.ClassDef): return parent.name
@@ -62,7 +60,7 @@ def test_what_is_untyped_is_seen():
     tree = ast.parse("def f(a, b:int, *c, **d): pass\nclass C:\n    def __init__(self, e): pass\nclass _D:\n    def g(self, x): pass")
     assert {n.name: untyped(n) for n in public_functions(tree)} == {"f": ["a", "c", "d", "return"], "__init__": ["e"]}
 
-@pytest.mark.parametrize("name", sorted(set(NUMBERS) - NOT_TYPED_YET))
+@pytest.mark.parametrize("name", sorted(NUMBERS))
 def test_public_functions_are_typed(name):
     missing = {n.name: untyped(n) for n in public_functions(ast.parse(SOURCES[name])) if untyped(n)}
     assert not missing
