@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MERGED', 'EDGE', 'PLACING_STEPS', 'APART', 'NEAR', 'USUAL', 'LUMP', 'SINGULAR', 'MAD', 'EXPANDED', 'ADATOM_Z', 'PEAK',
-           'CLEAR_OF', 'LEAST_ATOM', 'BESIDE_BAR', 'ADATOM_ROUNDS', 'MOST_ADATOMS', 'TOUCHING', 'LARGE_PATCH',
-           'label_of', 'Column', 'columns_of', 'expected_columns', 'misfit_map', 'misfit_at', 'find_peaks_between',
-           'FittedFrame', 'fitted_frame', 'beyond_the_edge']
+           'FEWEST_ELECTRONS', 'CLEAR_OF', 'LEAST_ATOM', 'BESIDE_BAR', 'ADATOM_ROUNDS', 'MOST_ADATOMS', 'TOUCHING',
+           'LARGE_PATCH', 'label_of', 'Column', 'columns_of', 'expected_columns', 'misfit_map', 'misfit_at',
+           'find_peaks_between', 'FittedFrame', 'fitted_frame', 'beyond_the_edge']
 
 # %% ../nbs/89_frame_columns.ipynb #8207b4ac
 from dataclasses import dataclass, replace
@@ -213,6 +213,7 @@ def _significance(fit):
 # %% ../nbs/89_frame_columns.ipynb #3a374771
 ADATOM_Z = 4.75 # standard errors: one place in a million
 PEAK = .6 # Å, half the width in which a peak is the highest
+FEWEST_ELECTRONS = 10 # of an atom: where fewer are counted, chance makes peaks
 CLEAR_OF = .55 # Å: nearer to a column, an atom belongs to it
 
 class _Peaks(NamedTuple):
@@ -236,7 +237,8 @@ def find_peaks_between(fit:ColumnFit,
                       )->_Peaks:
     "Atoms in the residual of a fit, away from all columns."
     intensity, error, z = _significance(fit)
-    rows, columns = _peak_pixels(z, intensity, least, fit.pixel_size)
+    counted = FEWEST_ELECTRONS*float(np.median(fit.slope))*fit.pixel_size**2
+    rows, columns = _peak_pixels(z, intensity, max(least, counted), fit.pixel_size)
     xy = np.c_[columns, rows]*fit.pixel_size + fit.offset
     inside = ((xy > PEAK) & (xy < np.array(size) - PEAK)).all(1) & ~hidden(xy)
     keep = inside & (cKDTree(fit.xy).query(xy)[0] > CLEAR_OF) if len(xy) else inside
@@ -289,6 +291,13 @@ class FittedFrame:
     @property
     def inside(self)->np.ndarray: # (n,) bool, columns whose middle lies in the frame
         return ((self.expected.xy >= 0) & (self.expected.xy <= self.size)).all(1)
+
+    @property
+    def errors(self)->np.ndarray: # (n,) of the columns' intensities
+        "No smaller than that of the usual column, since few electrons have a small error by chance; larger on dirt."
+        error = self.fit.error[:len(self.kind)]
+        usual = {k: np.median(error[self.kind == k]) for k in np.unique(self.kind)}
+        return np.maximum(error, [usual[k] for k in self.kind])*misfit_at(self.fit, self.fit.xy[:len(self.kind)])
 
 # %% ../nbs/89_frame_columns.ipynb #159510d3
 def _size_of(micrograph): return tuple((n - 1)*micrograph.pixel_size for n in micrograph.shape[::-1])

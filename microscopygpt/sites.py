@@ -20,7 +20,7 @@ from jarvis.core.atoms import Atoms
 from scipy.stats import norm
 from .column_fit import ColumnFit, Profile
 from .crystal import reduce_cell, reduced_formula, to_slab
-from .frame_columns import ADATOM_Z, FittedFrame, beyond_the_edge, fitted_frame, misfit_at
+from .frame_columns import ADATOM_Z, FittedFrame, beyond_the_edge, fitted_frame
 from .micrograph import Micrograph, read_micrograph
 from .observe import pixel_size_from_lattice
 from .occupancy import (FLAW, contrast_exponent, discoveries, intensity_of, is_dirty, mixture, occupants,
@@ -49,9 +49,8 @@ def _seen(xy, profile, size):
 def _measured(of):
     "What the fit of a frame says of the columns that are judged."
     fit, n, mine = of.fit, len(of.kind), of.inside
-    error = fit.error[:n]*misfit_at(fit, fit.xy[:n])
     hidden = 1 - _seen(fit.xy[:n], fit.profile, of.size)
-    return _Measured(*(v[mine] for v in (fit.xy[:n], of.expected.column, of.kind, fit.intensity[:n], error, hidden)))
+    return _Measured(*(v[mine] for v in (fit.xy[:n], of.expected.column, of.kind, fit.intensity[:n], of.errors, hidden)))
 
 # %% ../nbs/93_sites.ipynb #a9386b39
 UNUSUAL = 4. # chi-squared, that is paid where the usual column is not the expected one
