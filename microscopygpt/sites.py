@@ -432,7 +432,7 @@ def sites(image:"str|Path|np.ndarray|Micrograph|Prediction", # path, array, `Mic
           elements:"str|list|tuple"=(), # "W,Se" or a list: what may stand where it does not belong
           density:float=.01, # of defects per site, assumed before anything was seen
           false_discoveries:float=.05, # rate among the calls
-          progress:"Callable|None"=None, # called with the share done (0 to 1) and what comes next; may raise to stop
+          progress:"Callable|None"=None, # called with the share done (0 to 1) and what comes next
           **options:object # of `predict`
          )->Sites:
     "What stands on every site of a micrograph; raises `SitesError` where no crystal can be laid over it."
