@@ -50,7 +50,8 @@ def _measured(of):
     "What the fit of a frame says of the columns that are judged."
     fit, n, mine = of.fit, len(of.kind), of.inside
     hidden = 1 - _seen(fit.xy[:n], fit.profile, of.size)
-    return _Measured(*(v[mine] for v in (fit.xy[:n], of.expected.column, of.kind, fit.intensity[:n], of.errors, hidden)))
+    values = fit.xy[:n], of.expected.column, of.kind, fit.intensity[:n], of.errors
+    return _Measured(*(v[mine] for v in values), hidden[mine])
 
 # %% ../nbs/93_sites.ipynb #a9386b39
 UNUSUAL = 4. # chi-squared, that is paid where the usual column is not the expected one
