@@ -30,15 +30,20 @@ class Defects:
     def __bool__(self): return bool(self.vacancies or self.antisites or self.substitute or self.frozen)
 
 # %% ../nbs/18_defects.ipynb #46137b2d
+def _changes(defects):
+    "What is done to a crystal, in this order: (function of `build`, its arguments)."
+    if defects.substitute: yield substitute, defects.substitute
+    if defects.antisites: yield antisites, (defects.antisites,)
+    if defects.vacancies: yield vacancies, (defects.vacancies,)
+    if defects.frozen: yield frozen_phonons, (defects.frozen,)
+
 def spoiled(atoms:Atoms,
             defects:Defects,
             seed:int=0 # of the random places
            )->Atoms:
     "The crystal with exactly these defects; raises `BuildError` where it has no room for them."
-    if defects.substitute: atoms = substitute(atoms, *defects.substitute, seed=seed)
-    if defects.antisites: atoms = antisites(atoms, defects.antisites, seed=seed)
-    if defects.vacancies: atoms = vacancies(atoms, defects.vacancies, seed=seed)
-    return frozen_phonons(atoms, defects.frozen, seed=seed) if defects.frozen else atoms
+    for change, how in _changes(defects): atoms = change(atoms, *how, seed=seed)
+    return atoms
 
 # %% ../nbs/18_defects.ipynb #77a81265
 def _share(defects, seed):
@@ -60,8 +65,6 @@ def drawn_sheet(atoms:Atoms, # one cell
                 seed:int=0 # of the share and of the places
                )->Atoms: # a sheet at least as wide
     "A sheet with a random share of the defects, as far as the crystal has room for them."
-    sheet, own = supercell(atoms, width), _share(defects, seed)
-    if own.substitute: sheet = _if_possible(substitute, sheet, *own.substitute, seed=seed)
-    if own.antisites: sheet = _if_possible(antisites, sheet, own.antisites, seed=seed)
-    if own.vacancies: sheet = _if_possible(vacancies, sheet, own.vacancies, seed=seed)
-    return _if_possible(frozen_phonons, sheet, own.frozen, seed=seed) if own.frozen else sheet
+    sheet = supercell(atoms, width)
+    for change, how in _changes(_share(defects, seed)): sheet = _if_possible(change, sheet, *how, seed=seed)
+    return sheet

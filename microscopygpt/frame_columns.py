@@ -5,15 +5,14 @@
 # %% auto #0
 __all__ = ['MERGED', 'EDGE', 'PLACING_STEPS', 'APART', 'NEAR', 'USUAL', 'LUMP', 'SINGULAR', 'MAD', 'EXPANDED', 'ADATOM_Z', 'PEAK',
            'FEWEST_ELECTRONS', 'CLEAR_OF', 'LEAST_ATOM', 'BESIDE_BAR', 'ADATOM_ROUNDS', 'MOST_ADATOMS', 'TOUCHING',
-           'LARGE_PATCH', 'label_of', 'Column', 'columns_of', 'expected_columns', 'misfit_map', 'misfit_at',
-           'find_peaks_between', 'FittedFrame', 'fitted_frame', 'beyond_the_edge']
+           'LARGE_PATCH', 'Column', 'columns_of', 'expected_columns', 'misfit_map', 'misfit_at', 'find_peaks_between',
+           'size_of', 'FittedFrame', 'fitted_frame', 'beyond_the_edge']
 
 # %% ../nbs/89_frame_columns.ipynb #8207b4ac
 from dataclasses import dataclass, replace
 from collections.abc import Callable
 from typing import NamedTuple
 import numpy as np
-from ase.data import chemical_symbols
 from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter
 from scipy.signal import fftconvolve
 from scipy.sparse import coo_matrix
@@ -26,14 +25,7 @@ from .frame import drawn_bar, without_bar
 from .micrograph import Micrograph
 from .observe import Z_POWER
 from .register import Laid, owners, register
-
-# %% ../nbs/89_frame_columns.ipynb #f260539a
-def label_of(numbers:tuple # atomic numbers
-            )->str:
-    "A column in words, such as Mo or S2."
-    symbols = [chemical_symbols[n] for n in numbers]
-    counts = {s: symbols.count(s) for s in symbols}
-    return "".join(f"{s}{n if n > 1 else ''}" for s, n in counts.items())
+from .site_calls import label_of
 
 # %% ../nbs/89_frame_columns.ipynb #a583c3b3
 @dataclass(frozen=True)
@@ -230,10 +222,12 @@ def _peak_pixels(z, intensity, least, pixel_size):
     return np.nonzero(highest & (z > ADATOM_Z) & (intensity > least))
 
 # %% ../nbs/89_frame_columns.ipynb #087c1328
+def _nowhere(xy): return np.zeros(len(xy), bool) # what is hidden where there is no scale bar
+
 def find_peaks_between(fit:ColumnFit,
                        least:float, # intensity, units of the image times Å²
                        size:tuple, # Å, width and height of the frame
-                       hidden:Callable=lambda xy: np.zeros(len(xy), bool) # which positions (n, 2) Å a drawn bar hides
+                       hidden:Callable=_nowhere # which positions (n, 2) Å a drawn bar hides
                       )->_Peaks:
     "Atoms in the residual of a fit, away from all columns."
     intensity, error, z = _significance(fit)
@@ -261,14 +255,19 @@ def _least_atom(intensity, kind, kinds, named):
 # %% ../nbs/89_frame_columns.ipynb #d22ebf58
 BESIDE_BAR = 1. # Å around a drawn scale bar, where no column is judged
 
-def _hidden(xy, micrograph):
-    "Which positions (n, 2) Å a drawn scale bar hides."
+def _hidden_by_bar(micrograph)->Callable: # from positions (n, 2) Å to (n,) bool
+    "Which positions a drawn scale bar hides."
     box = drawn_bar(micrograph.data)
-    if box is None: return np.zeros(len(xy), bool)
+    if box is None: return _nowhere
     rows, columns = box
     low = np.array([columns.start, rows.start])*micrograph.pixel_size
     high = np.array([columns.stop, rows.stop])*micrograph.pixel_size
-    return ((xy > low - BESIDE_BAR) & (xy < high + BESIDE_BAR)).all(1)
+    return lambda xy: ((xy > low - BESIDE_BAR) & (xy < high + BESIDE_BAR)).all(1)
+
+# %% ../nbs/89_frame_columns.ipynb #f62d435e
+def size_of(micrograph:Micrograph)->tuple: # Å, width and height
+    "How far it is from the middle of the first pixel to that of the last."
+    return tuple((n - 1)*micrograph.pixel_size for n in micrograph.shape[::-1])
 
 # %% ../nbs/89_frame_columns.ipynb #5145198e
 @dataclass
@@ -286,7 +285,7 @@ class FittedFrame:
 
     @property
     def size(self)->tuple: # Å, width and height
-        return _size_of(self.micrograph)
+        return size_of(self.micrograph)
 
     @property
     def inside(self)->np.ndarray: # (n,) bool, columns whose middle lies in the frame
@@ -299,17 +298,14 @@ class FittedFrame:
         usual = {k: np.median(error[self.kind == k]) for k in np.unique(self.kind)}
         return np.maximum(error, [usual[k] for k in self.kind])*misfit_at(self.fit, self.fit.xy[:len(self.kind)])
 
-# %% ../nbs/89_frame_columns.ipynb #159510d3
-def _size_of(micrograph): return tuple((n - 1)*micrograph.pixel_size for n in micrograph.shape[::-1])
-
 # %% ../nbs/89_frame_columns.ipynb #c45c52c7
-def _registered(micrograph, atoms, laid)->FittedFrame:
+def _registered(micrograph, atoms, laid, hidden)->FittedFrame:
     "The crystal laid over a whole frame, its columns not yet fitted."
     grains = register(micrograph, laid, atoms)
     of_grains = [columns_of(g.slab) for g in grains]
     columns = sum(of_grains, [])
-    expected = expected_columns(grains, of_grains, _size_of(micrograph))
-    expected = expected.take(~_hidden(expected.xy, micrograph))
+    expected = expected_columns(grains, of_grains, size_of(micrograph))
+    expected = expected.take(~hidden(expected.xy))
     kinds = sorted({c.kind for c in columns})
     kind = np.array([kinds.index(columns[k].kind) for k in expected.column])
     return FittedFrame(micrograph, atoms, grains, columns, expected, kinds, kind)
@@ -318,23 +314,23 @@ def _registered(micrograph, atoms, laid)->FittedFrame:
 ADATOM_ROUNDS = 2 # in which residual peaks are added to the fit
 MOST_ADATOMS = .1 # of the number of columns; more are no adatoms but another structure
 
-def _fit_together(frame, between, laid, tell):
+def _fit_together(data, frame, between, laid, tell):
     "All columns of a frame and the atoms between them (m, 2) Å; each of these atoms is a kind of its own."
     kinds = np.r_[frame.kind, frame.kind.max() + 1 + np.arange(len(between))]
     covariance = laid.variance*np.eye(2) + laid.astigmatism
-    data, xy = without_bar(frame.micrograph.data), np.r_[frame.expected.xy, between]
+    xy = np.r_[frame.expected.xy, between]
     return fit_columns(data, frame.micrograph.pixel_size, xy, kinds, covariance, tell)
 
 # %% ../nbs/89_frame_columns.ipynb #164aca86
-def _fit_with_adatoms(frame, laid, named, tell):
+def _fit_with_adatoms(frame, laid, named, hidden, tell):
     "The fit of all columns and of the atoms between them, and which of these atoms are sure (m,)."
-    n, between = len(frame.kind), np.zeros((0, 2))
+    n, between, data = len(frame.kind), np.zeros((0, 2)), without_bar(frame.micrograph.data)
     for round_ in range(ADATOM_ROUNDS + 1):
-        fit = _fit_together(frame, between, laid, tell)
+        fit = _fit_together(data, frame, between, laid, tell)
         least = _least_atom(fit.intensity[:n], frame.kind, frame.kinds, named)
         sure = fit.intensity[n:] > np.maximum(ADATOM_Z*fit.error[n:]*misfit_at(fit, fit.xy[n:]), least)
         if round_ == ADATOM_ROUNDS: break
-        peaks = find_peaks_between(fit, least, frame.size, lambda xy: _hidden(xy, frame.micrograph))
+        peaks = find_peaks_between(fit, least, frame.size, hidden)
         found = np.r_[fit.xy[n:][sure], peaks.xy]
         if not len(peaks.xy) or len(found) > MOST_ADATOMS*n: break
         between = found
@@ -349,9 +345,10 @@ def fitted_frame(micrograph:Micrograph, # with its pixel size
                 )->FittedFrame:
     "The crystal laid over the whole frame, all columns fitted; raises `SitesError` where the crystal is nowhere."
     progress(0., "laying the crystal over the frame")
-    frame = _registered(micrograph, atoms, laid)
+    hidden = _hidden_by_bar(micrograph)
+    frame = _registered(micrograph, atoms, laid, hidden)
     def tell(done): return progress(.2 + .7*done, "fitting all columns")
-    fit, sure = _fit_with_adatoms(frame, laid, named, tell)
+    fit, sure = _fit_with_adatoms(frame, laid, named, hidden, tell)
     return replace(frame, fit=fit, sure=sure)
 
 # %% ../nbs/89_frame_columns.ipynb #9b50fac2

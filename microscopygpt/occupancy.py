@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COMMON', 'RARE', 'RARER', 'DEPTH_ERROR', 'EXCHANGE_ERROR', 'OWN_ERROR', 'LEAST_ERROR', 'USUAL_POWER', 'POWER_SPREAD',
            'LEVEL_ERROR', 'EXPONENTS', 'TAIL', 'WIDE', 'RANGE', 'LIGHTEST', 'LEAST_CHANGE', 'SELDOM', 'IMPOSSIBLE',
-           'SEEN_BEFORE', 'UNNAMED', 'MAD', 'WIDENED', 'SHARPEST', 'STEPS', 'SETTLED', 'FLAW', 'ENOUGH', 'LEAST_Z',
+           'SEEN_BEFORE', 'UNNAMED', 'WIDENED', 'SHARPEST', 'STEPS', 'SETTLED', 'FLAW', 'ENOUGH', 'LEAST_Z',
            'GAIN_STEP', 'GAIN_WINDOW', 'NEXT_TO_NOTHING', 'BESIDE', 'DIRTY', 'OUTSTANDING', 'ITSELF', 'intensity_of',
            'Occupant', 'occupants', 'contrast_exponent', 'mixture', 'discoveries', 'slow_gain', 'is_dirty']
 
@@ -17,7 +17,8 @@ from ase.data import chemical_symbols
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial import cKDTree
 from scipy.special import logsumexp
-from .frame_columns import label_of
+from .frame_columns import MAD
+from .site_calls import label_of
 
 # %% ../nbs/92_occupancy.ipynb #34de38cb
 def intensity_of(numbers:tuple, # atomic numbers of a column
@@ -170,7 +171,6 @@ def _log_densities(x, error, peaks):
 # %% ../nbs/92_occupancy.ipynb #1499a37e
 SEEN_BEFORE = 50 # sites, that the prior density counts for
 UNNAMED = .5 # prior of an element that was not named
-MAD = 1.4826 # standard deviations of a normal distribution in its median absolute deviation
 WIDENED = .7, 5. # least and largest widening of the errors
 
 class _Mixture(NamedTuple):
@@ -178,8 +178,6 @@ class _Mixture(NamedTuple):
     posterior: np.ndarray # (n, k + 1) probabilities of the k occupants and of an unnamed element
     widening: float # of the errors, beyond those computed
     level: float # of the ratios that are expected
-    likelihood: float # log
-    share: np.ndarray # (k + 1,) of the sites
 
 # %% ../nbs/92_occupancy.ipynb #38a8c018
 def _prior_shares(options, density):
@@ -211,10 +209,9 @@ FLAW = .015 # error of every ratio: no profile is exact
 ENOUGH = 6 # sites, from which the level is corrected
 
 def _expectation(x, error, peaks, share):
-    "Probabilities of the occupants (n, k + 1), the nearest one (n,), and the log-likelihood (n,) of ratios."
+    "Probabilities of the occupants (n, k + 1) of ratios, and the nearest one (n,)."
     L = _log_densities(x, error, peaks) + np.log(share)
-    total = logsumexp(L, axis=1)
-    return np.exp(L - total[:, None]), L[:, :-1].argmax(1), total
+    return np.exp(L - logsumexp(L, axis=1)[:, None]), L[:, :-1].argmax(1)
 
 # %% ../nbs/92_occupancy.ipynb #643dd477
 def _corrected(level, x, posterior):
@@ -223,29 +220,23 @@ def _corrected(level, x, posterior):
     return level*float(np.median(x[main])) if main.sum() >= ENOUGH else level
 
 # %% ../nbs/92_occupancy.ipynb #356abe0c
-def _one_level(ratio, error, options, density, level):
-    "The mixture, starting from a level."
+def mixture(ratio:np.ndarray, # (n,) intensities over a typical one
+            error:np.ndarray, # (n,) standard errors
+            options:list, # of `Occupant`, the expected one first
+            density:float=.01 # of defects per site, before anything was seen
+           )->_Mixture:
+    "Probabilities of the occupants of sites, from their intensities."
     share = prior = _prior_shares(options, density)
-    widening, peaks, n = 1., _peaks_of(options), len(ratio)
+    level, widening, peaks, n = 1., 1., _peaks_of(options), len(ratio)
     for _ in range(STEPS):
         x, e = ratio/level, np.hypot(error*widening/level, FLAW)
-        posterior, nearest, total = _expectation(x, e, peaks, share)
+        posterior, nearest = _expectation(x, e, peaks, share)
         before, share = share, (posterior.sum(0) + SEEN_BEFORE*prior)/(n + SEEN_BEFORE)
         widening = _widening(x, error/level, peaks, nearest)
         peaks = _moved(peaks, x, e, posterior)
         level = _corrected(level, x, posterior)
         if np.abs(share - before).max() < SETTLED: break
-    return _Mixture(posterior, widening, level, float(total.sum()) - n*np.log(level), share)
-
-# %% ../nbs/92_occupancy.ipynb #26699540
-def mixture(ratio:np.ndarray, # (n,) intensities over a typical one
-            error:np.ndarray, # (n,) standard errors
-            options:list, # of `Occupant`, the expected one first
-            density:float=.01, # of defects per site, before anything was seen
-            levels:tuple=(1.,) # of the expected intensity, that are tried
-           )->_Mixture:
-    "Probabilities of the occupants of sites, from their intensities."
-    return max((_one_level(ratio, error, options, density, level) for level in levels), key=lambda m: m.likelihood)
+    return _Mixture(posterior, widening, level)
 
 # %% ../nbs/92_occupancy.ipynb #15be7df9
 LEAST_Z = 3.6 # standard errors

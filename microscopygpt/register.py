@@ -22,6 +22,7 @@ from .pictures import middle_slice
 from .plane_groups import turns_of
 from .proof import Proof, Proposal, prove
 from .refine import correlation_map, structure_factors
+from .stem import orientation
 from .straighten import observe_scan
 from .windows import MATCH, followed, local_coefficients, pattern_of, strongest_waves
 
@@ -87,14 +88,9 @@ def _clearest(micrograph, slab):
     return best
 
 # %% ../nbs/87_register.ipynb #c73502a7
-TURNS = np.radians(np.arange(0, 180, .5)) # a wave and its conjugate are half a turn apart
+TURNS = np.arange(0, 180, .5) # degrees; a wave and its conjugate are half a turn apart
 STANDS_OUT = 5. # times the noise, of the weakest of three waves at the best angle
 SHOWN = 40. # Å, the side of the part whose spectrum is looked at: its peaks are wide enough for a cell that is 2 % off
-
-def _turned(slab, angle):
-    "A slab turned from x towards y."
-    c, s = np.cos(angle), np.sin(angle)
-    return slab._replace(cell=slab.cell@np.array([[c, s], [-s, c]]))
 
 def _weakest_wave(spectrum, g):
     "The least amplitude of some waves (m, 2), 1/Å."
@@ -108,9 +104,11 @@ def _in_the_spectrum(micrograph, slab)->"Laid|None":
     part = levelled(micrograph)[tuple(middle_slice(n, side) for n in micrograph.shape)]
     x = micrograph.pixel_size*np.arange(side)
     spectrum, waves = padded_spectrum(part, x, x, pad=2), strongest_waves(slab, PROBE2)[1][:3]
-    found = [_weakest_wave(spectrum, waves@_turned(slab._replace(cell=np.eye(2)), t).cell) for t in TURNS]
+    turns = orientation(TURNS, False, len(TURNS))
+    found = [_weakest_wave(spectrum, waves@turn) for turn in turns]
     if max(found) < STANDS_OUT*spectrum.noise: return None
-    return Laid(_turned(slab, TURNS[int(np.argmax(found))]), PROBE2, np.zeros((2, 2)))
+    turned = slab._replace(cell=slab.cell@turns[int(np.argmax(found))])
+    return Laid(turned, PROBE2, np.zeros((2, 2)))
 
 # %% ../nbs/87_register.ipynb #53903147
 def lay(micrograph:Micrograph, # with its pixel size

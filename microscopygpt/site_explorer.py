@@ -162,13 +162,13 @@ def patch_around(found:Sites, i:int, # column
                  reach:float=PATCH # Å
                 )->FitPatch:
     "Image and model around a column, cut off at the frame's edge."
-    model, step, first = found.fit.model, found.fit.pixel_size, found.fit.offset
+    image, model, step, first = found.fit.image, found.fit.model, found.fit.pixel_size, found.fit.offset
     low = np.round((found.xy[i] - reach - first)/step).astype(int)
     high = np.round((found.xy[i] + reach - first)/step).astype(int) + 1
     (left, top), (right, bottom) = np.maximum(low, 0), np.minimum(high, model.shape[::-1])
     part = np.s_[top:bottom, left:right]
     corner = first + (left - .5)*step, first + (top - .5)*step
-    return FitPatch((model + found.fit.residual)[part], model[part], corner, step)
+    return FitPatch(image[part], model[part], corner, step)
 
 # %% ../nbs/99_site_explorer.ipynb #070d22d1
 SHARP, RING = "#ffb000", .75 # colour of what is drawn over a patch; radius in Å of the ring

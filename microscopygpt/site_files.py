@@ -18,6 +18,7 @@ from ase.io import write as write_ase
 from scipy.spatial import cKDTree
 from .core import MicroscopyGPTError, checked_number, package_versions, write_atomically
 from .crystal import Atoms, Slab, cell_lengths, from_slab, reduced_formula, to_slab
+from .frame_columns import size_of
 from .heights import HeightRelaxation, relax_heights
 from .plotting import png_bytes
 from .potentials import load_potential
@@ -26,7 +27,7 @@ from .settle import displaced, positions_of
 from .site_counts import area_of, composition, densities, doubtful
 from .site_maps import plot_calls, plot_strain
 from .sites import Sites
-from .strain import QUANTITIES, StrainError, average_lattice, boundary_lines, grain_angles, grain_relation
+from .strain import QUANTITIES, StrainError, average_lattice, boundaries, grain_angles, grain_relation
 from .strain import strain_map
 
 # %% ../nbs/98_site_files.ipynb #efc8802d
@@ -86,8 +87,7 @@ def frame_atoms(sites:Sites)->AseAtoms: # with arrays call, probability, and sit
     rows = [(n, *sites.xy[i], z, i) for i in range(len(sites)) for n, z in _standing_at(sites, i)]
     numbers, x, y, z, site = np.array(rows).reshape(-1, 5).T
     site, thickness = site.astype(int), np.ptp(z) if len(z) else 0.
-    frame = [(n - 1)*sites.micrograph.pixel_size for n in sites.micrograph.shape[::-1]]
-    box = [side + 2*STRIP for side in frame] + [thickness + VACUUM]
+    box = [side + 2*STRIP for side in size_of(sites.micrograph)] + [thickness + VACUUM]
     lowest = z.min() if len(z) else 0.
     xyz = np.c_[x + STRIP, y + STRIP, z - lowest + VACUUM/2]
     atoms = AseAtoms(numbers=numbers.astype(int), positions=xyz, cell=box, pbc=False)
@@ -99,8 +99,9 @@ def frame_atoms(sites:Sites)->AseAtoms: # with arrays call, probability, and sit
 # %% ../nbs/98_site_files.ipynb #41a1d2be
 HEIGHTS = "heights are those of the average crystal, not measured"
 
-def _extxyz(sites):
-    atoms, file = frame_atoms(sites), io.StringIO()
+def _extxyz(atoms):
+    "Atoms with their arrays as extxyz."
+    atoms, file = atoms.copy(), io.StringIO()
     atoms.info.update(note=HEIGHTS, made_by="microscopygpt")
     write_ase(file, atoms, format="extxyz")
     return file.getvalue()
@@ -224,13 +225,11 @@ def _grains(sites, strain):
 # %% ../nbs/98_site_files.ipynb #a8a677d9
 def _meetings(sites, strain):
     "How grains lie to each other, and where they meet."
-    rows, large = [], [g for g, lattice in enumerate(strain.lattices) if lattice is not None]
-    for k, first in enumerate(large):
-        for second in large[k+1:]:
-            lines = boundary_lines(sites, first, second)
-            if not lines: continue
-            relation = grain_relation(sites, first, second)
-            rows.append(dict(plain(relation), words=str(relation), lines_angstrom=lines))
+    rows = []
+    for pair, lines in boundaries(sites).items():
+        if any(strain.lattices[grain] is None for grain in pair): continue
+        relation = grain_relation(sites, *pair)
+        rows.append(dict(plain(relation), words=str(relation), lines_angstrom=lines))
     return rows
 
 # %% ../nbs/98_site_files.ipynb #3be7d557
@@ -255,28 +254,32 @@ def _strain_or_none(sites):
     try: return strain_map(sites)
     except StrainError: return None
 
-def sites_facts(sites:Sites)->dict:
-    "Everything but the pictures, in plain values: lengths in Å, angles in degrees, densities per nm²."
-    strain, m = _strain_or_none(sites), sites.micrograph
+def _facts(sites, strain):
+    "Everything but the pictures, the strain computed before."
+    m = sites.micrograph
     grains = dict(grains=_grains(sites, strain), boundaries=_meetings(sites, strain)) if strain else {}
     facts = dict(image=m.source, pixel_size=m.pixel_size, shape_px=m.shape, crystal=_crystal(sites.atoms), **grains,
                  area_nm2=area_of(sites), densities=[asdict(d) for d in densities(sites)],
                  composition=[asdict(s) for s in composition(sites)], calls_in_doubt=doubtful(sites),
                  contrast_exponent=sites.power, contrast_exponent_error=sites.power_error, profile=sites.profile,
                  elements=sites.elements, density_assumed=sites.density, false_discoveries=sites.false_discoveries,
-                 notes=[*m.warnings, *sites.notes], heights=HEIGHTS,
+                 notes=list(dict.fromkeys([*m.warnings, *sites.notes])), heights=HEIGHTS,
                  strain_window=strain.window if strain else None, sites=_columns_of_sites(sites, strain),
                  versions=package_versions(*_VERSIONS_OF), python=platform.python_version())
     return plain(facts)
 
+def sites_facts(sites:Sites)->dict:
+    "Everything but the pictures, in plain values: lengths in Å, angles in degrees, densities per nm²."
+    return _facts(sites, _strain_or_none(sites))
+
 # %% ../nbs/98_site_files.ipynb #0ed1327d
 DPI = 150 # of the pictures
 
-def _contents(sites):
+def _contents(sites, strain):
     "Name and content of the files, without sites.json."
-    files = {"sites.csv": sites_table(sites), "view.extxyz": _extxyz(sites), "view.cif": _cif(frame_atoms(sites)),
+    atoms = frame_atoms(sites)
+    files = {"sites.csv": sites_table(sites), "view.extxyz": _extxyz(atoms), "view.cif": _cif(atoms),
              "map.png": png_bytes(plot_calls(sites), DPI)}
-    strain = _strain_or_none(sites)
     if strain: files["strain.png"] = png_bytes(plot_strain(sites, strain), DPI)
     return {name: c.encode("utf-8") if isinstance(c, str) else c for name, c in files.items()}
 
@@ -286,12 +289,13 @@ RECORD = "sites.json"
 def write_sites(sites:Sites, out:"str|Path" # folder
                )->Path: # where the files are: `out`, or a folder in it
     "Write the table, JSON, all atoms of the frame, and two maps; each file whole or not at all."
-    files = _contents(sites)
+    strain = _strain_or_none(sites)
+    files = _contents(sites, strain)
     out = free_folder(Path(out).expanduser(), [RECORD, *files], RECORD)
     out.mkdir(parents=True, exist_ok=True)
     for name in own_files(out, RECORD):
         if name not in (RECORD, *files): (out/name).unlink()
     for name, content in files.items(): write_atomically(out/name, content)
-    facts = sites_facts(sites) | dict(written={name: digest(content) for name, content in files.items()})
+    facts = _facts(sites, strain) | dict(written={name: digest(content) for name, content in files.items()})
     write_atomically(out/RECORD, json.dumps(facts, ensure_ascii=False))
     return out

@@ -21,7 +21,7 @@ from scipy.spatial import cKDTree
 from .plotting import DIFFERENCE, INK, SEQUENCE, styled
 from .site_counts import local_share
 from .sites import Sites
-from .strain import QUANTITIES, StrainMap, boundary_lines, grain_angles, grain_shares, strain_map
+from .strain import QUANTITIES, StrainMap, boundaries, grain_angles, grain_shares, strain_map
 
 # %% ../nbs/96_site_maps.ipynb #ede164a7
 class Mark(NamedTuple):
@@ -67,10 +67,8 @@ def draw_calls(ax:Axes, # with the micrograph
 # %% ../nbs/96_site_maps.ipynb #b51b729b
 def _draw_boundaries(ax, sites):
     "The lines along which grains meet."
-    for first in range(len(sites.grains)):
-        for second in range(first + 1, len(sites.grains)):
-            for line in boundary_lines(sites, first, second):
-                ax.plot(*line.T, color="#f0e442", lw=1.6, path_effects=OUTLINE)
+    for lines in boundaries(sites).values():
+        for line in lines: ax.plot(*line.T, color="#f0e442", lw=1.6, path_effects=OUTLINE)
 
 def _map_axes(sites, columns=1, width=WIDTH, room=.6):
     "A figure with maps side by side, each `width` inches wide, and room for a title and a legend (inches)."

@@ -7,10 +7,11 @@ __all__ = ['LEFT_OUT', 'HUBER', 'ROUNDS', 'FEWEST', 'REACH', 'CHUNK', 'LEAST_WEI
            'TWIN', 'GRID', 'SMOOTH', 'NEAR', 'BELONGS', 'SHORTEST', 'StrainError', 'usable', 'columns_of_grain',
            'AverageLattice', 'average_lattice', 'displacements', 'local_lines', 'strain_and_rotation', 'stretch_from',
            'StrainMap', 'in_words', 'strain_map', 'GrainRelation', 'grain_relation', 'grain_angles', 'grain_shares',
-           'boundary_lines']
+           'boundary_lines', 'boundaries']
 
 # %% ../nbs/94_strain.ipynb #e3528046
 from dataclasses import dataclass
+from itertools import combinations
 import numpy as np
 from contourpy import contour_generator
 from fastcore.basics import patch
@@ -18,8 +19,10 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 from .core import MicroscopyGPTError, checked_number
 from .crystal import Atoms, equivalent_bases, reduce_cell, to_slab
+from .frame_columns import size_of
 from .plane_groups import SAME_PLACE, nearest_vectors
 from .sites import Sites
+from .stem import orientation
 
 # %% ../nbs/94_strain.ipynb #aaf6db0b
 class StrainError(MicroscopyGPTError): "Sites that do not tell what was asked."
@@ -190,8 +193,7 @@ def stretch_from(reference:np.ndarray, # (2, 2) Å
     F = F[np.linalg.det(F) > 0]
     strains = strain_and_rotation(F)
     best = np.abs(strains[:, :3]).sum(1).argmin()
-    angle = np.radians(strains[best, 3])
-    R = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    R = orientation(strains[best, 3], False, 1)[0]
     return R.T@F[best]
 
 # %% ../nbs/94_strain.ipynb #ce6a0336
@@ -347,13 +349,15 @@ def grain_relation(sites:Sites, first:int, second:int # numbers of grains
 # %% ../nbs/94_strain.ipynb #810dbded
 def grain_angles(sites:Sites)->list: # of degrees, nan for grains that no rotation relates to the first
     "Direction of each grain's crystal from x towards y, modulo the rotations that leave the crystal as it is."
+    first = _lattice_or_none(sites, 0)
+    if first is None: return [np.nan]*len(sites.grains)
+    x, y = first.cell[0]
     angles = []
     for grain in range(len(sites.grains)):
-        if _lattice_or_none(sites, 0) is None or _lattice_or_none(sites, grain) is None:
+        try: relation = grain_relation(sites, 0, grain)
+        except StrainError: # a grain that is too small
             angles.append(np.nan)
             continue
-        relation = grain_relation(sites, 0, grain)
-        x, y = average_lattice(sites, 0).cell[0]
         angles.append(float((np.degrees(np.arctan2(y, x)) + relation.angle) % relation.period))
     return angles
 
@@ -366,9 +370,7 @@ def grain_shares(sites:Sites)->tuple: # x (w,) Å, y (h,) Å, shares (grains, h,
     "How far each point of a grid belongs to each grain, smoothed."
     there = usable(sites)
     lengths = np.linalg.norm(sites.grains[0].cell, axis=1)
-    h, w = sites.micrograph.shape
-    sides = (np.array([w, h]) - 1)*sites.micrograph.pixel_size
-    x, y = (np.linspace(0, side, int(side/GRID) + 2) for side in sides)
+    x, y = (np.linspace(0, side, int(side/GRID) + 2) for side in size_of(sites.micrograph))
     grid = np.stack(np.meshgrid(x, y), -1)
     far, nearest = cKDTree(sites.xy[there]).query(grid, distance_upper_bound=NEAR*lengths.max())
     owner = np.append(sites.grain[there], -1)[nearest]
@@ -379,12 +381,22 @@ def grain_shares(sites:Sites)->tuple: # x (w,) Å, y (h,) Å, shares (grains, h,
 BELONGS = .7 # least share that two grains have together where they meet
 SHORTEST = 4. # Å of a line
 
-def boundary_lines(sites:Sites, first:int, second:int # numbers of grains
-                  )->list: # of (m, 2) Å, ordered points, the longest line first
-    "The lines along which two grains meet; none where they do not."
-    x, y, shares = grain_shares(sites)
+def _lines_between(x, y, shares, first, second):
+    "The lines along which two grains meet, from the shares of all grains."
     together = shares[first] + shares[second]
     masked = np.ma.masked_where(together < BELONGS, shares[first] - shares[second])
     lines = contour_generator(x, y, masked, line_type="Separate").lines(0.)
     def length(line): return np.linalg.norm(np.diff(line, axis=0), axis=1).sum()
     return sorted((line for line in lines if length(line) > SHORTEST), key=length, reverse=True)
+
+def boundary_lines(sites:Sites, first:int, second:int # numbers of grains
+                  )->list: # of (m, 2) Å, ordered points, the longest line first
+    "The lines along which two grains meet; none where they do not."
+    return _lines_between(*grain_shares(sites), first, second)
+
+def boundaries(sites:Sites)->dict: # (first, second) -> lines as of `boundary_lines`, for grains that meet
+    "The lines along which the grains of a frame meet."
+    if len(sites.grains) < 2: return {}
+    shares, pairs = grain_shares(sites), combinations(range(len(sites.grains)), 2)
+    found = {pair: _lines_between(*shares, *pair) for pair in pairs}
+    return {pair: lines for pair, lines in found.items() if lines}

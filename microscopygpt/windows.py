@@ -91,15 +91,17 @@ class Pattern:
     g: np.ndarray # (m, 2) 1/Å
     F: np.ndarray # (m,) complex
 
+    def overlap(self, C:np.ndarray, shift:np.ndarray)->float:
+        "The scalar product of coefficients C (m,) with those of the crystal at a shift (2,) Å."
+        return (C*self.F.conj()*np.exp(2j*np.pi*(self.g@shift))).real.sum()
+
     def match(self, C:np.ndarray, shift:np.ndarray)->float:
         "Correlation (-1 to 1) of coefficients C (m,) with the crystal at a shift (2,) Å."
-        product = (C*self.F.conj()*np.exp(2j*np.pi*(self.g@shift))).real.sum()
-        return product/np.sqrt((np.abs(self.F)**2).sum()*(np.abs(C)**2).sum() + EMPTY)
+        return self.overlap(C, shift)/np.sqrt((np.abs(self.F)**2).sum()*(np.abs(C)**2).sum() + EMPTY)
 
     def amplitude(self, C:np.ndarray, shift:np.ndarray)->float:
         "How much of the crystal coefficients C (m,) hold at a shift (2,) Å; 1 is as much as the pattern."
-        product = (C*self.F.conj()*np.exp(2j*np.pi*(self.g@shift))).real.sum()
-        return float(product/(np.abs(self.F)**2).sum())
+        return float(self.overlap(C, shift)/(np.abs(self.F)**2).sum())
 
     def first_shift(self, C:np.ndarray)->np.ndarray:
         "The shift (2,) Å of the best correlation, to within a coarse step."

@@ -66,3 +66,12 @@ def run_all(page, address):
     page.wait_for_function("document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'", timeout=60_000)
     page.get_by_role("menuitem", name="Run", exact=True).first.click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+def until_shown(load, awaited, timeout, tries=3):
+    "Load a page until something is shown (ms for each try): JupyterLab may lose the order to run everything while it still connects to the kernel."
+    from playwright.sync_api import TimeoutError
+    for left in reversed(range(tries)):
+        load()
+        try: return awaited.wait_for(timeout=timeout)
+        except TimeoutError:
+            if not left: raise

@@ -3,7 +3,7 @@ import io, time
 from contextlib import contextmanager
 import nbformat, numpy as np, pytest
 from PIL import Image
-from browser import CHROMIUM, browser, jupyterlab, run_all, voila
+from browser import CHROMIUM, browser, jupyterlab, run_all, until_shown, voila
 from microscopygpt.chat import parse_answer
 from microscopygpt.compare import compare
 from microscopygpt.structure_files import read_crystal, write_crystal
@@ -11,7 +11,7 @@ from microscopygpt.explore import EXAMPLES, example
 from microscopygpt.micrograph import Micrograph, write_micrograph
 from microscopygpt.noise import render
 
-PlaywrightTimeout = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").TimeoutError
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine: apt-get install chromium")
 
 # What the console may complain about, each with its reason.
@@ -40,12 +40,8 @@ def folder(tmp_path):
 def opened(kind, folder, profile):
     "The explorer, ready to be used; at the end the console must be clean."
     with (jupyterlab(folder) if kind == "jupyterlab" else voila(folder, "explorer.ipynb")) as address, browser(profile) as (page, complaints):
-        for attempt in range(3): # JupyterLab may lose the order to run everything while it still connects to the kernel
-            if kind == "jupyterlab": run_all(page, address("explorer.ipynb"))
-            else: page.goto(address, timeout=120_000)
-            try: page.locator(".mgpt-app[data-keys=own]").get_by_role("button", name="Predict").wait_for(timeout=45_000); break
-            except PlaywrightTimeout:
-                if attempt == 2: raise
+        load = (lambda: run_all(page, address("explorer.ipynb"))) if kind == "jupyterlab" else (lambda: page.goto(address, timeout=120_000))
+        until_shown(load, page.locator(".mgpt-app[data-keys=own]").get_by_role("button", name="Predict"), 45_000)
         page.set_default_timeout(60_000)
         yield page
         strange = [c for c in complaints if not any(k in c for k in KNOWN)]

@@ -2,12 +2,12 @@
 import csv
 from contextlib import contextmanager
 import nbformat, numpy as np, pytest
-from browser import CHROMIUM, browser, jupyterlab, run_all, voila
+from browser import CHROMIUM, browser, jupyterlab, run_all, until_shown, voila
 from test_browser import KNOWN, fill, upload
 from test_site_explorer import PIXEL, SIZE, with_vacancy
 from microscopygpt.micrograph import write_micrograph
 
-TimeoutError = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").TimeoutError
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine: apt-get install chromium")
 
 ALONE = """from microscopygpt.crystal import monolayer
@@ -26,20 +26,12 @@ def folder(tmp_path):
     write_micrograph(with_vacancy()[0], tmp_path/"frame.tif")
     return tmp_path
 
-def run_until(page, address, ready, tries=3):
-    "Run a notebook until something is shown: JupyterLab forgets the command where its kernel is slow to start."
-    for left in reversed(range(tries)):
-        run_all(page, address)
-        try: return page.locator(ready).first.wait_for(timeout=60_000)
-        except TimeoutError:
-            if not left: raise
-
 @contextmanager
 def shown(folder, profile, notebook, ready, kind="voila", **size):
     "A page that shows a notebook; at the end the console must be clean."
     with (voila(folder, notebook) if kind == "voila" else jupyterlab(folder)) as address, browser(profile, **size) as (page, complaints):
         if kind == "voila": page.goto(address, timeout=120_000)
-        else: run_until(page, address(notebook), ready)
+        else: until_shown(lambda: run_all(page, address(notebook)), page.locator(ready).first, 60_000)
         page.set_default_timeout(60_000)
         page.locator(ready).first.wait_for(timeout=120_000)
         yield page
