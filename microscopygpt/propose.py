@@ -155,7 +155,6 @@ def _kept_file(names):
     return Path.home()/".cache"/"microscopygpt"/f"crystals-{key}.npz"
 
 # %% ../nbs/60_propose.ipynb #e7575e08
-@lru_cache(maxsize=1)
 def _keep(crystals, path):
     "Write prepared crystals, with a warning where that is impossible."
     try: save_crystals(crystals, path)
@@ -163,6 +162,7 @@ def _keep(crystals, path):
         warnings.warn(f"{path} cannot be written: the databases will be prepared again next time.", stacklevel=3)
 
 # %% ../nbs/60_propose.ipynb #837a902b
+@lru_cache(maxsize=1)
 def local_crystals()->list: # of `Crystal`
     "The crystals of the databases on this machine, prepared once and kept in the user's cache."
     names = [s for s in SOURCES if have_database(s)]

@@ -14,6 +14,7 @@ from microscopygpt.structure_files import write_crystal
 from microscopygpt.data import (SOURCES, DataError, entry_id, find_structure, have_database, load_crystals,
                                 load_entries, load_file, load_folder, read_crystals, save_crystals, split_crystals,
                                 split_of, to_crystal)
+from microscopygpt.propose import local_crystals
 from microscopygpt.dataset import ChatDataset, DatasetFolder, build_dataset, example
 from microscopygpt.cli import main
 
@@ -94,6 +95,31 @@ def test_damaged_database_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("MICROSCOPYGPT_DATA", str(tmp_path))
     (tmp_path/"c2db_atoms.json.zip").write_bytes(b"PK cut short")
     with pytest.raises(DataError, match="c2db_atoms.json.zip is damaged"): load_entries("c2db")
+
+
+def test_a_fresh_machine_prepares_its_databases_once(tmp_path, monkeypatch, crystals):
+    data = tmp_path/"data"
+    data.mkdir()
+    monkeypatch.setenv("MICROSCOPYGPT_DATA", str(data))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with zipfile.ZipFile(data/"c2db_atoms.json.zip", "w") as z: z.writestr("c2db_atoms.json", json.dumps(listed(crystals)))
+    local_crystals.cache_clear()
+    try:
+        first = local_crystals()
+        assert [c.id for c in first] == [c.id for c in crystals]
+        assert local_crystals() is first # in memory
+        kept, = (tmp_path/".cache"/"microscopygpt").glob("crystals-*.npz")
+        local_crystals.cache_clear()
+        monkeypatch.setattr("microscopygpt.propose.load_crystals", None) # the file is enough
+        again = local_crystals()
+        assert [c.id for c in again] == [c.id for c in first]
+        kept.unlink()
+        kept.parent.rmdir()
+        kept.parent.write_text("in the way")
+        local_crystals.cache_clear()
+        monkeypatch.setattr("microscopygpt.propose.load_crystals", lambda *args, **named: first)
+        with pytest.warns(UserWarning, match="cannot be written"): assert local_crystals() is first
+    finally: local_crystals.cache_clear()
 
 
 def test_folder_of_ones_own(tmp_path):
