@@ -24,10 +24,10 @@ def _listed(elements): return re.split(r"[\s,;+/-]+", elements.strip()) if isins
 
 def read_elements(elements:"str|list" # "Mo,S", "Mo S", or a list of symbols
                  )->list: # of symbols
-    "The elements of a spectrum; raises `FormulaError` for what is none."
+    "The elements of a list; raises `FormulaError` where one is unknown."
     names = _listed(elements)
     if not names or not all(map(Element.is_valid_symbol, names)):
-        raise FormulaError(f"{elements!r} is no list of elements: give symbols, for example 'Mo,S'.")
+        raise FormulaError(f"{elements!r} is not a list of elements: give symbols, for example 'Mo,S'.")
     return list(dict.fromkeys(names))
 
 # %% ../nbs/64_composition.ipynb #ec3903ac

@@ -608,7 +608,7 @@ def question(self:Explorer)->dict: # keywords of `predict`
     "What the fields ask for."
     part = self._question
     propose = tuple(name for name in PROPOSERS if part[f"by_{name}"].value)
-    if not propose: raise PredictError("Nobody proposes: tick columns, model or templates.")
+    if not propose: raise PredictError("Nothing proposes crystals: tick columns, model or templates.")
     model = part["other"].value.strip() if part["model"].value == "other" else part["model"].value
     if "model" in propose and not model: raise PredictError("Another model: give its folder, or its name on the hub.")
     heights = None if part["heights"].value == "none" else part["heights"].value

@@ -101,7 +101,7 @@ LARGEST_DIFFERENCE = .6 # where the colors of the difference end
 @styled()
 def plot_fit(self:Prediction, rank:int=1, # which candidate
              axes:"np.ndarray|None"=None # three of matplotlib's; None makes some
-            )->np.ndarray:
+            )->Figure:
     "Micrograph with the atoms over it, the candidate simulated where it lies, and the difference."
     if axes is None: axes = plt.subplots(1, 3, figsize=(10.5, 3.9), layout="constrained")[1]
     proof, view, in_view = self.candidates[rank-1].proof, self.observation.view, self.observation.in_view

@@ -137,6 +137,7 @@ def grains_of(sites:Sites)->np.ndarray: # (n,)
     if not known.all(): grain[~known] = grain[known][cKDTree(sites.xy[known]).query(sites.xy[~known])[1]]
     return grain
 
+# %% ../nbs/98_site_files.ipynb #17af4bb5
 def _changes(sites, site, lattice, n):
     "Sites that are not as expected, in the block of n cells around a site: (index, cell in the block)."
     grain, first = grains_of(sites), _cell_of(sites, site, lattice) - n//2

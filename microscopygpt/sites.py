@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CUT', 'UNUSUAL', 'MOST_TRIED', 'NEAR_LEVEL', 'SOME', 'OWN_LEVEL', 'OWN_RANGE', 'RIVAL', 'VISIBLE', 'LIMIT', 'CALLS',
-           'LEFT_OUT', 'TABLE_HEAD', 'PREDICTING', 'consistent_levels', 'Sites', 'judged', 'named_elements', 'sites']
+           'LEFT_OUT', 'TABLE_HEAD', 'PREDICTING', 'consistent_levels', 'Sites', 'judged', 'sites']
 
 # %% ../nbs/93_sites.ipynb #f8e50e9e
 from collections import Counter
@@ -19,6 +19,7 @@ from fastcore.basics import patch
 from jarvis.core.atoms import Atoms
 from scipy.stats import norm
 from .column_fit import ColumnFit, Profile
+from .composition import read_elements
 from .crystal import reduce_cell, reduced_formula, to_slab
 from .frame_columns import ADATOM_Z, FittedFrame, beyond_the_edge, fitted_frame
 from .micrograph import Micrograph, read_micrograph
@@ -373,21 +374,6 @@ def _repr_markdown_(self:Sites):
     table = f"\n\n{_in_words(self.counts())}" if self.is_defect.any() else "\n\nNo defect is called."
     return f"**{self.formula}**, {len(self)} columns in {len(self.grains)} grain(s).{table}{notes}"
 
-# %% ../nbs/93_sites.ipynb #32dd5808
-def _symbols(elements):
-    "The symbols of a list, or of a string with commas between them."
-    symbols = elements.split(",") if isinstance(elements, str) else list(elements or ())
-    return [s.strip() for s in symbols if s.strip()]
-
-# %% ../nbs/93_sites.ipynb #e67658b5
-def named_elements(elements:"str|list|tuple|None" # "W,Se", or a list of symbols
-                  )->tuple: # of atomic numbers
-    "The elements that may stand where they do not belong; raises `SitesError`."
-    symbols = _symbols(elements)
-    wrong = [s for s in symbols if not atomic_numbers.get(s)]
-    if wrong: raise SitesError(f"{wrong[0]!r} is not a chemical element: name symbols, as in elements='W,Se'.")
-    return tuple(dict.fromkeys(atomic_numbers[s] for s in symbols))
-
 # %% ../nbs/93_sites.ipynb #6d9304bf
 def _of_prediction(prediction)->tuple: # micrograph with its pixel size, atoms, `Laid`
     "The frame and the crystal of a prediction's best candidate."
@@ -419,6 +405,10 @@ def _part_of(progress, start, end):
     return lambda done, what: progress(start + (end - start)*(done or 0), what)
 
 # %% ../nbs/93_sites.ipynb #4102a6cf
+def _numbers_of(elements)->tuple: # of atomic numbers
+    "The elements that were named, perhaps none."
+    return tuple(atomic_numbers[symbol] for symbol in read_elements(elements)) if elements else ()
+
 def _predicted(image, formula, pixel_size, tell, options):
     "The prediction of an image."
     from microscopygpt.solve import predict
@@ -436,8 +426,8 @@ def sites(image:"str|Path|np.ndarray|Micrograph|Prediction", # path, array, `Mic
           progress:"Callable|None"=None, # called with the share done (0 to 1) and what comes next
           **options:object # of `predict`
          )->Sites:
-    "What stands on every site of a micrograph; raises `SitesError` where no crystal can be laid over it."
-    tell, named, start = progress or (lambda done, what: None), named_elements(elements), 0.
+    "What stands on every site of a micrograph; raises `SitesError`, or `FormulaError` for unknown elements."
+    tell, named, start = progress or (lambda done, what: None), _numbers_of(elements), 0.
     _check_shares(density=density, false_discoveries=false_discoveries)
     if structure is None and not isinstance(image, Prediction):
         image, start = _predicted(image, formula, pixel_size, tell, options), PREDICTING

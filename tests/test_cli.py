@@ -481,7 +481,7 @@ def test_distortion_is_inferred_or_a_share(tmp_path, capsys, mos2, monkeypatch):
 
 def test_elements_in_place_of_a_formula(tmp_path, capsys, mos2, monkeypatch):
     assert "not both" in refused(capsys, "predict", str(DEMO), "--formula", "MoSe2", "--elements", "Mo,Se", "--out", str(tmp_path))
-    assert "no list of elements" in refused(capsys, "predict", str(DEMO), "--elements", "Mo,Xx", "--out", str(tmp_path))
+    assert "not a list of elements" in refused(capsys, "predict", str(DEMO), "--elements", "Mo,Xx", "--out", str(tmp_path))
     assert main(["predict", str(DEMO), "--elements", "Mo,Se", "--k", "1", "--propose", "columns", "--out", str(tmp_path)]) == 0
     assert json.loads((tmp_path/"prediction.json").read_text())["formula"] == "MoSe2"
     assert "MoSe2 is the most probable" in capsys.readouterr().out

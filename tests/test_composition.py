@@ -15,8 +15,8 @@ GRAPHENE = from_slab(Slab(cell_from_lengths(2.46, 2.46, 120), np.array([[1/3, 2/
 def test_elements_are_read_however_they_are_written(text): assert read_elements(text) == ["Mo", "S"]
 
 @pytest.mark.parametrize("text", ["", " ", ",", "Mo,Xx", "MoS2", "mo,s", [], ["Mo", ""]], ids=repr)
-def test_what_is_no_list_of_elements_is_named(text):
-    with pytest.raises(FormulaError, match="no list of elements"): read_elements(text)
+def test_what_is_not_a_list_of_elements_is_named(text):
+    with pytest.raises(FormulaError, match="not a list of elements"): read_elements(text)
 
 def test_formulas_are_the_small_ratios_once_each():
     formulas = possible_formulas(["Mo", "S"])

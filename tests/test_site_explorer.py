@@ -225,7 +225,7 @@ def test_the_app_finds_every_atom_of_its_frame(frame):
     explorer.ask()
     section = explorer.atoms
     section.elements.value = "Qq"; section.work.start_button.click()
-    assert "not a chemical element" in said(section.work) and section.explorer is None
+    assert "not a list of elements" in said(section.work) and section.explorer is None
     section.elements.value = ""; section.work.start_button.click()
     assert said(section.work) == "" and section.explorer.page in section.found.children
     i = near(section.explorer.sites, frame[1])
