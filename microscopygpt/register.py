@@ -251,10 +251,12 @@ def _best_match(grains): return np.max([g.quality for g in grains], 0)
 # %% ../nbs/87_register.ipynb #ebb7330b
 def _twins_in(image, pixel_size, grains, variance):
     "Twins of the last grain that match better than all grains somewhere."
-    added = []
-    for twin in twins(grains[-1].slab, variance):
-        found, x, y = seeds(image, pixel_size, twin, variance)
-        better = np.where(found > _best_match(grains + added) + BETTER, found, 0)
+    slab, added = grains[-1].slab, []
+    itself, x, y = seeds(image, pixel_size, slab, variance) # also beyond where it was followed
+    for twin in twins(slab, variance):
+        found, *_ = seeds(image, pixel_size, twin, variance)
+        best = np.maximum(itself, _best_match(grains + added))
+        better = np.where(found > best + BETTER, found, 0)
         if (better > 0).sum()*TRIED**2 < FEWEST_WINDOWS: continue
         added.append(grown(image, pixel_size, twin, variance, _best_place(better, x, y)))
     return added
