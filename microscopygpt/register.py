@@ -306,9 +306,11 @@ MOST_GRAINS = 6
 NOWHERE = "The crystal matches no part of {source}: check the structure and the pixel size."
 
 def _first_grain(micrograph, image, laid):
-    "The crystal followed from where it matches best; raises `SitesError` where it matches hardly anywhere."
-    p, slab, variance = micrograph.pixel_size, laid.slab, laid.variance
-    grain = grown(image, p, slab, variance, _best_place(*seeds(image, p, slab, variance)))
+    "The crystal, or a twin of it, followed from where it matches best; raises `SitesError` where it hardly matches."
+    p, variance = micrograph.pixel_size, laid.variance
+    tried = [(slab, *seeds(image, p, slab, variance)) for slab in (laid.slab, *twins(laid.slab, variance))]
+    slab, *match = max(tried, key=lambda one: one[1].max())
+    grain = grown(image, p, slab, variance, _best_place(*match))
     if (grain.quality > 0).sum() >= min(FEWEST_WINDOWS, grain.quality.size/2): return grain
     raise SitesError(NOWHERE.format(source=micrograph.source))
 
