@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MESH', 'SPRING', 'OUTSIDE', 'BINS', 'FLOOR', 'TRIMMED', 'TRIMMED_SHARE', 'NOISELESS', 'SAMPLED', 'BENDS', 'FAINTEST',
-           'GUESSED_NOISE', 'LARGEST_MOVE', 'FARTHEST', 'ROUNDS', 'FIRST_BEND', 'PROFILE_STEPS', 'TILE', 'MARGIN',
-           'pixel_noise', 'ColumnFit', 'fit_columns']
+           'GUESSED_NOISE', 'LARGEST_MOVE', 'FARTHEST', 'ODD_LINE', 'ROUNDS', 'FIRST_BEND', 'PROFILE_STEPS', 'TILE',
+           'MARGIN', 'pixel_noise', 'odd_lines', 'ColumnFit', 'fit_columns']
 
 # %% ../nbs/88_column_fit.ipynb #c7ebe236
 from dataclasses import dataclass
@@ -213,6 +213,7 @@ class _Tile:
         self.mesh = _background(image.shape, pixel_size)
         self.expected = np.ones(len(xy))
         self.weight = np.full(image.size, 1/(GUESSED_NOISE*image.std())**2)
+        self.odd = np.ones(len(image)) # by which the variance of each scan line is larger
 
     def equations(self):
         "The equations with the present positions, profile and weights."
@@ -235,6 +236,19 @@ class _Tile:
     def intensity(self): return self.solution.values[:len(self.xy)] # (n,)
     @property
     def background(self): return self.mesh.tents@self.solution.values[3*len(self.xy):] # (pixels,)
+    @property
+    def variance(self): # (pixels,) of the noise
+        return self.noise.variance(self.solution.model)*np.repeat(self.odd, self.image.shape[1])
+
+# %% ../nbs/88_column_fit.ipynb #0e490eac
+ODD_LINE = 2. # times the usual mean square of the residual, from which a scan line counts less
+
+def odd_lines(residual:np.ndarray # (h, w) in standard deviations, a row for each scan line
+             )->np.ndarray: # (h,) at least 1
+    "By which factor the variance of each line is larger than that of the usual one; 1 for most."
+    square = (residual**2).mean(1)
+    factor = square/np.median(square)
+    return np.where(factor > ODD_LINE, factor, 1.)
 
 # %% ../nbs/88_column_fit.ipynb #b6fbfbc4
 ROUNDS = 4
@@ -244,7 +258,9 @@ PROFILE_STEPS = 2 # in each round: the ellipse changes by a limited step
 def _learn(tile):
     "Take expected intensities, weights and the profile from the solution of a tile."
     tile.expected = _levels(tile.intensity, tile.kind, tile.expected)
-    tile.weight = 1/tile.noise.variance(tile.solution.model)
+    residual = tile.image.ravel() - tile.solution.model
+    tile.odd = odd_lines((residual/np.sqrt(tile.noise.variance(tile.solution.model))).reshape(tile.image.shape))
+    tile.weight = 1/tile.variance
     columns = tile.image - tile.background.reshape(tile.image.shape)
     for _ in range(PROFILE_STEPS):
         tile.profile = fitted_profile(columns, tile.around, tile.profile, tile.intensity)
@@ -317,7 +333,7 @@ def _paste_pixels(fit, core, part, tile):
     def cut(values): return values.reshape(tile.image.shape)[inner]
     fit.model[core] = cut(tile.solution.model)
     fit.background[core] = cut(tile.background)
-    fit.sigma[core] = np.sqrt(tile.noise.variance(fit.model[core]))
+    fit.sigma[core] = np.sqrt(cut(tile.variance))
     fit.slope[core] = tile.noise.slope
     fit.profile = tile.profile
 

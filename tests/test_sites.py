@@ -9,8 +9,12 @@ from scipy.spatial import cKDTree
 RESULTS = Path(__file__).parents[1]/"nbs/results"
 sys.path.insert(0, str(RESULTS))
 from sites import COUNTED, HARD, IN_MULTISLICE, analysed, crystal, make_frame # the script
+from microscopygpt.crystal import monolayer
+from microscopygpt.micrograph import Micrograph
+from microscopygpt.noise import add_noise
 from microscopygpt.site_truth import Count, defect_frame, frame_bounds, position_bound, score_sites
 from microscopygpt.sites import sites
+from microscopygpt.stem import simulate
 
 @lru_cache(None)
 def counts(case, seeds, items):
@@ -51,6 +55,15 @@ def test_nothing_on_perfect_frames(case):
 def test_nothing_on_a_perfect_frame_without_noise():
     false, n = false_calls("MoS2", dose=0., size=384)
     assert false <= 1, f"{false} false calls in {n} sites"
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_nothing_where_the_beam_jumped(seed):
+    "Five times three lines are 1.2 Å off: they are no defects."
+    rng, atoms = np.random.default_rng(seed), monolayer("WSe2")
+    image = add_noise(simulate(atoms, size=256, rotation=25*seed), replace(COUNTED, dose=1000), .1, seed)
+    for first in rng.choice(240, 5, replace=False) + 6:
+        image[first:first+3] = np.roll(image[first:first+3], rng.choice([-12, 12]), axis=1)
+    assert not sites(Micrograph(image, .1), atoms).is_defect.any()
 
 def test_a_distorted_scan_and_an_elliptic_probe_cost_little():
     kinds = "vacancy Mo", "vacancy S2", "partial S2"
