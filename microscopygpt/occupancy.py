@@ -58,8 +58,8 @@ def _exchanged(column, element, call, prior):
     for i, z in enumerate(column):
         which = label if n == 1 else f"one {chemical_symbols[z]} of {label}, above or below"
         yield call, f"{new} for {which}", (*column[:i], *column[i+1:], element), prior
-    if n == 1:
-        yield call, f"two {new} for {label}", (element, element), RARE*prior
+    if n == 1: # a foreign element replaces it one for one
+        if call == "antisite": yield call, f"two {new} for {label}", (element, element), RARE*prior
         return
     yield call, f"{new}{n} for {label}", (element,)*n, prior
     yield call, f"one {new} for {label}", (element,), RARE*prior
@@ -171,7 +171,7 @@ def _log_densities(x, error, peaks):
 # %% ../nbs/92_occupancy.ipynb #1499a37e
 SEEN_BEFORE = 50 # sites, that the prior density counts for
 UNNAMED = .5 # prior of an element that was not named
-WIDENED = .7, 5. # least and largest widening of the errors
+WIDENED = .7, 20. # least and largest widening of the errors: with many electrons they are small, and columns still vary
 
 class _Mixture(NamedTuple):
     "The occupants of n sites of one kind."
