@@ -173,7 +173,7 @@ def _explaining_refusals(name):
     "Raise what the hub refuses as `AccessError` or `ShareError`, with what to do."
     try: yield
     except LocalTokenNotFoundError as e:
-        raise AccessError("Nobody is logged in to the hub: run `hf auth login` (in a notebook: "
+        raise AccessError("You are not logged in to the hub: run `hf auth login` (in a notebook: "
                           "huggingface_hub.login()) with a token that may write.") from e
     except HFValidationError as e:
         raise ShareError(f"{name!r} is no name on the hub: it is owner/name, in letters, digits, '-', '_' and "

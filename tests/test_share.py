@@ -85,5 +85,5 @@ os.environ['HF_TOKEN'] = 'hf_good'
 told(push, run, 'somebody/adapter')
 told(push, run, 'no name at all')
 """, hub, tmp_path, token=None).splitlines()
-    for line, start in zip(said, ["AccessError: Nobody is logged in", "AccessError: closed/gated is gated: accept its licence on https://huggingface.co/closed/gated", "AccessError: The hub shows no nobody/nothing: check the name; if it is private, log in",
+    for line, start in zip(said, ["AccessError: You are not logged in", "AccessError: closed/gated is gated: accept its licence on https://huggingface.co/closed/gated", "AccessError: The hub shows no nobody/nothing: check the name; if it is private, log in",
                                   "AccessError: The hub refused somebody/adapter (", "AccessError: The hub refused somebody/adapter (", "ShareError: 'no name at all' is no name"], strict=True): assert line.startswith(start)
