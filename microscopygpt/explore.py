@@ -84,7 +84,7 @@ def _folded_image_fields(part)->dict:
             "tune": folded("Contrast", levels, part["levels"])}
 
 # %% ../nbs/81_explore.ipynb #a072de54
-MODELS = [("compact (in the package)", "compact"), ("another model: folder, or name on the hub", "other")]
+MODELS = [("compact (packaged)", "compact"), ("another model: folder, or name on the hub", "other")]
 HEIGHTS = [("computed with CHGNet", "chgnet"), ("guessed, which is quicker", "none")]
 BOXES = dict(columns=("columns", "Solve the columns from the image", True), model=("model", "Ask the model", True),
              templates=("templates", "Relatives from JARVIS-DFT and C2DB, where these are on the machine", False))
@@ -143,7 +143,8 @@ def _answer_fields()->dict:
 # %% ../nbs/81_explore.ipynb #6d4aab82
 def _column(*children): return w.VBox(list(children), layout=_half)
 
-def _wrapped_row(*columns): return w.HBox(list(columns), layout=w.Layout(flex_flow="row wrap"))
+def _wrapped_row(*columns):
+    return w.HBox(list(columns), layout=w.Layout(flex_flow="row wrap", grid_gap="0 16px"))
 
 # %% ../nbs/81_explore.ipynb #a879f183
 def _answer_page(part)->list:
