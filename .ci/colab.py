@@ -11,7 +11,7 @@ sys.path.insert(0, str(here))
 from package import root, run_wheel
 
 PINS = here/"colab.txt"
-EXTRAS = ("colab", "app", "colab,io", "colab,gpu") # what somebody may ask for there
+EXTRAS = ("colab", "app", "colab,io", "colab,gpu") # what may be asked for there
 
 
 def made(python, folder):

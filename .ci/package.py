@@ -28,6 +28,13 @@ image = str(files("microscopygpt")/"examples"/"demo.tif")
 raise SystemExit(main(["predict", image, "--formula", "MoSe2", "--pixel-size", "0.1", "--out", "out"]))
 """
 
+TRY_SITES = """
+from importlib.resources import files
+from microscopygpt.cli import main
+image = str(files("microscopygpt")/"examples"/"demo.tif")
+raise SystemExit(main(["sites", image, "--structure", "out/rank_1.cif", "--pixel-size", "0.1", "--out", "sites"]))
+"""
+
 
 def build(source, folder):
     "The source distribution and, from it, the wheel: their paths."
@@ -58,11 +65,12 @@ def environment(**more):
 
 
 def run_wheel(python, folder, **more):
-    "Import every module, and predict on the packaged example, in a folder that is no checkout."
-    for code in (TRY_MODULES, TRY_PREDICT):
+    "Import every module, predict on the packaged example and look at its sites, in a folder that is no checkout."
+    for code in (TRY_MODULES, TRY_PREDICT, TRY_SITES):
         subprocess.run([python, "-c", code], cwd=folder, env=environment(**more), check=True)
     answers = sorted(p.name for p in (folder/"out").glob("rank_*.cif"))
     assert "rank_1.cif" in answers and (folder/"out"/"report.png").stat().st_size > 10_000, answers
+    assert (folder/"sites"/"sites.csv").stat().st_size > 1000, sorted(p.name for p in (folder/"sites").iterdir())
 
 
 def unpacked(wheel, folder):

@@ -3,7 +3,7 @@
 nbdev processes them: hidden cells gone, documentation of functions in. What it leaves undone is done here, for both
 renderers: opening words, alternative texts of pictures, names of frames, plain words in signatures, a button for Colab.
 """
-import hashlib, html, re, shutil
+import hashlib, html, re, shutil, warnings
 from pathlib import Path
 
 import nbdev, nbformat, yaml
@@ -46,7 +46,9 @@ def processed()->Path:
     _build_modidx()
     stamp = Path(get_config().config_path)/"_proc"/".fingerprint"
     known = stamp.is_file() and stamp.read_text() == fingerprint()
-    folder = proc_nbs(n_workers=WORKERS, force=not known)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found cells containing imports") # they run whole, as they are meant to
+        folder = proc_nbs(n_workers=WORKERS, force=not known)
     for page in notebooks(folder):
         if not (get_config().nbs_path/page.relative_to(folder)).is_file(): page.unlink()
     stamp.write_text(fingerprint())

@@ -54,7 +54,7 @@ def example(name:str # a key of `EXAMPLES`
     return Micrograph(render(atoms, seed=1 + list(EXAMPLES).index(name)), .1, f"{name} (simulated)"), atoms
 
 # %% ../nbs/81_explore.ipynb #6b57013a
-_half = dict(flex="1 1 400px", min_width="340px") # two of these stand side by side where there is room
+_half = dict(flex="1 1 400px", min_width="min(340px, 100%)") # two of these stand side by side where there is room
 SUFFIXES = ".png,.jpg,.jpeg,.tif,.tiff,.bmp,.gif,.webp,.npy,.dm3,.dm4,.emd,.mrc,.ser"
 
 def _text(label, placeholder="", **more):
@@ -84,7 +84,7 @@ def _folded_image_fields(part)->dict:
             "tune": folded("Contrast", levels, part["levels"])}
 
 # %% ../nbs/81_explore.ipynb #a072de54
-MODELS = [("compact model (in the package)", "compact"), ("another model: folder, or name on the hub", "other")]
+MODELS = [("compact (packaged)", "compact"), ("another model: folder, or name on the hub", "other")]
 HEIGHTS = [("computed with CHGNet", "chgnet"), ("guessed, which is quicker", "none")]
 BOXES = dict(columns=("columns", "Solve the columns from the image", True), model=("model", "Ask the model", True),
              templates=("templates", "Relatives from JARVIS-DFT and C2DB, where these are on the machine", False))
@@ -143,7 +143,8 @@ def _answer_fields()->dict:
 # %% ../nbs/81_explore.ipynb #6d4aab82
 def _column(*children): return w.VBox(list(children), layout=_half)
 
-def _wrapped_row(*columns): return w.HBox(list(columns), layout=w.Layout(flex_flow="row wrap"))
+def _wrapped_row(*columns):
+    return w.HBox(list(columns), layout=w.Layout(flex_flow="row wrap", grid_gap="0 16px"))
 
 # %% ../nbs/81_explore.ipynb #a879f183
 def _answer_page(part)->list:
@@ -226,9 +227,9 @@ def _question_section(self:Explorer, model):
     part = self._question = _question_fields(model) | _imaging_fields()
     for name in ("formula", "text", "model"): part[name].observe(lambda change: self._preview(), "value")
     for name in ("bravais", "inferred", "distortion"): self._on(part[name], "_changed")
-    label = w.Label("Who proposes", layout=dict(width="140px", justify_content="flex-end", margin="2px 4px 2px 2px"))
-    who = w.HBox([label, *(part[f"by_{name}"] for name in BOXES)],
-                 layout=dict(flex_flow="row wrap", align_items="center"))
+    label = w.Label("Proposed by", layout=dict(width="140px", justify_content="flex-end", margin="2px 4px 2px 2px"))
+    boxes = w.HBox([part[f"by_{name}"] for name in BOXES], layout=dict(flex_flow="row wrap", flex="1 1 0"))
+    who = w.HBox([label, boxes], layout=dict(align_items="flex-start"))
     says = w.HTML("How far drift and scan may have distorted the image: inferred, or a limit up to which the lattice "
                   "is taken as symmetric as that allows. Where the fit of probe and contrast starts.")
     part["imaging"] = folded("What to assume of the image", says, part["inferred"], part["distortion"], part["probe"],
@@ -608,7 +609,7 @@ def question(self:Explorer)->dict: # keywords of `predict`
     "What the fields ask for."
     part = self._question
     propose = tuple(name for name in PROPOSERS if part[f"by_{name}"].value)
-    if not propose: raise PredictError("Nothing proposes crystals: tick columns, model or templates.")
+    if not propose: raise PredictError("No proposer is chosen: tick columns, model or templates.")
     model = part["other"].value.strip() if part["model"].value == "other" else part["model"].value
     if "model" in propose and not model: raise PredictError("Another model: give its folder, or its name on the hub.")
     heights = None if part["heights"].value == "none" else part["heights"].value

@@ -188,7 +188,7 @@ def _repr_markdown_(self:Prediction):
             f"γ = {l.gamma:.2f}° (quality {l.quality:.2f}).")
     notes = "".join(f"\n\n> {w}" for w in self.warnings)
     if not self.candidates: return f"{head} No candidate.{notes}"
-    picture = base64.b64encode(png_bytes(self.plot(), dpi=90)).decode()
+    picture = base64.b64encode(png_bytes(self.plot(), dpi=80)).decode()
     return f"{head}{notes}\n\n![](data:image/png;base64,{picture})\n\n{self.table()}"
 
 # %% ../nbs/66_prediction.ipynb #3c60fa87

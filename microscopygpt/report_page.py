@@ -141,7 +141,8 @@ def _picture(ax, title, says):
     "A plot and its caption, as wide on the page as the figure is."
     width = ax.figure.get_figwidth()
     cls = "whole" if width > 8 else "half" if width > 4 else None
-    return Figure(Div(_svg(ax, title), cls="plot"), Figcaption(B(title), f" {says}"), cls=cls)
+    drawn = Div(_svg(ax, title), cls="plot", tabindex="0", role="group", aria_label=title)
+    return Figure(drawn, Figcaption(B(title), f" {says}"), cls=cls)
 
 # %% ../nbs/74_report_page.ipynb #e31b3837
 def _parity(records):
@@ -213,7 +214,7 @@ def _header(report):
     facts = Dl(*(_setting(k, v) for k, v in told.items()), cls="settings")
     command = Pre(Code(str(report.settings["command"]))) if report.settings.get("command") else ""
     links = Nav(*(A(name, href=f"#{name.lower()}") for name in ("Scores", "Pictures", "Structures")),
-                aria_label="Contents")
+                aria_label=f"Contents: {title}")
     return Header(P("Evaluation", cls="quiet", style="margin:0"), H1(title), P(lead, cls="lead"), facts, command, links)
 
 # %% ../nbs/74_report_page.ipynb #50788454
@@ -254,9 +255,9 @@ def html(report:Report,
     hint = P("Failures first. Open a row to see what is wrong: truth and first answer are drawn on one scale, "
              "from above and along a.")
     listed = Section(H2("Structures"), hint, *structure_list(report.records, structures), id="structures")
-    body = Body(_header(report), Main(scores, pictures, listed), Footer("Written by microscopygpt."),
-                Script(Safe(script)))
-    page = Html(_head(_in_sentences(report)[0], style, script), body, lang="en")
+    title, _ = _in_sentences(report)
+    whole = Main(_header(report), scores, pictures, listed, Footer("Written by microscopygpt."), aria_label=title)
+    page = Html(_head(title, style, script), Body(whole, Script(Safe(script))), lang="en")
     return "<!doctype html>\n" + to_xml(page, indent=False) + "\n"
 
 # %% ../nbs/74_report_page.ipynb #f976efe1

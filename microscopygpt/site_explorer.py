@@ -422,7 +422,7 @@ class SitesSection:
     def __init__(self, prediction:Callable # called for the `Prediction` whose best candidate is the average crystal
                 ):
         self.prediction, self.explorer, self.found = prediction, None, w.VBox()
-        self.elements = w.Text(description="Other elements", placeholder="dopants to look for, as in W, Se", **WIDE)
+        self.elements = w.Text(description="Other elements", placeholder="dopants, as in W, Se", **WIDE)
         self.work = WorkRow("Every atom of the frame", self._pressed, cancel="Cancel the search", icon="crosshairs",
                             tooltip="Fit every column of the micrograph and say what stands there")
         says = w.HTML("Each column of the whole frame is fitted, with the chosen candidate as the average crystal. "

@@ -10,7 +10,8 @@ from browser import CHROMIUM, browser
 
 SITE = Path(__file__).parents[1]/"_docs"
 WIDE, NARROW = 1300, 390 # px: a laptop, a telephone
-KINDS = ("index.html", "install.html", "tutorials/quickstart.html", "how/proof.html", "stem.html", "solve.html", "results.html", "paper.html")
+KINDS = ("index.html", "install.html", "tutorials/quickstart.html", "tutorials/every_atom.html", "how/proof.html", "stem.html", "solve.html",
+         "report_page.html", "results.html", "results_sites.html", "paper.html")
 pytestmark = [pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine"),
               pytest.mark.skipif(not (SITE/"index.html").is_file(), reason="the site is not built: make docs")]
 
@@ -59,11 +60,13 @@ def test_every_page_is_whole(opened):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_axe_finds_nothing(opened, name):
-    "Contrast, alternative texts, names of buttons, landmarks, order of headings."
+    "Contrast, alternative texts, names of buttons, landmarks, order of headings; in frames, too, such as an embedded report."
     page, address, _, _ = opened
     page.goto(address + name)
     page.wait_for_timeout(300)
-    report = Axe().run(page)
+    axe = Axe()
+    for frame in page.frames: frame.evaluate(axe.axe_script)
+    report = axe.run(page)
     assert not report.violations_count, report.generate_report()
 
 def test_the_search_box_finds(opened):
@@ -108,6 +111,10 @@ def test_each_page_leads_to_the_next():
 def test_a_link_to_the_site_shows_a_card():
     head = (SITE/"index.html").read_text(encoding="utf-8").partition("</head>")[0]
     assert 'property="og:image"' in head and "images/card.png" in head and (SITE/"images"/"card.png").is_file()
+
+def test_every_page_says_how_to_cite():
+    texts = {name: (SITE/name).read_text(encoding="utf-8") for name in all_pages()}
+    assert not [name for name, text in texts.items() if "CITATION.cff" not in text or "licence-and-citation" not in text]
 
 def test_language_models_find_every_page():
     listed = (SITE/"llms.txt").read_text(encoding="utf-8")
