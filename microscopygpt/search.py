@@ -232,7 +232,7 @@ def off_scale(self:Search, found:list # of `Relaxed`, over the first plane
     if not self.watching or not found: return False
     ends = self.compute(at_rest, [r.slab for r in found[:WATCHED]])
     if not ends: return False
-    shift = scale_of(ends[0].slab.cell, found[0].slab.cell)
+    shift = scale_of(ends[0].slab.cell, found[ends[0].index].slab.cell)
     if not OFF_SCALE[0] < abs(shift) < OFF_SCALE[1]: return False
     self.shift = shift
     return True
