@@ -57,13 +57,9 @@ def _pair_distances(slab):
     return np.sqrt((xy**2).sum(-1) + ((slab.z[:, None] - slab.z)**2)[:, :, None])
 
 # %% ../nbs/61_rank.ipynb #0756c5f4
-def _in_reach(distances):
-    "The distances (Å) that a fingerprint is made of."
-    return distances[(distances > NEAREST_PAIR) & (distances < PRINT_REACH + .5)]
-
 def _histogram(distances):
     "How many distances there are along the reach of a fingerprint, smoothed."
-    near = _in_reach(distances)
+    near = distances[(distances > NEAREST_PAIR) & (distances < PRINT_REACH + .5)]
     grid = np.arange(1, PRINT_REACH, PRINT_STEP)
     return np.exp(-.5*((grid[:, None] - near)/PRINT_WIDTH)**2).sum(1)
 
@@ -342,12 +338,17 @@ def fit_in_words(residual:float)->str:
     return "explains most of the image" if residual < EXPLAINED else "does not explain the image"
 
 # %% ../nbs/61_rank.ipynb #6486b16e
+def _without_votes(proposal):
+    "What the model had to do with a contender that none of its answers at temperature 1 describes."
+    bold = proposal.origin == "model" # else its plane was solved
+    return f"an answer at temperature {proposal.temperature:g}" if bold else "heights written by the model"
+
 def _proposed(one, asked):
     "Who proposed a contender."
     said = []
     if "columns" in one.origins: said.append("columns solved from the image")
     if one.votes: said.append(f"{one.votes} of {asked} answers")
-    elif "model" in one.origins: said.append(f"an answer at temperature {one.proof.proposal.temperature:g}")
+    elif "model" in one.origins: said.append(_without_votes(one.proof.proposal))
     said += [f"template {o}" for o in one.origins if o not in ("columns", "model")][:1]
     return ", ".join(said)
 

@@ -4,29 +4,31 @@
 
 # %% auto #0
 __all__ = ['PROPOSERS', 'ON_TOP', 'RESTLESS_BUDGET', 'KNOWN_PLAN', 'WORTH_HEIGHTS', 'ANSWERS_TRIED', 'SHOWN_PER_PLANE',
-           'SETTLED_PER_PLANE', 'WATCHED', 'OFF_SCALE', 'PLANES', 'PLANE_GAP', 'RESTLESS_PLANES', 'GUESSED_PER_PLANE',
-           'ROUNDS', 'FINISH', 'TEMPLATES_TRIED', 'BOLDER', 'PredictError', 'resolved_formula', 'active_proposers',
-           'remembered', 'in_share', 'rising', 'scale_of', 'Search', 'lowest_of_each_size']
+           'SETTLED_PER_PLANE', 'WATCHED', 'OFF_SCALE', 'PLANES', 'PLANE_GAP', 'RESTLESS_PLANES', 'WRITTEN_PER_PLANE',
+           'GUESSED_PER_PLANE', 'ROUNDS', 'FINISH', 'TEMPLATES_TRIED', 'BOLDER', 'PredictError', 'resolved_formula',
+           'active_proposers', 'remembered', 'in_share', 'rising', 'scale_of', 'Search', 'lowest_of_each_size']
 
 # %% ../nbs/65_search.ipynb #2404c6f3
 from collections.abc import Callable
+from dataclasses import replace
 import numpy as np
 from fastcore.basics import patch
 from ase.calculators.calculator import Calculator
 from .core import MicroscopyGPTError
-from .crystal import typed_formula
+from .crystal import Slab, typed_formula
 from .observe import Observation
 from .chat import prompt_formula
 from .compact import CompactVLM, ModelError
 from .large_model import LargeVLM
 from .proof import Proposal, prove
-from .columns import ColumnError, composition, plane_cost
+from .columns import ColumnError, Columns, composition, plane_cost
 from .planes import solve_columns
 from .energies import Potential, PotentialError
 from .potentials import load_potential
 from .heights import FLAT_PLAN, flat, height_starts, relax_heights
 from .height_search import find_heights
-from .settle import restless, settle
+from .written import write_heights
+from .settle import SETTLE_PLAN, restless, settle
 from .rest import at_rest
 from .propose import merge_answers, propose_templates, prove_columns, with_heights
 from .rank import contender, merge_contenders, rank_merged
@@ -217,7 +219,8 @@ def _add_relaxed(self:Search, relaxed):
 def add_settled(self:Search, found:list # of `Relaxed`
                )->None:
     "Let the atoms of a restless plane go, fit them to the image again, and take them among the contenders."
-    slabs = [r.slab for r in restless(lowest_of_each_size(found, SETTLED_PER_PLANE))]
+    lowest = sorted(restless(lowest_of_each_size(found, SETTLED_PER_PLANE)), key=lambda r: r.energy)
+    slabs = [r.slab for r in lowest[:SETTLE_PLAN[0][0]]] # as many as are followed: their energies are known
     for r in lowest_of_each_size(self.compute(settle, slabs), SHOWN_PER_PLANE[1]): self._add_relaxed(r)
 
 # %% ../nbs/65_search.ipynb #6501f0c2
@@ -232,7 +235,7 @@ def off_scale(self:Search, found:list # of `Relaxed`, over the first plane
     if not self.watching or not found: return False
     ends = self.compute(at_rest, [r.slab for r in found[:WATCHED]])
     if not ends: return False
-    shift = scale_of(ends[0].slab.cell, found[0].slab.cell)
+    shift = scale_of(ends[0].slab.cell, found[ends[0].index].slab.cell)
     if not OFF_SCALE[0] < abs(shift) < OFF_SCALE[1]: return False
     self.shift = shift
     return True
@@ -251,25 +254,45 @@ def _solve(self:Search, start, end):
         return []
     return [p for p in planes if plane_cost(p) < plane_cost(planes[0]) + PLANE_GAP]
 
-# %% ../nbs/65_search.ipynb #65c00027
-GUESSED_PER_PLANE = 2 # arrangements of heights that each plane brings where no potential can tell them apart
+# %% ../nbs/65_search.ipynb #65c0002b
+WRITTEN_PER_PLANE = 2 # arrangements of heights that the model writes over a plane
 
 @patch
-def _add_plane(self:Search, plane, found, shown):
-    "Take the lowest arrangements of a plane among the contenders, and flat ones; guessed ones without a potential."
-    relaxed = lowest_of_each_size(found, shown) + self.compute(relax_heights, flat(plane), plan=FLAT_PLAN)
-    arranged = [(r.slab, r) for r in relaxed]
-    if not arranged: arranged = [(slab, None) for slab in height_starts(plane, self.seed)[:GUESSED_PER_PLANE]]
-    for slab, r in arranged:
-        self.contenders.append(contender(prove_columns(plane, slab, self.observation), self.area, r))
+def write_heights(self:Search, # noqa: F811 (a method)
+                  plane:Columns, vlm:"CompactVLM|LargeVLM|None")->list: # of `Slab`
+    "What the compact model writes over a plane, most probable first; none by other models."
+    if not isinstance(vlm, CompactVLM): return []
+    slab = Slab(plane.cell, plane.frac, np.zeros(len(plane.numbers)), plane.numbers)
+    return [slab._replace(z=z) for z in write_heights(vlm, self.observation, slab, WRITTEN_PER_PLANE, self.seed)]
+
+# %% ../nbs/65_search.ipynb #65c00027
+GUESSED_PER_PLANE = 2 # arrangements that each plane brings where neither a potential nor a model tells heights
+
+@patch
+def _add_arranged(self:Search, plane, slab, relaxed=None, origins=("columns",)):
+    "Take a plane with heights among the contenders."
+    proof = prove_columns(plane, slab, self.observation)
+    self.contenders.append(replace(contender(proof, self.area, relaxed), origins=origins))
+
+@patch
+def _add_plane(self:Search, plane, found, shown, written):
+    "Take the lowest arrangements of a plane, flat ones and those that the model wrote among the contenders."
+    lowest = lowest_of_each_size(found, shown) + self.compute(relax_heights, flat(plane), plan=FLAT_PLAN)
+    for r in lowest: self._add_arranged(plane, r.slab, r)
+    relaxed = {r.index: r for r in self.compute(relax_heights, written, plan=KNOWN_PLAN)}
+    for i, slab in enumerate(written):
+        r = relaxed.get(i)
+        self._add_arranged(plane, r.slab if r else slab, r, ("columns", "model"))
+    if lowest or written: return
+    for slab in height_starts(plane, self.seed)[:GUESSED_PER_PLANE]: self._add_arranged(plane, slab)
 
 # %% ../nbs/65_search.ipynb #65c00029
 ROUNDS = 5, 3 # of the search for heights over the first plane, and over each other one
 FINISH = ((8, 8), (4, 10)), ((6, 6), (2, 10)) # how many of each are followed to the end, for how many steps
 
 @patch
-def add_columns(self:Search, start:float, end:float)->None:
-    "Solve the planes, give them heights, and take them among the contenders."
+def add_columns(self:Search, start:float, end:float, vlm:"CompactVLM|LargeVLM|None"=None)->None:
+    "Solve the planes, give them heights, and take them among the contenders; a model writes heights as well."
     middle = start + .2*(end - start)
     planes, wanted, calm = self._solve(start, middle), PLANES, False
     for i, plane in enumerate(planes):
@@ -283,7 +306,8 @@ def add_columns(self:Search, start:float, end:float)->None:
         if not calm and self.patient():
             wanted = RESTLESS_PLANES
             self.add_settled(found)
-        self._add_plane(plane, found, SHOWN_PER_PLANE[place])
+        written = self.write_heights(plane, vlm) if i < PLANES else []
+        self._add_plane(plane, found, SHOWN_PER_PLANE[place], written)
 
 # %% ../nbs/65_search.ipynb #65c00031
 @patch
@@ -311,7 +335,7 @@ def _add_templates(self:Search, crystals):
 def run(self:Search, propose:tuple, vlm:"CompactVLM|LargeVLM|None", crystals:list, k:int)->list: # of `Candidate`
     "Proposals in the order of their cost, each with its proof; the ranked candidates."
     if crystals: self._add_templates(crystals)
-    if "columns" in propose: self.add_columns(.2, .6)
+    if "columns" in propose: self.add_columns(.2, .6, vlm)
     if self.shift: return []
     if vlm: self.add_known(self.ask(vlm, 1., .6, .8))
     merged = merge_contenders(self.possible())

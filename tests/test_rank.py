@@ -205,6 +205,11 @@ def test_a_bold_answer_says_its_temperature():
     one = made(temperature=1.4)
     assert "an answer at temperature 1.4" in describe(one, 32, context_of([one], 32))
 
+def test_heights_that_the_model_wrote_over_solved_columns_say_so():
+    one = replace(made(origin="columns", votes=0), origins=("columns", "model"))
+    said = describe(one, 32, context_of([one], 32))
+    assert "columns solved from the image, heights written by the model" in said and "heights come from the model" in said
+
 
 # ranking
 

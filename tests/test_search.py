@@ -1,0 +1,69 @@
+"One question on its way to an answer: which scale it is searched on, and what the model adds."
+import numpy as np
+import pytest
+
+from microscopygpt.compare import compare
+from microscopygpt.crystal import Slab, monolayer, to_slab
+from microscopygpt.heights import Relaxed
+from microscopygpt.micrograph import Micrograph
+from microscopygpt.model import load_model
+from microscopygpt.noise import render
+from microscopygpt.observe import observe
+from microscopygpt.planes import solve_columns
+from microscopygpt.search import Search, rising
+from microscopygpt.settle import SETTLE_PLAN
+
+MOSE2 = to_slab(monolayer("MoSe2"))
+
+@pytest.fixture(scope="module")
+def observation(): return observe(Micrograph(render(monolayer("MoSe2"), noise="paper", seed=1), .1, "simulated MoSe2"))
+
+def asked(observation):
+    "A search that may compute heights."
+    search = Search(observation, "MoSe2", "", 32, 0, rising(None))
+    search.use("chgnet")
+    return search
+
+def doubled(slab):
+    "The same crystal in a cell twice as large."
+    frac = np.concatenate([slab.frac/[1, 2], slab.frac/[1, 2] + [0, .5]])
+    return Slab(np.diag([1, 2])@slab.cell, frac, np.tile(slab.z, 2), np.tile(slab.numbers, 2))
+
+@pytest.mark.parametrize("order", ([0, 1], [1, 0]))
+def test_a_doubled_cell_at_rest_is_no_other_scale(observation, order):
+    search = asked(observation)
+    search.watching = True
+    slabs = [MOSE2, doubled(MOSE2)]
+    found = [Relaxed(slabs[i], -6.9, .01, .01, 0., i) for i in order]
+    assert not search.off_scale(found) and search.shift == 0
+
+def test_a_plane_that_rests_at_another_size_ends_the_search(observation):
+    search = asked(observation)
+    search.watching = True
+    found = [Relaxed(doubled(MOSE2)._replace(cell=.8*doubled(MOSE2).cell), -6.9, .01, .01, 0., 0)]
+    assert search.off_scale(found) and abs(search.shift - np.log(1/.8)) < .05
+
+def test_the_model_writes_heights_over_a_plane(observation):
+    search, vlm = asked(observation), load_model("compact")
+    plane = solve_columns(observation, "MoSe2")[0]
+    assert search.write_heights(plane, None) == [], "without a model nothing is written"
+    search._add_plane(plane, [], 1, search.write_heights(plane, vlm))
+    assert all(c.relaxed for c in search.contenders) and ("columns", "model") in {c.origins for c in search.contenders}
+    assert any(compare(monolayer("MoSe2"), c.proof.atoms).solved for c in search.contenders)
+
+def test_without_a_potential_the_model_guesses_heights(observation):
+    search = Search(observation, "MoSe2", "", 32, 0, rising(None))
+    plane = solve_columns(observation, "MoSe2")[0]
+    written = search.write_heights(plane, load_model("compact"))
+    search._add_plane(plane, [], 1, written)
+    assert len(search.contenders) == len(written) and not any(c.relaxed for c in search.contenders)
+    assert compare(monolayer("MoSe2"), search.contenders[0].proof.atoms).solved
+    search._add_plane(plane, [], 1, [])
+    assert len(search.contenders) > len(written), "without a model a pair potential guesses"
+
+def test_only_as_many_arrangements_settle_as_are_followed(observation):
+    search, seen = asked(observation), []
+    search.compute = lambda how, slabs, **options: seen.append(slabs) or []
+    found = [Relaxed(slab, -i/10, .01, 1., 0., i) for slab in (MOSE2, doubled(MOSE2)) for i in range(8)]
+    search.add_settled(found)
+    assert len(seen[0]) == SETTLE_PLAN[0][0] < 12
