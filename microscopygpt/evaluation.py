@@ -27,8 +27,8 @@ from .large_model import LargeVLM
 from .model import load_model
 from .potentials import load_potential
 from .search import PROPOSERS, active_proposers, remembered
-from .solve import guess, predict
-from .propose import local_crystals
+from .solve import predict
+from .propose import guess, local_crystals
 from .scan import RAW_NOISE, SCANS, scan_image
 from .noise import render
 from .metrics import Report, rounded_or_none, make_report, score_answers

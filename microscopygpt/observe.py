@@ -252,14 +252,18 @@ def _on_cell(lattice, cell):
     undo = np.linalg.solve(lattice.cell, cell)
     return replace(lattice, cell=cell, alternatives=[a._replace(cell=a.cell@undo) for a in lattice.alternatives])
 
+def _growth(cell, other):
+    "The ratio of the areas of two cells (2, 2)."
+    return abs(np.linalg.det(other)/np.linalg.det(cell))
+
 # %% ../nbs/22_observe.ipynb #08747fe0
 @patch
 def onto(self:Observation,
          cell:np.ndarray, # (2, 2) Å, same basis as the lattice's
-         astigmatism:"np.ndarray|None"=None # (2, 2) Å²; None keeps it
+         astigmatism:"np.ndarray|None"=None # (2, 2) Å²; None keeps it, grown with the area of the cell
         )->Observation:
     "The same view, its lattice corrected onto a cell."
-    probe = self.astigmatism if astigmatism is None else astigmatism
+    probe = self.astigmatism*_growth(self.lattice.cell, cell) if astigmatism is None else astigmatism
     return replace(self, lattice=_on_cell(self.lattice, cell), measured=self.measured or self.lattice,
                    astigmatism=probe, _kept={})
 

@@ -187,12 +187,13 @@ class Orbits:
     "The orbits of a plane group in a cell, and what an atom of unit weight on each adds to the image's coefficients."
     def __init__(self, operations:list, # with `turn` and `shift`
                  cell:np.ndarray, # (2, 2) Å
-                 observation:Observation):
+                 observation:Observation,
+                 variance:"float|None"=None): # Å², of the probe; None takes that of the imaging
         hk, g, self.seen, _ = observation.coefficients(cell)
         self.cell, self.power = cell, observation.imaging.contrast_exponent
         self.images, share = _distinct_orbits(operations, cell) # (p, operations, 2), (p,)
         self.sizes = len(operations)//share # (p,) places of each orbit
-        probe = np.exp(-2*np.pi**2*observation.imaging.probe_variance*(g**2).sum(1))
+        probe = np.exp(-2*np.pi**2*(variance or observation.imaging.probe_variance)*(g**2).sum(1))
         waves = np.exp(-2j*np.pi*self.images@hk.T).sum(1)/share[:, None]
         self.waves = (waves*probe).astype(np.complex64) # (p, m)
 
@@ -339,12 +340,14 @@ def symmetric_planes(observation:Observation, cell:np.ndarray, # (2, 2) Å, redu
                      units:int, # formula units in the cell
                      groups:list, # of `ImageGroup`
                      best:float=np.inf, # cost of the best plane so far
-                     seed:int=0)->list: # of `Columns`
+                     seed:int=0,
+                     variance:"float|None"=None # Å², of the probe; None takes that of the imaging
+                    )->list: # of `Columns`
     "The planes of a composition that have one of the symmetries of the image."
     planes, least = [], size_cost(numbers, cell)
     for group in groups[:GROUPS_TRIED]:
         if group.bound + least > best + PROMISING: break
-        found = search_orbits(Orbits(group.operations, cell, observation), numbers, seed)
+        found = search_orbits(Orbits(group.operations, cell, observation, variance), numbers, seed)
         planes += [_fitted_plane(group, frac, kinds, cell, numbers, observation, units) for _, frac, kinds in found]
         best = min([best, *map(plane_cost, planes)])
     return planes
@@ -360,7 +363,8 @@ def planes_of(observation:Observation, cell:np.ndarray, # (2, 2) Å, reduced
     fits = solve_cell(cell, numbers, observation, seed)
     found = [symmetric_columns(fit, cell, numbers, observation, units) for fit in fits]
     best = min([best, *map(plane_cost, found)])
-    return found + symmetric_planes(observation, cell, numbers, units, groups, best, seed)
+    variance = min(fits, key=lambda fit: fit.residual).probe_variance
+    return found + symmetric_planes(observation, cell, numbers, units, groups, best, seed, variance)
 
 # %% ../nbs/43_planes.ipynb #68e07b24
 def close_ones(planes:list, # of `Columns`

@@ -6,7 +6,7 @@
 __all__ = ['SAME_ANSWER', 'SAME_AREA', 'mendeleev_numbers', 'counts_of', 'CELL_GROWTH', 'AREA_COST', 'STRAIN_COST',
            'CHEMISTRY_COST', 'MOST_STRAIN', 'MOST_RISE', 'NO_STRAIN', 'same_description', 'as_written', 'average',
            'merge_answers', 'exchanges', 'substitutions', 'resized', 'propose_templates', 'local_crystals',
-           'with_heights', 'prove_columns']
+           'with_heights', 'prove_columns', 'answers_without_image', 'guess', 'area_of_unit']
 
 # %% ../nbs/60_propose.ipynb #01560241
 import hashlib, itertools, warnings
@@ -17,14 +17,18 @@ from pathlib import Path
 import numpy as np
 from ase.data import covalent_radii
 from pymatgen.core import Element
-from .chat import ChatError, parse_answer
-from .columns import Columns, plane_cost
-from .crystal import Atoms, CrystalError, Slab, canonical, parse_formula, to_slab
+from .chat import ChatError, make_prompt, parse_answer
+from .columns import Columns, composition, plane_cost
+from .compact import CompactVLM
+from .crystal import (Atoms, CrystalError, Slab, canonical, from_slab, parse_formula, reduced_formula,
+                                   standardize, to_slab)
 from .data import SOURCES, Crystal, database_file, have_database, load_crystals, read_crystals, save_crystals
 from .heights import Relaxed
+from .large_model import LargeVLM
+from .model import load_model
 from .observe import Observation
 from .refine import Placement, strains
-from .proof import Proof, Proposal, crowding, most_symmetric, n_operations
+from .proof import Proof, Proposal, crowding, most_symmetric, n_operations, symmetrize
 
 # %% ../nbs/60_propose.ipynb #3d201273
 SAME_ANSWER = .45 # Å, in the plane and across it
@@ -191,3 +195,27 @@ def prove_columns(plane:Columns, slab:Slab, observation:Observation, most_rise:f
     placement = Placement(cell=slab.cell, **NO_STRAIN)
     proposal = Proposal(slab, "columns", -plane_cost(plane), 0)
     return Proof(proposal, exact, residual, fit, placement, slab, crowding(exact), 0, n_operations(exact))
+
+# %% ../nbs/60_propose.ipynb #67c00010
+def answers_without_image(vlm:"CompactVLM|LargeVLM", # a loaded model
+                          formula:str, seed:int=0)->list: # of `Proposal`, most votes first
+    "What a model says of a formula when it is shown no image."
+    prompt = make_prompt(formula, dialect=vlm.dialect)
+    return merge_answers(*vlm.generate([None], [prompt], k=32, seed=seed), formula)
+
+# %% ../nbs/60_propose.ipynb #a03499b4
+def guess(formula:str, model:"str|CompactVLM|LargeVLM"="compact", # name, folder or loaded model
+          k:int=5, seed:int=0)->list: # of `Atoms`, most votes first
+    "What the model says of a formula when it is shown no image."
+    formula = reduced_formula(formula)
+    merged = answers_without_image(load_model(model), formula, seed)
+    return [standardize(from_slab(symmetrize(p.slab)), symprec=.1) for p in merged[:k]]
+
+# %% ../nbs/60_propose.ipynb #67c00014
+def area_of_unit(vlm:"CompactVLM|LargeVLM", formula:str, seed:int=0)->"float|None": # Å²; None without an answer
+    "The area of a formula unit without an image: the median over the model's answers."
+    areas = []
+    for proposal in answers_without_image(vlm, formula, seed):
+        units = len(proposal.slab.z)/len(composition(formula))
+        areas += proposal.votes*[abs(np.linalg.det(proposal.slab.cell))/units]
+    return float(np.median(areas)) if areas else None

@@ -8,6 +8,7 @@ from microscopygpt.crystal import cell_lengths
 from microscopygpt.heights import Relaxed
 from microscopygpt.fourier import LatticeError
 from microscopygpt.micrograph import Micrograph
+from microscopygpt.noise import Noise
 from microscopygpt.energies import Potential
 from microscopygpt.potentials import load_potential
 from microscopygpt.scan import Scan, scan_image
@@ -35,6 +36,22 @@ def test_planes_cover_the_cell_as_usual(planes):
     costs = [p.cost for p in planes]
     assert costs == sorted(costs) and all(p.level >= p.plane.residual for p in planes)
     for p in planes: assert covering(p.plane.numbers, p.plane.cell) == pytest.approx(COVERING, rel=.02)
+
+@pytest.mark.parametrize("scale", [.6, 1.5])
+def test_an_elongated_probe_stays_the_same_on_another_scale(unscaled, scale):
+    cell = unscaled.lattice.cell
+    elongated = unscaled.onto(cell, np.array([[.1, .04], [.04, -.1]]))
+    resized = elongated.onto(cell*scale)
+    assert resized.astigmatism == pytest.approx(elongated.astigmatism*scale**2)
+    assert resized.coefficients(cell*scale)[2] == pytest.approx(elongated.coefficients(cell)[2])
+
+def test_an_elongated_probe_hides_no_number_of_formula_units():
+    elongated = Noise(blur=.1, astigmatism=.5, background=.3, read_noise=.05)
+    image, _ = scan_image(MOS2, Scan(affine=.06), elongated, 3)
+    seen = observe_unscaled(Micrograph(image))
+    assert np.abs(np.linalg.eigvalsh(seen.astigmatism)).max() > .05
+    first = unscaled_planes(seen, "MoS2")[0].plane
+    assert first.units == 1 and first.residual < .15 and len(first.operations) >= 6
 
 def test_a_plane_finds_its_scale(unscaled, planes):
     found = scale_at_rest(planes[:1], load_potential("chgnet"))[0]

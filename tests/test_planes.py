@@ -4,8 +4,9 @@ from test_columns import photographed
 from microscopygpt.columns import composition, plane_cost
 from microscopygpt.crystal import reduce_cell
 from microscopygpt.plane_groups import nearest_vectors, plane_operations
+from microscopygpt.noise import Noise
 from microscopygpt.planes import (Orbits, different, image_groups, image_operations, moved, partitions, search_orbits,
-                                  solve_columns, symmetric_planes, with_images)
+                                  planes_of, solve_columns, symmetric_planes, with_images)
 from microscopygpt.refine import fit_positions, free_directions
 
 HEXAGONAL = np.array([[3.3, 0], [-1.65, 2.858]])
@@ -90,3 +91,14 @@ def test_planes_that_a_better_one_already_is_are_left_out():
     assert len(different(planes + planes)) == len(planes)
     costs = [plane_cost(p) for p in planes]
     assert costs == sorted(costs) and len(planes[0].operations) == 6 and planes[0].units == 1
+
+def test_orbits_are_sought_with_the_probe_that_columns_have():
+    observation = photographed(*MOS2, noise=Noise(blur=.5, read_noise=.1))
+    cell, numbers = reduce_cell(observation.lattice.cell)[0], composition("MoS2")
+    groups = image_groups(observation, cell)
+    found = [search_orbits(Orbits(groups[0].operations, cell, observation, variance), numbers)[0][0]
+             for variance in (None, .27 + .5**2)]
+    assert found[1] < .5*found[0], "a probe of the right width leaves less"
+    both = [p for p in planes_of(observation, cell, numbers, 1, groups) if len(p.operations) >= 6]
+    apart = nearest_vectors(both[0].frac[1] - both[0].frac[2])@cell
+    assert np.linalg.norm(apart) < .2, "sulfur stands above sulfur"

@@ -14,7 +14,8 @@ from microscopygpt.model import load_model
 from microscopygpt.energies import Potential, PotentialError
 from microscopygpt.search import PROPOSERS, PredictError
 from microscopygpt.prediction import heights_of, proposers_of
-from microscopygpt.solve import guess, predict
+from microscopygpt.propose import guess
+from microscopygpt.solve import predict
 from microscopygpt.proof import Proposal, prove
 from microscopygpt.scan import Scan, scan_image
 from microscopygpt.noise import render
