@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['SOLVED', 'TIGHT', 'MATCH_TOLERANCE', 'FLAT_CELL', 'LENGTH_TOLERANCE', 'ANGLE_TOLERANCE', 'SUPERPOSED_VACUUM',
-           'Comparison', 'Prepared', 'prepare', 'matched_rmsd', 'compare', 'Superposition', 'superpose']
+           'PRINT_REACH', 'PRINT_STEP', 'PRINT_WIDTH', 'NEAREST_PAIR', 'ALIKE', 'Comparison', 'Prepared', 'prepare',
+           'matched_rmsd', 'compare', 'Superposition', 'superpose', 'fingerprint', 'alike']
 
 # %% ../nbs/02_compare.ipynb #e523e7c6
+import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 import numpy as np
@@ -215,3 +217,36 @@ def superpose(reference:Atoms, other:Atoms, # of the same formula
         raise CrystalError(f"These two crystals have no common description: {len(r)} and {len(o)} atoms in cells of "
                            f"{r.volume/c:.1f} and {o.volume/c:.1f} Å².")
     return _superposition(slabs[0], found, r, c)
+
+# %% ../nbs/02_compare.ipynb #9f7eba53
+PRINT_REACH, PRINT_STEP, PRINT_WIDTH = 5.5, .1, .12 # Å
+NEAREST_PAIR = .3 # Å; nearer is an atom to itself
+
+def _pair_distances(slab):
+    "Distances (n, n, 25) Å from each atom to each atom of the cells around."
+    shifts = np.array(list(itertools.product(range(-2, 3), repeat=2)))
+    xy = (slab.frac[:, None, None] - slab.frac[None, :, None] + shifts)@slab.cell
+    return np.sqrt((xy**2).sum(-1) + ((slab.z[:, None] - slab.z)**2)[:, :, None])
+
+# %% ../nbs/02_compare.ipynb #0756c5f4
+def _histogram(distances):
+    "How many distances there are along the reach of a fingerprint, smoothed."
+    near = distances[(distances > NEAREST_PAIR) & (distances < PRINT_REACH + .5)]
+    grid = np.arange(1, PRINT_REACH, PRINT_STEP)
+    return np.exp(-.5*((grid[:, None] - near)/PRINT_WIDTH)**2).sum(1)
+
+# %% ../nbs/02_compare.ipynb #9c8779ca
+def fingerprint(slab:Slab)->np.ndarray:
+    "Distances between each pair of elements, smoothed."
+    d, elements = _pair_distances(slab), np.unique(slab.numbers)
+    histograms = []
+    for a, b in itertools.combinations_with_replacement(elements, 2):
+        histograms.append(_histogram(d[np.ix_(slab.numbers == a, slab.numbers == b)].ravel()))
+    return np.concatenate(histograms)/len(slab.z)
+
+# %% ../nbs/02_compare.ipynb #61c00005
+ALIKE = .985 # cosine between the fingerprints of two descriptions of one crystal
+
+def alike(a:np.ndarray, b:np.ndarray)->bool:
+    "Whether two fingerprints are of one crystal."
+    return len(a) == len(b) and a@b/(np.linalg.norm(a)*np.linalg.norm(b) + 1e-9) > ALIKE

@@ -5,12 +5,13 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from microscopygpt.crystal import Slab, cell_from_lengths, to_slab
-from microscopygpt.compare import compare
+from microscopygpt.compare import alike, compare, fingerprint
 from microscopygpt.heights import Relaxed
-from microscopygpt.rank import (FEATURES, JUDGES, LEAST_ODDS, LOWEST_TAUGHT, Context, Contender, alike, confidences,
-                                contender, context_of, describe, features, fingerprint, fit_confidence, fit_in_words,
+from microscopygpt.rank import (FEATURES, JUDGES, LEAST_ODDS, LOWEST_TAUGHT, Context, Contender, confidences,
+                                contender, context_of, describe, features, fit_confidence, fit_in_words,
                                 merge_contenders, primitive, rank, scores)
 from microscopygpt.refine import Fit, Placement
+from microscopygpt.rest import Inferred
 from microscopygpt.proof import Proof, Proposal, crowding, n_operations
 
 quick = settings(max_examples=20, deadline=None)
@@ -56,6 +57,17 @@ def test_one_crystal_brought_by_several_is_one_contender():
     assert len(first.origins) == 3 and second.votes == 2 and second.origins == ("model",)
     assert first.proof.residual == .02, "the one that fits best stands for all"
     assert atoms.num_atoms == 3
+
+def test_what_becomes_one_crystal_at_rest_is_listed_once():
+    "An arrangement that explained the image poorly falls into the one that explains it well."
+    def at_rest(placed, score):
+        for one in placed:
+            one.inferred = Inferred(CELL, None, dict(exact=1.), 0.)
+            one.proof = proof_of(H2, one.proof.residual) if one.proof.residual < .5 else one.proof
+    contenders = [made(energy=-6.5), made(leaning(.6), residual=.3, energy=-6.3), made(T1, residual=.6, energy=-6.2)]
+    assert len(merge_contenders(contenders)) == 3
+    listed = rank(contenders, 32, place=at_rest)
+    assert [c.residual for c in listed] == [.02, .6]
 
 def leaning(by):
     "MoS2 whose sulphur stands off its place (Å along a)."
