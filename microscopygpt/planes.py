@@ -187,8 +187,7 @@ class Orbits:
     "The orbits of a plane group in a cell, and what an atom of unit weight on each adds to the image's coefficients."
     def __init__(self, operations:list, # with `turn` and `shift`
                  cell:np.ndarray, # (2, 2) Å
-                 observation:Observation,
-                 variance:"float|None"=None): # Å², of the probe; None takes that of the imaging
+                 observation:Observation, variance:"float|None"=None): # Å², of the probe; None takes the imaging's
         hk, g, self.seen, _ = observation.coefficients(cell)
         self.cell, self.power = cell, observation.imaging.contrast_exponent
         self.images, share = _distinct_orbits(operations, cell) # (p, operations, 2), (p,)
@@ -340,8 +339,7 @@ def symmetric_planes(observation:Observation, cell:np.ndarray, # (2, 2) Å, redu
                      units:int, # formula units in the cell
                      groups:list, # of `ImageGroup`
                      best:float=np.inf, # cost of the best plane so far
-                     seed:int=0,
-                     variance:"float|None"=None # Å², of the probe; None takes that of the imaging
+                     seed:int=0, variance:"float|None"=None # Å², of the probe; None takes the imaging's
                     )->list: # of `Columns`
     "The planes of a composition that have one of the symmetries of the image."
     planes, least = [], size_cost(numbers, cell)
@@ -420,9 +418,8 @@ def _trials(observation, formula, max_atoms)->list: # of `_Trial`, least costly 
     found = [_Trial(which, *one, units, composition(formula, units)) for which, one in enumerate(cells)
              for units in plausible_units(formula, one[0], max_atoms)]
     if found: return sorted(found, key=lambda trial: trial.cost)[:UNITS_TRIED]
-    area = abs(np.linalg.det(cells[0][0]))
     raise ColumnError(f"No number of {formula} units up to {max_atoms} atoms fits into the measured cell of "
-                      f"{area:.1f} Å²: check the formula and the pixel size.")
+                      f"{abs(np.linalg.det(cells[0][0])):.1f} Å²: check the formula and the pixel size.")
 
 # %% ../nbs/43_planes.ipynb #029b22b6
 TOO_COSTLY = 2.2 # planes that cost so much more than the best are not followed
