@@ -24,8 +24,8 @@ from .crystal import reduce_cell, reduced_formula, to_slab
 from .frame_columns import ADATOM_Z, FittedFrame, beyond_the_edge, fitted_frame
 from .micrograph import Micrograph, read_micrograph
 from .observe import pixel_size_from_lattice
-from .occupancy import (FLAW, contrast_exponent, discoveries, intensity_of, is_dirty, mixture, occupants,
-                                     slow_gain)
+from .occupancy import (FLAW, contrast_exponent, discoveries, exchangeable, intensity_of, is_dirty,
+                                     mixture, occupants, slow_gain)
 from .prediction import Prediction
 from .register import SitesError, laid_as, lay
 
@@ -335,7 +335,7 @@ def judged(of:FittedFrame,
     return Sites(of.micrograph, of.atoms, of.grains, of.columns, **rows, power=power, power_error=power_error,
                  profile=of.fit.profile, options=options, fit=of.fit,
                  elements=tuple(chemical_symbols[z] for z in named), density=density, false_discoveries=rate,
-                 notes=[*of.micrograph.warnings, *_limits(calls), *at_rim])
+                 notes=[*of.micrograph.warnings, *exchangeable(levels, of.kinds), *_limits(calls), *at_rim])
 
 # %% ../nbs/93_sites.ipynb #a13d425b
 @patch
