@@ -138,10 +138,10 @@ def contrast_exponent(levels:np.ndarray, # (k,) mean intensity of each kind of c
     least = misfit.min()
     return *_mean_and_spread(EXPONENTS, np.exp(-.5*(misfit - least))), float(least)
 
-# %% ../nbs/92_occupancy.ipynb #a7227969
+# %% ../nbs/92_occupancy.ipynb #0222eb9e
 NEARLY = 1.15 # ratio of the levels of two kinds of columns, below which a detector may turn their order
-EXCHANGEABLE = ("{} and {} columns are almost equally bright: which is which rests on the contrast of the detector, and "
-                "the crystal may be turned over.")
+EXCHANGEABLE = ("{} and {} columns are almost equally bright: which is which rests on the contrast of the detector, "
+                "and the crystal may be turned over.")
 
 def exchangeable(levels:np.ndarray, # (k,) mean intensity of each kind of column, any unit
                  columns:list # of k tuples of atomic numbers
