@@ -213,6 +213,13 @@ def test_without_records(report, tmp_path):
     page = Page(page_of.html(read_report(tmp_path/"scores.json"), structures, [report]))
     assert not page.rows and "not at hand" in page.all("main")[0]["text"] and len(page.all("figure")) == 3
 
+def test_a_keyboard_reaches_every_plot_and_landmarks_have_names(report):
+    "A page may stand in a frame of another, whose landmarks have names of their own."
+    page = Page(page_of.html(report))
+    plots = page.all("div", **{"class": "plot"})
+    assert len(plots) > 2 and all(p["attrs"].get("tabindex") == "0" and p["attrs"].get("aria-label") for p in plots)
+    assert all(e["attrs"].get("aria-label") for tag in ("main", "nav") for e in page.all(tag))
+
 @pytest.mark.parametrize("failure", ["", "missing"])
 def test_all_alike(failure):
     one = made([record(i, failure) for i in range(0, 6, 2)])
