@@ -70,11 +70,16 @@ class _Equations(NamedTuple):
     mesh: _Background
 
 # %% ../nbs/88_column_fit.ipynb #096bdf66
+def _with_columns_times(matrix, factor):
+    "A sparse matrix (m, n) with each of its columns times a factor (n,)."
+    return sparse.csc_matrix((matrix.data*np.repeat(factor, np.diff(matrix.indptr)), matrix.indices, matrix.indptr),
+                             matrix.shape)
+
 def _equations(image, parts, expected, mesh, weight):
     "The normal equations of an image: intensities, displacements times intensity over expected, background."
-    n, scale = len(expected), sparse.diags(expected)
-    A = sparse.hstack([parts[0], parts[1]@scale, parts[2]@scale, mesh.tents], format="csc")
-    At = A.T@sparse.diags(weight)
+    n, moves = len(expected), [_with_columns_times(part, expected) for part in parts[1:]]
+    A = sparse.hstack([parts[0], *moves, mesh.tents], format="csc")
+    At = sparse.csc_matrix((A.data*weight[A.indices], A.indices, A.indptr), A.shape).T
     normal = (At@A).tocsc()
     held = np.zeros(normal.shape[0])
     held[:n] = OUTSIDE*np.median(normal.diagonal()[:n])

@@ -24,7 +24,7 @@ from .proof import Proof, Proposal, prove
 from .refine import correlation_map, structure_factors
 from .stem import orientation
 from .straighten import observe_scan
-from .windows import MATCH, followed, local_coefficients, pattern_of, strongest_waves
+from .windows import MATCH, WINDOW, followed, local_coefficients, pattern_of, strongest_waves
 
 # %% ../nbs/87_register.ipynb #20bb7e47
 ENOUGH_PIXELS = 1e6 # to find the percentiles of a large frame
@@ -181,6 +181,21 @@ def _regular(grain, used)->Grain:
     return Grain(slab, (grain.shift - xy@E)@undo, grain.quality, grain.x, grain.y)
 
 # %% ../nbs/87_register.ipynb #5d5168e9
+def _followed_from(seed, image, pixel_size, slab, variance)->Grain:
+    "A crystal followed from a seed (2,) Å."
+    pattern = pattern_of(slab, variance)
+    _, x, y = windows = local_coefficients(image, pixel_size, pattern.g)
+    node = int(np.abs(y - seed[1]).argmin()), int(np.abs(x - seed[0]).argmin())
+    return Grain(slab, *followed(windows, pattern, node), x, y)
+
+def _corrected(seed, image, pixel_size, slab, variance)->Slab:
+    "The crystal on the cell that it has around a seed (2,) Å."
+    reach = int((NEAR + 3*WINDOW)/pixel_size)
+    left, top = (max(0, int(at/pixel_size) - reach) for at in seed)
+    seed = seed - np.array([left, top])*pixel_size
+    grain = _followed_from(seed, image[top:top + 2*reach, left:left + 2*reach], pixel_size, slab, variance)
+    return _regular(grain, np.hypot(grain.y[:, None] - seed[1], grain.x - seed[0]) < NEAR).slab
+
 def grown(image:np.ndarray, # (h, w), mean zero
           pixel_size:float, # Å/px
           slab:Slab, # on the cell that it has near the seed
@@ -188,13 +203,8 @@ def grown(image:np.ndarray, # (h, w), mean zero
           seed:np.ndarray # (2,) Å, x and y of a place where it lies
          )->Grain:
     "A crystal followed from a seed over all of the frame that it covers."
-    for _ in range(2):
-        pattern = pattern_of(slab, variance)
-        _, x, y = windows = local_coefficients(image, pixel_size, pattern.g)
-        node = int(np.abs(y - seed[1]).argmin()), int(np.abs(x - seed[0]).argmin())
-        grain = Grain(slab, *followed(windows, pattern, node), x, y)
-        slab = _regular(grain, np.hypot(y[:, None] - seed[1], x - seed[0]) < NEAR).slab
-    return grain
+    slab = _corrected(seed, image, pixel_size, slab, variance)
+    return _followed_from(seed, image, pixel_size, slab, variance)
 
 # %% ../nbs/87_register.ipynb #04d182d0
 SAME_IMAGE = .97 # correlation, above which two crystals give one image
