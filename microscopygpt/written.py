@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np, torch
 from ase.data import chemical_symbols
 from .chat import HEIGHTS, to_compact
+from .chgnet import small_graphs
 from .compact import END, VOCABULARY, CompactVLM, word_ids
 from .crystal import Slab, element_order, equivalent_bases, from_slab, reduced_formula
 from .heights import centred, distinct
@@ -108,7 +109,7 @@ def write_heights(vlm:CompactVLM, observation:Observation,
     rng = np.random.default_rng(seed)
     planes, formula = _descriptions(slab, ROWS, rng), reduced_formula(from_slab(slab))
     given = vlm.inputs(formula, vlm.sides(observation, ROWS, rng))
-    with torch.random.fork_rng(devices=[]):
+    with small_graphs(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         rows, log_p = vlm.model.generate(**given, grammar=PlaneGrammar(planes))
     z = centred(np.array([_heights_in(plane, row) for plane, row in zip(planes, rows.tolist())]))
