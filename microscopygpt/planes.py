@@ -186,8 +186,7 @@ def _distinct_orbits(operations, cell)->tuple: # images (p, operations, 2), shar
 class Orbits:
     "The orbits of a plane group in a cell, and what an atom of unit weight on each adds to the image's coefficients."
     def __init__(self, operations:list, # with `turn` and `shift`
-                 cell:np.ndarray, # (2, 2) Å
-                 observation:Observation,
+                 cell:np.ndarray, observation:Observation, # (2, 2) Å
                  variance:"float|None"=None): # Å², of the probe; None takes that of the imaging
         hk, g, self.seen, _ = observation.coefficients(cell)
         self.cell, self.power = cell, observation.imaging.contrast_exponent
@@ -336,12 +335,10 @@ def _fitted_plane(group, frac, kinds, cell, numbers, observation, units)->Column
     return Columns(cell, fit.frac % 1, numbers, fit.residual, fit, operations, units)
 
 def symmetric_planes(observation:Observation, cell:np.ndarray, # (2, 2) Å, reduced
-                     numbers:np.ndarray, # (n,) element by element
-                     units:int, # formula units in the cell
+                     numbers:np.ndarray, units:int, # (n,) element by element; formula units in the cell
                      groups:list, # of `ImageGroup`
                      best:float=np.inf, # cost of the best plane so far
-                     seed:int=0,
-                     variance:"float|None"=None # Å², of the probe; None takes that of the imaging
+                     seed:int=0, variance:"float|None"=None # Å², of the probe; None takes that of the imaging
                     )->list: # of `Columns`
     "The planes of a composition that have one of the symmetries of the image."
     planes, least = [], size_cost(numbers, cell)
@@ -363,7 +360,7 @@ def planes_of(observation:Observation, cell:np.ndarray, # (2, 2) Å, reduced
     fits = solve_cell(cell, numbers, observation, seed)
     found = [symmetric_columns(fit, cell, numbers, observation, units) for fit in fits]
     best = min([best, *map(plane_cost, found)])
-    variance = min(fits, key=lambda fit: fit.residual).probe_variance
+    variance = min((fit.residual, fit.probe_variance) for fit in fits)[1]
     return found + symmetric_planes(observation, cell, numbers, units, groups, best, seed, variance)
 
 # %% ../nbs/43_planes.ipynb #68e07b24
