@@ -1,6 +1,7 @@
 "The main job on simulated micrographs that the model was not trained on, and what it makes of trouble."
 import json, os
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np, pytest
 from microscopygpt.chat import make_prompt, parse_answer
 from microscopygpt.crystal import FormulaError, parse_formula
@@ -15,7 +16,7 @@ from microscopygpt.energies import Potential, PotentialError
 from microscopygpt.search import PROPOSERS, PredictError
 from microscopygpt.prediction import heights_of, proposers_of
 from microscopygpt.propose import guess
-from microscopygpt.solve import predict
+from microscopygpt.solve import PATIENCE, STOPPED, Attempt, ScaleTrials, predict, second_attempt
 from microscopygpt.proof import Proposal, prove
 from microscopygpt.scan import Scan, scan_image
 from microscopygpt.noise import render
@@ -311,3 +312,13 @@ def test_a_pixel_size_along_each_axis_is_used_once():
     prediction = predict(flat, pixel_size=(.1, .104), elements="Mo,Se", propose="columns", heights=None, k=1)
     assert prediction.micrograph.pixel_size == pytest.approx(.1, rel=.05) and prediction.micrograph.shape[1] > prediction.micrograph.shape[0]
     assert sum("resampled" in w for w in prediction.micrograph.warnings) == 1
+
+@pytest.mark.parametrize("spent, tried", [(PATIENCE - 1, True), (PATIENCE, False)])
+def test_a_hopeless_image_stops_with_what_it_has(spent, tried, monkeypatch):
+    question = SimpleNamespace(potential=SimpleNamespace(effort=spent + 7.), effort=7., unscaled=None)
+    trials = ScaleTrials(question, Micrograph(np.eye(8), .1), Imaging(), run=None)
+    asked = []
+    monkeypatch.setattr("microscopygpt.solve.without_its_scale", lambda trials, attempt: asked.append(attempt) or attempt)
+    nothing = Attempt(SimpleNamespace(notes=[], observation=None), [])
+    assert second_attempt(trials, nothing) is nothing
+    assert bool(asked) == tried and nothing.search.notes == ([] if tried else [STOPPED])
