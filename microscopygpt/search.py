@@ -276,14 +276,12 @@ def _add_arranged(self:Search, plane, slab, relaxed=None, origins=("columns",)):
 
 @patch
 def _add_plane(self:Search, plane, found, shown, written):
-    "Take the lowest arrangements of a plane, flat ones and those that the model wrote among the contenders."
+    "Take the lowest arrangements of a plane and flat ones among the contenders; else those that the model wrote."
     lowest = lowest_of_each_size(found, shown) + self.compute(relax_heights, flat(plane), plan=FLAT_PLAN)
     for r in lowest: self._add_arranged(plane, r.slab, r)
-    relaxed = {r.index: r for r in self.compute(relax_heights, written, plan=KNOWN_PLAN)}
-    for i, slab in enumerate(written):
-        r = relaxed.get(i)
-        self._add_arranged(plane, r.slab if r else slab, r, ("columns", "model"))
-    if lowest or written: return
+    if lowest: return
+    for slab in written: self._add_arranged(plane, slab, origins=("columns", "model"))
+    if written: return
     for slab in height_starts(plane, self.seed)[:GUESSED_PER_PLANE]: self._add_arranged(plane, slab)
 
 # %% ../nbs/65_search.ipynb #65c00029
@@ -292,7 +290,7 @@ FINISH = ((8, 8), (4, 10)), ((6, 6), (2, 10)) # how many of each are followed to
 
 @patch
 def add_columns(self:Search, start:float, end:float, vlm:"CompactVLM|LargeVLM|None"=None)->None:
-    "Solve the planes, give them heights, and take them among the contenders; a model writes heights as well."
+    "Solve the planes, give them heights, and take them among the contenders."
     middle = start + .2*(end - start)
     planes, wanted, calm = self._solve(start, middle), PLANES, False
     for i, plane in enumerate(planes):
@@ -306,7 +304,7 @@ def add_columns(self:Search, start:float, end:float, vlm:"CompactVLM|LargeVLM|No
         if not calm and self.patient():
             wanted = RESTLESS_PLANES
             self.add_settled(found)
-        written = self.write_heights(plane, vlm) if i < PLANES else []
+        written = [] if found or i >= PLANES else self.write_heights(plane, vlm)
         self._add_plane(plane, found, SHOWN_PER_PLANE[place], written)
 
 # %% ../nbs/65_search.ipynb #65c00031

@@ -43,12 +43,11 @@ def test_a_plane_that_rests_at_another_size_ends_the_search(observation):
     found = [Relaxed(doubled(MOSE2)._replace(cell=.8*doubled(MOSE2).cell), -6.9, .01, .01, 0., 0)]
     assert search.off_scale(found) and abs(search.shift - np.log(1/.8)) < .05
 
-def test_the_model_writes_heights_over_a_plane(observation):
+def test_beside_a_potential_the_model_writes_no_heights(observation):
     search, vlm = asked(observation), load_model("compact")
-    plane = solve_columns(observation, "MoSe2")[0]
-    assert search.write_heights(plane, None) == [], "without a model nothing is written"
-    search._add_plane(plane, [], 1, search.write_heights(plane, vlm))
-    assert all(c.relaxed for c in search.contenders) and ("columns", "model") in {c.origins for c in search.contenders}
+    assert search.write_heights(solve_columns(observation, "MoSe2")[0], None) == [], "without a model nothing is written"
+    search.add_columns(0., 1., vlm)
+    assert all(c.relaxed and c.origins == ("columns",) for c in search.contenders)
     assert any(compare(monolayer("MoSe2"), c.proof.atoms).solved for c in search.contenders)
 
 def test_without_a_potential_the_model_guesses_heights(observation):
