@@ -85,7 +85,7 @@ def better_of(one:Attempt, other:Attempt)->Attempt:
     return one
 
 # %% ../nbs/67_solve.ipynb #67c0002b
-PATIENCE = 180_000 # effort of the potential, in atoms: about a minute of one core; then no other scale is begun
+PATIENCE = 200_000 # effort of the potential, in atoms: a good minute of one core; then no other scale is begun
 
 @dataclass(frozen=True)
 class ScaleTrials:
@@ -163,7 +163,7 @@ def sizes_to_try(first:float, # Å/px, tried already
         kept.append(size)
     return kept[1:OTHER_SIZES + 1]
 
-# %% ../nbs/67_solve.ipynb #7e05c383
+# %% ../nbs/67_solve.ipynb #234a1679
 STOPPED = "Nothing explained the image well for long; not every scale was tried: check the formula and the pixel size."
 
 def stopped(attempt:Attempt)->Attempt:
