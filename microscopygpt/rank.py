@@ -70,7 +70,7 @@ def _origins_of(members):
 @dataclass
 class _Group:
     "Descriptions of one crystal."
-    fingerprint: np.ndarray # of the first
+    kind: tuple # of the first, as of `_kind_of`
     members: list = field(default_factory=list) # of `Contender`
     structures: list = field(default_factory=list) # of primitive `Atoms`
 
@@ -81,15 +81,20 @@ class _Group:
         return replace(first, votes=sum(c.votes for c in self.members), origins=_origins_of(self.members)), atoms
 
 # %% ../nbs/61_rank.ipynb #b7f83394
+def _kind_of(atoms):
+    "What tells a crystal, given by its primitive `Atoms`, from others: its number of atoms and its fingerprint."
+    return atoms.num_atoms, fingerprint(to_slab(atoms))
+
+def _is_same(a, b): return a[0] == b[0] and alike(a[1], b[1])
+
 def _grouped(contenders):
     "Contenders in groups of one crystal, the best fit first."
     groups = []
     for one in sorted(contenders, key=lambda c: (round(c.proof.residual, 3), c.relaxed.energy if c.relaxed else 0.)):
         atoms = primitive(one.proof)
-        its = fingerprint(to_slab(atoms))
-        same = next((g for g in groups if g.structures[0].num_atoms == atoms.num_atoms and alike(its, g.fingerprint)),
-                    None)
-        if not same: groups.append(same := _Group(its))
+        kind = _kind_of(atoms)
+        same = next((g for g in groups if _is_same(kind, g.kind)), None)
+        if not same: groups.append(same := _Group(kind))
         same.members.append(one)
         same.structures.append(atoms)
     return groups
@@ -387,9 +392,8 @@ def _first_crystals(structures, k):
     "Indices of the first k structures that are different crystals."
     kept = {}
     for i, atoms in enumerate(structures):
-        its = fingerprint(to_slab(atoms))
-        same = (alike(its, one) for j, one in kept.items() if structures[j].num_atoms == atoms.num_atoms)
-        if not any(same): kept[i] = its
+        kind = _kind_of(atoms)
+        if not any(_is_same(kind, one) for one in kept.values()): kept[i] = kind
         if len(kept) == k: break
     return list(kept)
 

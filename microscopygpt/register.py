@@ -262,8 +262,10 @@ def _best_match(grains): return np.max([g.quality for g in grains], 0)
 def _twins_in(image, pixel_size, grains, variance):
     "Twins of the last grain that match better than all grains somewhere."
     slab, added = grains[-1].slab, []
+    others = twins(slab, variance)
+    if not others: return []
     itself, x, y = seeds(image, pixel_size, slab, variance) # also beyond where it was followed
-    for twin in twins(slab, variance):
+    for twin in others:
         found, *_ = seeds(image, pixel_size, twin, variance)
         best = np.maximum(itself, _best_match(grains + added))
         better = np.where(found > best + BETTER, found, 0)
