@@ -7,42 +7,53 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from microscopygpt.core import write_atomically
 
-def measure(size):
-    "One frame of MoS2 with vacancies at 2000 electrons per Å²."
+def simulate(size, path):
+    "One frame of MoS2 with vacancies at 2000 electrons per Å², stored."
+    import numpy as np
+    from microscopygpt.crystal import monolayer
+    from microscopygpt.site_truth import DEFECTS, defect_frame
+    np.save(path, defect_frame(monolayer("MoS2"), DEFECTS["MoS2"], size=size, seed=6).micrograph.data)
+
+def measure(path):
+    "The analysis of a stored frame."
+    import numpy as np
     import torch
     from microscopygpt.crystal import monolayer
     from microscopygpt.micrograph import Micrograph
-    from microscopygpt.site_truth import DEFECTS, defect_frame
     from microscopygpt.sites import sites
     torch.set_num_threads(1)
-    mos2 = monolayer("MoS2")
-    tile = defect_frame(mos2, DEFECTS["MoS2"], size=256, seed=5) # loads what is loaded once
-    sites(tile.micrograph, mos2)
-    frame = defect_frame(mos2, DEFECTS["MoS2"], size=size, seed=6)
-    data, before = frame.micrograph.data, peak()
-    del frame
-    start, wall = time.process_time(), time.perf_counter()
+    mos2, data = monolayer("MoS2"), np.load(path)
+    sites(Micrograph(data[:256, :256], .1), mos2) # loads what is loaded once
+    before, start, wall = peak(), time.process_time(), time.perf_counter()
     found = sites(Micrograph(data, .1), mos2)
-    print(json.dumps(dict(size=size, sites=len(found), cpu_seconds=round(time.process_time() - start, 1),
+    print(json.dumps(dict(size=len(data), sites=len(found), cpu_seconds=round(time.process_time() - start, 1),
                           wall_seconds=round(time.perf_counter() - wall, 1), before_gib=before, peak_gib=peak(),
                           load=round(os.getloadavg()[0], 1))))
 
 def peak(): return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20, 2)
 
+def in_a_fresh_process(*arguments):
+    "What this script prints with some arguments, on one core."
+    one = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    return subprocess.run([sys.executable, __file__, *arguments], env=one, check=True, capture_output=True,
+                          text=True).stdout
+
 def main(out, sizes):
     rows = []
-    for size in sizes:
-        one = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-        done = subprocess.run([sys.executable, __file__, "--one", str(size)], env=one, check=True, capture_output=True,
-                              text=True)
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
-        print(rows[-1], flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for size in sizes:
+            path = str(Path(folder)/f"{size}.npy")
+            in_a_fresh_process("--simulate", str(size), path)
+            rows.append(json.loads(in_a_fresh_process("--measure", path).splitlines()[-1]))
+            print(rows[-1], flush=True)
     write_atomically(Path(out), json.dumps(rows, indent=1) + "\n")
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--one": measure(int(sys.argv[2]))
+    if sys.argv[1] == "--simulate": simulate(int(sys.argv[2]), sys.argv[3])
+    elif sys.argv[1] == "--measure": measure(sys.argv[2])
     else: main(sys.argv[1], [int(n) for n in sys.argv[2:]] or [1024, 2048, 4096])
