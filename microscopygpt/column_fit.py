@@ -18,23 +18,20 @@ from scipy.sparse.linalg import splu
 from .column_image import Profile, binned, fitted_profile, moved_profile, patches
 
 # %% ../nbs/88_column_fit.ipynb #8694facb
-def _sparse(patch, values, n_pixels):
-    "Values (n, k) on the patches as a matrix (pixels, n)."
-    n, k = patch.pixel.shape
-    values, pixel = np.where(patch.pixel < 0, 0, values), np.maximum(patch.pixel, 0)
-    return sparse.csc_matrix((values.ravel(), pixel.ravel(), np.arange(0, n*k + 1, k)), (n_pixels, n))
-
 def _design(patch, profile, n_pixels):
     "Three matrices (pixels, n): the profile of each column, and its derivatives by x and y of the column."
-    return [_sparse(patch, values, n_pixels) for values in moved_profile(profile, patch.dx, patch.dy)]
+    inside = patch.pixel >= 0
+    pixels, ends = patch.pixel[inside], np.r_[0, inside.sum(1).cumsum()]
+    return [sparse.csc_matrix((values[inside], pixels, ends), (n_pixels, len(inside)))
+            for values in moved_profile(profile, patch.dx, patch.dy)]
 
 # %% ../nbs/88_column_fit.ipynb #2623bffb
 MESH = 3. # Å between the nodes of the background
 
 class _Background(NamedTuple):
     "The slow background of an image by its values at nodes."
-    tents: sparse.csr_matrix # (pixels, nodes)
-    bends: sparse.csr_matrix # (nodes, nodes), the sum of squares of its second differences
+    tents: sparse.csc_matrix # (pixels, nodes)
+    bends: sparse.csc_matrix # (nodes, nodes), the sum of squares of its second differences
 
 def _tents(n, nodes):
     "Linear interpolation from nodes to n pixels: (n, nodes)."
@@ -51,7 +48,7 @@ def _bends(nodes):
 def _background(shape, pixel_size):
     "A mesh of nodes over an image."
     nodes = [max(3, round(n*pixel_size/MESH) + 1) for n in shape]
-    tents = sparse.kron(*(_tents(n, m) for n, m in zip(shape, nodes)), format="csr")
+    tents = sparse.kron(*(_tents(n, m) for n, m in zip(shape, nodes)), format="csc")
     y, x = (sparse.identity(m) for m in nodes)
     bends = sparse.kron(_bends(nodes[0]), x) + sparse.kron(y, _bends(nodes[1]))
     return _Background(tents, bends.tocsc())
