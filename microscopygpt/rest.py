@@ -92,10 +92,10 @@ class _Errors(NamedTuple):
     shape: float # the same in shape
 
 # %% ../nbs/56_rest.ipynb #0fb6fb53
-POTENTIAL = ( # fitted to 140 crystals at rest, but for the last share, of which they were too few
+POTENTIAL = ( # fitted to 218 crystals at rest
     _Errors(.66, .0075, .0035), # known
-    _Errors(.28, .03, .018), # known roughly
-    _Errors(.06, .1, .12)) # misjudged
+    _Errors(.26, .03, .018), # known roughly
+    _Errors(.08, .115, .12)) # misjudged
 TAIL = 3. # degrees of freedom of Student's distribution
 
 def _student(strain:float, width:float, # scale
@@ -132,7 +132,7 @@ def _error_in_shape(shapes:_Shapes, errors:_Errors)->float:
 RAW_SCALE, RAW_SHAPE = .05, .04 # widths for a raw instrument
 OTHER_SCALE, OTHER_TAIL = .12, 1.5 # of a pixel size that belongs to another image: one of nine real ones was 36 % off
 KINDS = dict(exact=.28, unscaled=.08, raw=.64) # how often an instrument is of each kind
-CLEAN_KINDS = dict(exact=.79, unscaled=.15, raw=.06) # the same where nothing but white noise is left over
+CLEAN_KINDS = dict(exact=.89, unscaled=.05, raw=.06) # where only white noise is left over: a simulated or averaged image
 
 def _scale_densities(scale:float, scaled:bool)->tuple: # of a raw scale, of a wrong one
     "How likely a strain in size is for a raw instrument, and for one on a wrong scale."

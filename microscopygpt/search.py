@@ -32,7 +32,7 @@ from .settle import SETTLE_PLAN, restless, settle
 from .rest import at_rest
 from .propose import merge_answers, propose_templates, prove_columns, with_heights
 from .rank import contender, merge_contenders, rank_merged
-from .place import place
+from .place import in_other_size, place
 
 # %% ../nbs/65_search.ipynb #e9240959
 class PredictError(MicroscopyGPTError): "A question that cannot be answered: no formula, or an unknown option."
@@ -318,6 +318,15 @@ def place(self:Search, # noqa: F811 (a method)
         self.compute(lambda some, potential, tick: place(some, self.observation, potential, tick, scores) or [],
                      contenders)
 
+# %% ../nbs/65_search.ipynb #c123f9ae
+@patch
+def with_other_size(self:Search, candidates:list # of `Candidate`, best first
+                   )->list: # the same, and the best one in the size that was not taken
+    "Candidates, and the best one in the other size where measurement and physics are far apart."
+    sized = candidates and candidates[0].inferred and self.observation.scaled
+    other = self.compute(in_other_size, candidates[0]) if sized else []
+    return sorted(candidates + other, key=lambda c: -c.score)
+
 # %% ../nbs/65_search.ipynb #7388f493
 TEMPLATES_TRIED = 12 # relatives in the databases that are proven
 BOLDER = 1.4 # temperature at which the model is asked again when too few crystals came
@@ -341,4 +350,5 @@ def run(self:Search, propose:tuple, vlm:"CompactVLM|LargeVLM|None", crystals:lis
         self.add_known(self.ask(vlm, BOLDER, .8, .9))
         merged = merge_contenders(self.possible())
     self.tell(.9, "finding the lattice at rest")
-    return rank_merged(merged, self.asked, k, self.potential.name if self.potential else "", self.place)
+    ranked = rank_merged(merged, self.asked, k, self.potential.name if self.potential else "", self.place)
+    return self.with_other_size(ranked)[:k]
