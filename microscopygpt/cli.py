@@ -151,9 +151,11 @@ def run_sites(args:argparse.Namespace # see `microscopygpt sites --help`
                          "sites --help`.")
     out = output_folder(args.out)
     with pausing_collection(): files = import_module("microscopygpt.site_files")
+    from microscopygpt.composition import read_elements
     from microscopygpt.sites import sites
+    elements = read_elements(args.elements) if args.elements else () # a typing error is told before a long prediction
     image, structure, code = _crystal_of(args)
-    found = sites(image, structure, pixel_size=args.pixel_size, elements=args.elements or (), density=args.density,
+    found = sites(image, structure, pixel_size=args.pixel_size, elements=elements, density=args.density,
                   false_discoveries=args.false_discoveries)
     print("\n".join(site_lines(found)))
     for note in found.notes: print(f"Note: {as_options(note)}")
