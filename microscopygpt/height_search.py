@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['USUAL_ATOMS', 'STEPS', 'CHANGED', 'BEST_CHANGED', 'STEEPEST', 'STARTS_PER_KEPT', 'FEWEST_STARTS', 'WIDEST',
-           'FIRST_STARTS', 'FIRST_STEPS', 'NEW_STARTS', 'NEW_STEPS', 'FEWEST_KEPT', 'ROUNDS', 'LOWER', 'MOST_EFFORT',
-           'PATIENCE', 'FINISH', 'changed', 'in_turn', 'HeightSpace', 'height_spaces', 'shares', 'find_heights']
+           'FIRST_STARTS', 'FIRST_STEPS', 'NEW_STARTS', 'NEW_STEPS', 'FEWEST_KEPT', 'BESIDE', 'BESIDE_KEPT', 'ROUNDS',
+           'LOWER', 'MOST_EFFORT', 'PATIENCE', 'FINISH', 'changed', 'in_turn', 'HeightSpace', 'beside', 'height_spaces',
+           'shares', 'find_heights']
 
 # %% ../nbs/57_height_search.ipynb #c824ce90
 from collections.abc import Callable
@@ -16,8 +17,8 @@ from .crystal import Slab
 from .plane_groups import stacks
 from .columns import Columns
 from .energies import Potential
-from .heights import (FLATNESS, Adam, HeightRelaxation, cells_over, centred, cheap_heights, distinct,
-                                   draw_projectors, height_projectors, random_heights)
+from .heights import (FLATNESS, Adam, HeightRelaxation, cells_over, centred, cheap_heights, DIFFERENT,
+                                   distinct, draw_projectors, height_projectors, random_heights)
 from .surrogate import HeightFeatures, Surrogate
 
 # %% ../nbs/57_height_search.ipynb #59acc988
@@ -113,7 +114,12 @@ def propose(self:HeightSpace, surrogate:Surrogate,
             keep:int, # most heights to propose
             rng:np.random.Generator)->np.ndarray: # (k, n) Å
     "The lowest and most different minima of the surrogate that are not known yet."
-    z, P, kinds = self._drawn(max(FEWEST_STARTS, STARTS_PER_KEPT*keep), known, rng)
+    drawn = self._drawn(max(FEWEST_STARTS, STARTS_PER_KEPT*keep), known, rng)
+    return self._lowest_of(*drawn, surrogate, known, keep)
+
+@patch
+def _lowest_of(self:HeightSpace, z, P, kinds, surrogate, known, keep)->np.ndarray: # (k, n) Å
+    "The lowest and most different minima of the surrogate from some starts, those aside that are known."
     z, energies = self._relaxed(z, P, surrogate.tables)
     rows = np.flatnonzero(np.isfinite(energies) & (np.ptp(z, axis=1) < WIDEST))
     rows = in_turn(rows[np.argsort(energies[rows], kind="stable")], kinds)
@@ -121,6 +127,19 @@ def propose(self:HeightSpace, surrogate:Surrogate,
     z = np.concatenate([known, z]) if seen else z
     chosen = distinct(z, rows + seen, self.groups, keep, list(range(seen)))
     return z[chosen[seen:]]
+
+# %% ../nbs/57_height_search.ipynb #ea1abe47
+def beside(z:np.ndarray, # (n,) Å, over one measured cell
+           operations:list # of `PlaneOperation` of its columns
+          )->np.ndarray: # (k, 2n) Å
+    "Heights over two cells: those of one, and beside them the same moved by an operation, turned over or not."
+    pairs = []
+    for operation in operations:
+        moved = np.empty(len(z))
+        moved[operation.image] = z
+        pairs += [np.r_[z, sign*moved] for sign in (1, -1)]
+    pairs = np.unique(np.round(pairs, 3), axis=0)
+    return pairs[~np.isclose(pairs[:, :len(z)], pairs[:, len(z):], atol=DIFFERENT).all(1)]
 
 # %% ../nbs/57_height_search.ipynb #0118d5ef
 def height_spaces(columns:Columns, indices:tuple=(1, 2))->list: # of `HeightSpace`
@@ -163,6 +182,7 @@ class _RecordingPotential:
 FIRST_STARTS, FIRST_STEPS = 16, 3 # starts under the cheap potential, and steps of the expensive one on each
 NEW_STARTS, NEW_STEPS = 12, 4 # the same in each round under the surrogate
 FEWEST_KEPT = 2 # starts for each cell
+BESIDE, BESIDE_KEPT = 4, 3 # heights over one cell that are laid beside themselves, and pairs that each larger cell keeps
 
 class _HeightSearch:
     "The starts over all cells of one plane, and their relaxation."
@@ -218,6 +238,21 @@ def _look(self:_HeightSearch, surrogate, larger:bool, rng):
         self.add(i, space.propose(surrogate, known, keep, rng))
     self.follow(range(before, len(self.owner)), NEW_STEPS)
 
+@patch
+def _look_beside(self:_HeightSearch, surrogate):
+    "Over cells of two measured ones: the lowest of one, and beside it the same, turned over or round."
+    single, before = self.spaces[0], len(self.owner)
+    lowest = [centred(self.relaxation.slabs[r].z) for r in self.over(single)[:BESIDE]]
+    pairs = np.concatenate([beside(z, single.operations) for z in lowest])
+    if not len(pairs): return
+    surrogate.fit(self.recorder.data(self.spaces))
+    free, kinds = np.tile(np.eye(pairs.shape[1]), (len(pairs), 1, 1)), np.arange(len(pairs))
+    for i, space in enumerate(self.spaces):
+        if space.index != 2: continue
+        known = np.array([self.relaxation.slabs[r].z for r in self.over(space)])
+        self.add(i, space._lowest_of(pairs, free, kinds, surrogate, known, BESIDE_KEPT))
+    self.follow(range(before, len(self.owner)), NEW_STEPS)
+
 # %% ../nbs/57_height_search.ipynb #4c6e8a27
 @patch
 def _lowest_of_sizes(self:_HeightSearch, sizes, each)->list: # row numbers
@@ -257,6 +292,7 @@ def find_heights(columns:Columns, potential:Potential,
         lower = any(now < before - LOWER for now, before in zip(search.lowest(), lowest))
         idle = 0 if lower else idle + 1
         if idle >= PATIENCE or potential.effort - begun > MOST_EFFORT: break
+    search._look_beside(surrogate)
     search._finish(finish)
     order = np.argsort(relaxation.energy, kind="stable")
     return [relaxation.result(r) for r in order if np.isfinite(relaxation.energy[r])]

@@ -140,5 +140,6 @@ def test_a_shape_that_symmetry_fixes_says_nothing_of_the_size(off):
     "A hexagonal crystal that the potential misjudges is hexagonal still: no reason to believe its size."
     found = inferred(HEXAGONAL, HEXAGONAL*np.exp(off), symmetric=HEXAGONAL, fixed=2, kinds=CLEAN_KINDS)
     assert found.trust["exact"] > .5
-    far = inferred(HEXAGONAL, HEXAGONAL*np.exp(.15), symmetric=HEXAGONAL, fixed=2, kinds=CLEAN_KINDS)
-    assert far.trust["exact"] < .5
+    far = [inferred(HEXAGONAL, HEXAGONAL*np.exp(.15), symmetric=HEXAGONAL, fixed=2, kinds=kinds).trust["exact"]
+           for kinds in (CLEAN_KINDS, KINDS)]
+    assert far[0] > .5 > far[1] # a clean image is rarely on a wrong scale
