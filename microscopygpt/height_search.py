@@ -128,7 +128,7 @@ def _lowest_of(self:HeightSpace, z, P, kinds, surrogate, known, keep)->np.ndarra
     chosen = distinct(z, rows + seen, self.groups, keep, list(range(seen)))
     return z[chosen[seen:]]
 
-# %% ../nbs/57_height_search.ipynb #ea1abe47
+# %% ../nbs/57_height_search.ipynb #a74080b9
 def beside(z:np.ndarray, # (n,) Å, over one measured cell
            operations:list # of `PlaneOperation` of its columns
           )->np.ndarray: # (k, 2n) Å
@@ -182,7 +182,8 @@ class _RecordingPotential:
 FIRST_STARTS, FIRST_STEPS = 16, 3 # starts under the cheap potential, and steps of the expensive one on each
 NEW_STARTS, NEW_STEPS = 12, 4 # the same in each round under the surrogate
 FEWEST_KEPT = 2 # starts for each cell
-BESIDE, BESIDE_KEPT = 4, 3 # heights over one cell that are laid beside themselves, and pairs that each larger cell keeps
+# heights over one cell that are laid beside themselves, and pairs that each larger cell keeps
+BESIDE, BESIDE_KEPT = 4, 3
 
 class _HeightSearch:
     "The starts over all cells of one plane, and their relaxation."

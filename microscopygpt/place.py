@@ -147,7 +147,8 @@ def _in_size(proof, factor, potential, tick):
     moved = symmetrize(relax_heights([slab], potential, plan=REHEIGHT_PLAN, tick=tick)[0].slab, SNAP)
     return replace(proof, slab=moved, crowding=crowding(moved), operations=n_operations(moved))
 
-def in_other_size(best:Candidate, potential:Potential, tick:"Callable|None"=None)->list: # of one `Candidate`, or of none
+def in_other_size(best:Candidate, potential:Potential, tick:"Callable|None"=None
+                 )->list: # of one `Candidate`, or of none
     "The candidate in the size that was not taken, where measurement and physics are far apart."
     inferred = best.inferred
     rest_is_right = inferred.trust["unscaled"] + inferred.trust["raw"]

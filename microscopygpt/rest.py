@@ -132,7 +132,7 @@ def _error_in_shape(shapes:_Shapes, errors:_Errors)->float:
 RAW_SCALE, RAW_SHAPE = .05, .04 # widths for a raw instrument
 OTHER_SCALE, OTHER_TAIL = .12, 1.5 # of a pixel size that belongs to another image: one of nine real ones was 36 % off
 KINDS = dict(exact=.28, unscaled=.08, raw=.64) # how often an instrument is of each kind
-CLEAN_KINDS = dict(exact=.89, unscaled=.05, raw=.06) # where only white noise is left over: a simulated or averaged image
+CLEAN_KINDS = dict(exact=.89, unscaled=.05, raw=.06) # of images that look simulated or averaged
 
 def _scale_densities(scale:float, scaled:bool)->tuple: # of a raw scale, of a wrong one
     "How likely a strain in size is for a raw instrument, and for one on a wrong scale."
