@@ -55,7 +55,7 @@ def _fit_quality(one):
     "Symmetry first, then the residual to a tenth of a per cent, then the energy: the larger the better."
     return one.proof.operations, -round(one.proof.residual, 3), -(one.relaxed.energy if one.relaxed else 0.)
 
-SADDLE = .01 # eV/atom above the lowest, from which a more symmetric description is no minimum
+SADDLE = .013 # eV/atom above the lowest, from which a more symmetric description is left: half of kT at 300 K
 
 def _without_saddles(members):
     "The members without those whose energy lies well above that of another."
