@@ -243,6 +243,7 @@ def _look(self:_HeightSearch, surrogate, larger:bool, rng):
 def _look_beside(self:_HeightSearch, surrogate):
     "Over cells of two measured ones: the lowest of one, and beside it the same, turned over or round."
     single, before = self.spaces[0], len(self.owner)
+    if single.index != 1: return
     lowest = [centred(self.relaxation.slabs[r].z) for r in self.over(single)[:BESIDE]]
     pairs = np.concatenate([beside(z, single.operations) for z in lowest])
     if not len(pairs): return

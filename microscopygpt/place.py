@@ -142,9 +142,11 @@ SIZES = "the size that the pixel size gives", "its size at rest"
 WORTH_LISTING = .005 # probability of a size, below which no candidate is made of it
 
 def _in_size(proof, factor, potential, tick):
-    "A proof with its cell larger by a factor, heights relaxed once more."
+    "A proof with its cell larger by a factor, heights relaxed once more; None where the potential finds none."
     slab = proof.slab._replace(cell=proof.slab.cell*factor)
-    moved = symmetrize(relax_heights([slab], potential, plan=REHEIGHT_PLAN, tick=tick)[0].slab, SNAP)
+    found = relax_heights([slab], potential, plan=REHEIGHT_PLAN, tick=tick)
+    if not found: return None
+    moved = symmetrize(found[0].slab, SNAP)
     return replace(proof, slab=moved, crowding=crowding(moved), operations=n_operations(moved))
 
 def in_other_size(best:Candidate, potential:Potential, tick:"Callable|None"=None
@@ -155,8 +157,9 @@ def in_other_size(best:Candidate, potential:Potential, tick:"Callable|None"=None
     taken = round(rest_is_right)
     share = 1 - rest_is_right if taken else rest_is_right # of the other size
     if abs(inferred.strain.scale) < FAR_APART or share < WORTH_LISTING: return []
-    confidence = min(best.confidence*share/(1 - share), 1 - best.confidence)
     proof = _in_size(best.proof, np.exp(inferred.strain.scale*(1 - 2*taken)), potential, tick)
-    score = best.score + np.log(confidence/best.confidence)
-    return [replace(best, atoms=primitive(proof), proof=proof, confidence=confidence, score=score,
+    if proof is None: return []
+    odds = share/(1 - share)
+    return [replace(best, atoms=primitive(proof), proof=proof, score=best.score + np.log(odds),
+                    confidence=min(best.confidence*odds, 1 - best.confidence),
                     why=f"{best.why}; in {SIZES[1 - taken]}")]
