@@ -5,12 +5,12 @@ from crystals import MOS2, MOS2_SLAB, photo
 from microscopygpt.crystal import Slab, cell_from_lengths, cell_lengths, from_slab
 from microscopygpt.heights import Relaxed
 from microscopygpt.observe import observe
-from microscopygpt.place import differ, freed, place
+from microscopygpt.place import differ, freed, in_other_size, place
 from microscopygpt.energies import Potential
 from microscopygpt.potentials import load_potential
-from microscopygpt.rank import FEATURES, context_of, contender, features
+from microscopygpt.rank import FEATURES, Candidate, context_of, contender, features, primitive
 from microscopygpt.proof import Proposal, best_common, prove
-from microscopygpt.rest import at_rest
+from microscopygpt.rest import Inferred, at_rest, strain_between
 from microscopygpt.scan import Scan
 from microscopygpt.straighten import straightened
 
@@ -84,3 +84,41 @@ def test_the_common_shift_is_that_of_the_heavy_columns():
     d = np.array([[.1, .2], [1.1, .2], [.4, -.8]])
     assert best_common(d, np.array([74, 74, 1])) == pytest.approx([.1, .2], abs=1e-3)
     assert best_common(np.tile([.3, .7], (3, 1)), np.array([42, 16, 16])) == pytest.approx([.3, .7])
+
+# ---- the other size
+
+def candidate_on(factor, rest_is_right, confidence=.8):
+    "MoS2 answered in a cell that is larger by a factor, its size at rest being right with a probability."
+    slab = MOS2_SLAB._replace(cell=MOS2_SLAB.cell*factor)
+    one = proven(slab, observe(photo(from_slab(slab))))
+    measured, rest = one.proof.slab.cell, one.proof.slab.cell/factor
+    if rest_is_right > .5: measured, rest = rest, measured
+    trust = dict(exact=1 - rest_is_right, unscaled=rest_is_right, raw=0.)
+    inferred = Inferred(one.proof.slab.cell, strain_between(measured, rest), trust, 0.)
+    return Candidate(primitive(one.proof), 0., one.proof.residual, confidence, "as proposed", one.proof, inferred=inferred)
+
+@pytest.mark.parametrize("factor, rest_is_right", [(1.12, .2), (1.12, .8), (.88, .3)])
+def test_both_sizes_are_listed(factor, rest_is_right, chgnet):
+    "The other size is the measured one or that at rest, whichever was not taken, and as probable as it is."
+    best = candidate_on(factor, rest_is_right)
+    (other,) = in_other_size(best, chgnet)
+    ratio = cell_lengths(other.proof.slab.cell)[0]/cell_lengths(best.proof.slab.cell)[0]
+    assert ratio == pytest.approx(1/factor, rel=1e-3)
+    share = min(rest_is_right, 1 - rest_is_right)
+    assert other.confidence == pytest.approx(min(.8*share/(1 - share), .2)) and other.score < best.score
+    assert ("at rest" in other.why) == (rest_is_right < .5) and other.proof.operations == 12
+
+@pytest.mark.parametrize("factor, rest_is_right", [(1.05, .5), (1.12, .001), (1.12, .999)], ids=["near", "sure", "sure of rest"])
+def test_one_size_is_enough(factor, rest_is_right, chgnet):
+    assert in_other_size(candidate_on(factor, rest_is_right), chgnet) == []
+
+def test_the_other_size_needs_a_finite_energy(): assert in_other_size(candidate_on(1.12, .2), infinite()) == []
+
+@pytest.mark.parametrize("ellipse", [0., .03])
+def test_an_elliptic_probe_is_that_of_a_microscope(ellipse, chgnet):
+    "The same clean image 10 % off its rest: believed from a round probe, doubted from an elliptic one."
+    observation = straightened(observe(photo(MOS2, pixel_size=.11)))
+    observation = replace(observation, astigmatism=np.diag([ellipse, -ellipse]))
+    one = proven(MOS2_SLAB._replace(cell=MOS2_SLAB.cell*1.1), observation)
+    place([one], observation, chgnet)
+    assert (one.inferred.trust["exact"] > .5) == (not ellipse)

@@ -84,6 +84,13 @@ def test_among_equal_residuals_the_lowest_energy_stands_for_all():
     merged = merge_contenders([made(energy=-6.4), made(origin="columns", energy=-6.5)])
     assert len(merged) == 1 and merged[0][0].relaxed.energy == -6.5
 
+@pytest.mark.parametrize("above, stands", [(.005, 12), (.02, 2), (None, 12)])
+def test_a_saddle_does_not_stand_for_what_lies_below_it(above, stands):
+    "The symmetric description is left where its energy is well above that of another (eV/atom; None: not known)."
+    symmetric = made(origin="columns", energy=None if above is None else -6.5 + above)
+    (one, _), = merge_contenders([made(leaning(.08), energy=-6.5), symmetric])
+    assert one.proof.operations == stands and set(one.origins) == {"model", "columns"}
+
 def test_1t_and_2h_and_their_bilayers_stay_apart():
     assert len(merge_contenders([made(H2), made(T1), made(bilayer(H2))])) == 3
 

@@ -3,7 +3,7 @@ import numpy as np, pytest
 from microscopygpt.crystal import Slab
 from microscopygpt.heights import FLATNESS, bond_strengths, cheap_heights, morse, near_pairs, relax_heights
 from microscopygpt.energies import Potential
-from microscopygpt.height_search import USUAL_ATOMS, changed, find_heights, height_spaces, in_turn, shares
+from microscopygpt.height_search import USUAL_ATOMS, beside, changed, find_heights, height_spaces, in_turn, shares
 from microscopygpt.surrogate import BOND, HeightFeatures, Surrogate
 from test_heights import MOS2
 
@@ -96,6 +96,14 @@ def test_the_search_is_at_least_as_low_as_the_starts_alone(bonds):
 def test_the_same_seed_finds_the_same_heights(bonds):
     first, second = (find_heights(MOS2, bonds, seed=3) for _ in range(2))
     assert [r.slab.z.tolist() for r in first] == [r.slab.z.tolist() for r in second]
+
+def test_beside_a_cell_stands_the_same_turned_over_or_round():
+    "Each half holds the same heights of the same elements; a sheet with a mirror has nothing new beside it."
+    z = np.array([0., 1.6, -.5])
+    pairs = beside(z, MOS2.operations)
+    assert len(pairs) and all(np.allclose(pair[:3], z) and not np.allclose(pair[3:], z) for pair in pairs)
+    assert all(pair[3] == 0 and sorted(np.abs(pair[4:])) == pytest.approx([.5, 1.6]) for pair in pairs)
+    assert beside(np.array([0., 1.6, -1.6]), MOS2.operations).tolist() in ([], [[0, 1.6, -1.6, 0, -1.6, 1.6]])
 
 def test_a_search_can_be_stopped(bonds):
     class Enough(Exception): pass
