@@ -3,7 +3,7 @@
 nbdev processes them: hidden cells gone, documentation of functions in. What it leaves undone is done here, for both
 renderers: opening words, alternative texts of pictures, names of frames, plain words in signatures, a button for Colab.
 """
-import hashlib, html, re, shutil, warnings
+import hashlib, html, os, re, shutil
 from pathlib import Path
 
 import nbdev, nbformat, yaml
@@ -14,6 +14,7 @@ from nbdev.serve import proc_nbs
 
 STAGE = "_pages"
 WORKERS = 2
+QUIET = "ignore:Found cells containing imports" # they run whole, as they are meant to; heard by nbdev's processes
 LONGEST_ALT = 220 # characters; a screen reader cannot pause inside
 PICTURES = "image/png", "image/jpeg", "image/svg+xml"
 FENCE = re.compile(r"```.*?```", re.S)
@@ -46,9 +47,8 @@ def processed()->Path:
     _build_modidx()
     stamp = Path(get_config().config_path)/"_proc"/".fingerprint"
     known = stamp.is_file() and stamp.read_text() == fingerprint()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Found cells containing imports") # they run whole, as they are meant to
-        folder = proc_nbs(n_workers=WORKERS, force=not known)
+    os.environ.setdefault("PYTHONWARNINGS", QUIET)
+    folder = proc_nbs(n_workers=WORKERS, force=not known)
     for page in notebooks(folder):
         if not (get_config().nbs_path/page.relative_to(folder)).is_file(): page.unlink()
     stamp.write_text(fingerprint())
