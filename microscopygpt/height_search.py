@@ -208,6 +208,10 @@ class _HeightSearch:
         "The starts over one cell."
         return self.ordered(lambda s: s is space)
 
+    def heights(self, space)->np.ndarray: # (k, n) Å, lowest energy first
+        "The heights of the starts over one cell."
+        return np.array([self.relaxation.slabs[r].z for r in self.over(space)])
+
     def of_size(self, index)->list: # row numbers, lowest energy first
         "The starts over the cells that hold so many measured ones."
         return self.ordered(lambda s: s.index == index)
@@ -234,7 +238,7 @@ def _look(self:_HeightSearch, surrogate, larger:bool, rng):
     before = len(self.owner)
     for i, (space, share) in enumerate(zip(self.spaces, shares(self.spaces))):
         if space.index > 1 and not larger: continue
-        known = np.array([self.relaxation.slabs[r].z for r in self.over(space)])
+        known = self.heights(space)
         keep = max(FEWEST_KEPT, round(NEW_STARTS*share*space.size()))
         self.add(i, space.propose(surrogate, known, keep, rng))
     self.follow(range(before, len(self.owner)), NEW_STEPS)
@@ -244,14 +248,13 @@ def _look_beside(self:_HeightSearch, surrogate):
     "Over cells of two measured ones: the lowest of one, and beside it the same, turned over or round."
     single, before = self.spaces[0], len(self.owner)
     if single.index != 1: return
-    lowest = [centred(self.relaxation.slabs[r].z) for r in self.over(single)[:BESIDE]]
-    pairs = np.concatenate([beside(z, single.operations) for z in lowest])
+    pairs = np.concatenate([beside(z, single.operations) for z in centred(self.heights(single)[:BESIDE])])
     if not len(pairs): return
     surrogate.fit(self.recorder.data(self.spaces))
     free, kinds = np.tile(np.eye(pairs.shape[1]), (len(pairs), 1, 1)), np.arange(len(pairs))
     for i, space in enumerate(self.spaces):
         if space.index != 2: continue
-        known = np.array([self.relaxation.slabs[r].z for r in self.over(space)])
+        known = self.heights(space)
         self.add(i, space._lowest_of(pairs, free, kinds, surrogate, known, BESIDE_KEPT))
     self.follow(range(before, len(self.owner)), NEW_STEPS)
 

@@ -99,6 +99,11 @@ UNCHANGED = .004 # strain, below which a contender keeps its cell and heights
 RESIZED = .01 # strain between the inferred cell and the one at rest, beyond which heights are relaxed once more
 REHEIGHT_PLAN = ((1, 12),) # how many are followed for how many steps
 
+def _with_slab(proof, slab):
+    "A proof of the same columns with another cell and other heights, as symmetric as they nearly are."
+    slab = symmetrize(slab, SNAP)
+    return replace(proof, slab=slab, crowding=crowding(slab), operations=n_operations(slab))
+
 def _move(one, rest, potential, tick):
     "Put a contender on the lattice that was inferred."
     slab, cell = one.proof.slab, one.inferred.cell
@@ -106,8 +111,7 @@ def _move(one, rest, potential, tick):
     moved = Slab(cell, rest.slab.frac, rest.slab.z, slab.numbers)
     if differ(moved.cell, rest.slab.cell) > RESIZED:
         moved = relax_heights([moved], potential, plan=REHEIGHT_PLAN, tick=tick)[0].slab
-    moved = symmetrize(moved, SNAP)
-    one.proof = replace(one.proof, slab=moved, crowding=crowding(moved), operations=n_operations(moved))
+    one.proof = _with_slab(one.proof, moved)
 
 # %% ../nbs/62_place.ipynb #62c00013
 COLLAPSED = .45 # strain: no crystal is so far from what a microscope shows; the potential lost it
@@ -146,9 +150,7 @@ def _in_size(proof, factor, potential, tick):
     "A proof with its cell larger by a factor, heights relaxed once more; None where the potential finds none."
     slab = proof.slab._replace(cell=proof.slab.cell*factor)
     found = relax_heights([slab], potential, plan=REHEIGHT_PLAN, tick=tick)
-    if not found: return None
-    moved = symmetrize(found[0].slab, SNAP)
-    return replace(proof, slab=moved, crowding=crowding(moved), operations=n_operations(moved))
+    return _with_slab(proof, found[0].slab) if found else None
 
 def in_other_size(best:Candidate, potential:Potential, tick:"Callable|None"=None
                  )->list: # of one `Candidate`, or of none
