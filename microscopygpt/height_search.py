@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['USUAL_ATOMS', 'STEPS', 'CHANGED', 'BEST_CHANGED', 'STEEPEST', 'STARTS_PER_KEPT', 'FEWEST_STARTS', 'WIDEST',
-           'FIRST_STARTS', 'FIRST_STEPS', 'NEW_STARTS', 'NEW_STEPS', 'FEWEST_KEPT', 'BESIDE', 'BESIDE_KEPT', 'ROUNDS',
-           'LOWER', 'MOST_EFFORT', 'PATIENCE', 'FINISH', 'changed', 'in_turn', 'HeightSpace', 'beside', 'height_spaces',
+           'SAME_HEIGHT', 'HIGHEST_ENERGY', 'STARTS_PER_GROUP', 'MOST_SYMMETRIC', 'FIRST_STARTS', 'FIRST_STEPS',
+           'NEW_STARTS', 'NEW_STEPS', 'FEWEST_KEPT', 'BESIDE', 'BESIDE_KEPT', 'ROUNDS', 'LOWER', 'MOST_EFFORT',
+           'PATIENCE', 'FINISH', 'changed', 'in_turn', 'HeightSpace', 'symmetry_front', 'beside', 'height_spaces',
            'shares', 'find_heights']
 
 # %% ../nbs/57_height_search.ipynb #c824ce90
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import numpy as np
 from fastcore.basics import patch
 from .crystal import Slab
@@ -18,7 +19,7 @@ from .plane_groups import stacks
 from .columns import Columns
 from .energies import Potential
 from .heights import (FLATNESS, Adam, HeightRelaxation, cells_over, centred, cheap_heights, DIFFERENT,
-                                   distinct, draw_projectors, height_projectors, random_heights)
+                                   distinct, draw_projectors, height_projectors, in_order, random_heights)
 from .surrogate import HeightFeatures, Surrogate
 
 # %% ../nbs/57_height_search.ipynb #59acc988
@@ -128,6 +129,51 @@ def _lowest_of(self:HeightSpace, z, P, kinds, surrogate, known, keep)->np.ndarra
     chosen = distinct(z, rows + seen, self.groups, keep, list(range(seen)))
     return z[chosen[seen:]]
 
+# %% ../nbs/57_height_search.ipynb #9ec89017
+SAME_HEIGHT = .1 # Å, how far an operation may miss a height
+
+@patch
+def orders(self:HeightSpace, z:np.ndarray # (s, n) Å
+          )->np.ndarray: # (s,)
+    "How many operations of the plane, with or without turning over, leave heights as they are."
+    z, count = centred(z), np.zeros(len(z), int)
+    here = in_order(z, self.groups)
+    for operation in self.operations:
+        moved = np.empty_like(z)
+        moved[:, operation.image] = z
+        for sign in (1, -1): count += np.abs(in_order(sign*moved, self.groups) - here).max(1) < SAME_HEIGHT
+    return count
+
+# %% ../nbs/57_height_search.ipynb #a96ed722
+HIGHEST_ENERGY = .5 # eV/atom above the lowest: beyond it an arrangement is simply wrong
+
+def symmetry_front(energies:np.ndarray, # (s,) eV/atom
+                   orders:np.ndarray # (s,)
+                  )->list: # of rows, lowest energy first; the lowest of all is one of them
+    "The rows that are more symmetric than every row that is lower."
+    front, most = [], 0
+    for row in np.argsort(energies, kind="stable"):
+        if energies[row] > np.min(energies) + HIGHEST_ENERGY: break
+        if orders[row] > most: front.append(int(row))
+        most = max(most, orders[row])
+    return front
+
+# %% ../nbs/57_height_search.ipynb #9bf82f81
+STARTS_PER_GROUP = 10 # under the surrogate, in each layer group that leaves a height free
+MOST_SYMMETRIC = 4, 3 # orders of symmetry that are tried over the measured cell, and over each larger one
+
+@patch
+def propose_symmetric(self:HeightSpace, surrogate:Surrogate, rng:np.random.Generator)->np.ndarray: # (k, n) Å
+    "The lowest minimum of the surrogate for each of the highest orders of symmetry."
+    projectors, _, free = self.allowed(rng)
+    which = np.repeat(np.flatnonzero(free), STARTS_PER_GROUP)
+    P = projectors[which]
+    z, energies = self._relaxed(random_heights(P, free[which], rng), P, surrogate.tables)
+    orders = self.orders(z)
+    highest_first = np.argsort(-np.where(np.isfinite(energies), energies, np.inf), kind="stable")
+    lowest = dict(zip(orders[highest_first].tolist(), highest_first)) # the last of an order stays
+    return z[[lowest[order] for order in sorted(lowest, reverse=True)[:MOST_SYMMETRIC[self.index > 1]]]]
+
 # %% ../nbs/57_height_search.ipynb #a74080b9
 def beside(z:np.ndarray, # (n,) Å, over one measured cell
            operations:list # of `PlaneOperation` of its columns
@@ -220,6 +266,10 @@ class _HeightSearch:
         "The lowest energy over each cell."
         return [self.relaxation.energy[self.over(space)[0]] for space in self.spaces]
 
+    def order(self, row)->int:
+        "How many operations of the plane leave a start as it is."
+        return int(self.spaces[self.owner[row]].orders(self.relaxation.best[row].z[None])[0])
+
 # %% ../nbs/57_height_search.ipynb #60387524
 @patch
 def _begin(self:_HeightSearch, seed):
@@ -258,6 +308,15 @@ def _look_beside(self:_HeightSearch, surrogate):
         self.add(i, space._lowest_of(pairs, free, kinds, surrogate, known, BESIDE_KEPT))
     self.follow(range(before, len(self.owner)), NEW_STEPS)
 
+# %% ../nbs/57_height_search.ipynb #bf4c02bb
+@patch
+def _look_symmetric(self:_HeightSearch, surrogate, rng):
+    "Over every cell: the lowest of the most symmetric arrangements."
+    surrogate.fit(self.recorder.data(self.spaces))
+    before = len(self.owner)
+    for i, space in enumerate(self.spaces): self.add(i, space.propose_symmetric(surrogate, rng))
+    self.follow(range(before, len(self.owner)), NEW_STEPS)
+
 # %% ../nbs/57_height_search.ipynb #4c6e8a27
 @patch
 def _lowest_of_sizes(self:_HeightSearch, sizes, each)->list: # row numbers
@@ -265,11 +324,25 @@ def _lowest_of_sizes(self:_HeightSearch, sizes, each)->list: # row numbers
     return [r for size in sizes for r in self.of_size(size)[:each]]
 
 @patch
+def _symmetric_of_sizes(self:_HeightSearch, sizes)->list: # row numbers
+    "The rows of each size of cell that are more symmetric than every lower one."
+    rows = [self.of_size(size) for size in sizes]
+    return [of[i] for of in rows for i in symmetry_front(self.relaxation.energy[of], [self.order(r) for r in of])]
+
+@patch
 def _finish(self:_HeightSearch, plan):
-    "Follow the lowest of each size of cell to the end."
+    "Follow the lowest of each size of cell, and more symmetric ones, to the end."
     sizes = sorted({space.index for space in self.spaces})
+    symmetric = self._symmetric_of_sizes(sizes)
     for most, steps in plan:
-        self.follow(self._lowest_of_sizes(sizes, max(FEWEST_KEPT, most//len(sizes))), steps)
+        lowest = self._lowest_of_sizes(sizes, max(FEWEST_KEPT, most//len(sizes)))
+        self.follow(list(dict.fromkeys(lowest + symmetric)), steps)
+
+@patch
+def _results(self:_HeightSearch)->list: # of `Relaxed`, lowest energy first
+    "What was found, with the order of symmetry of each."
+    finite = [r for r in self.ordered(lambda space: True) if np.isfinite(self.relaxation.energy[r])]
+    return [replace(self.relaxation.result(r), order=self.order(r)) for r in finite]
 
 # %% ../nbs/57_height_search.ipynb #a7c2bf90
 ROUNDS = 5
@@ -298,6 +371,6 @@ def find_heights(columns:Columns, potential:Potential,
         idle = 0 if lower else idle + 1
         if idle >= PATIENCE or potential.effort - begun > MOST_EFFORT: break
     search._look_beside(surrogate)
+    search._look_symmetric(surrogate, rng)
     search._finish(finish)
-    order = np.argsort(relaxation.energy, kind="stable")
-    return [relaxation.result(r) for r in order if np.isfinite(relaxation.energy[r])]
+    return search._results()

@@ -270,6 +270,7 @@ class Relaxed:
     plane_force: float # root mean square of the forces in the plane, where the columns were held, eV/Å
     moved: float # root mean square change of the heights, Å
     index: int = 0 # which of the slabs that were given
+    order: int = 0 # operations of its plane that leave it as it is, where they were counted
 
 # %% ../nbs/53_heights.ipynb #dcc68aa8
 SOFTEST = 8. # eV/Å², the curvature with which BFGS begins

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STILL', 'REST_PLAN', 'POTENTIAL', 'TAIL', 'SYMMETRIC_SHAPE', 'UNFINISHED', 'RAW_SCALE', 'RAW_SHAPE', 'OTHER_SCALE',
-           'OTHER_TAIL', 'KINDS', 'CLEAN_KINDS', 'PSEUDOSYMMETRIC', 'FAR_APART', 'IMPOSSIBLE', 'CellRelaxation',
-           'FreeRelaxation', 'at_rest', 'Strain', 'strain_between', 'Misfit', 'misfit_of', 'trust_in', 'Inferred',
-           'infer_cell']
+           'OTHER_TAIL', 'KINDS', 'CLEAN_KINDS', 'PSEUDOSYMMETRIC', 'FAR_APART', 'FAR_APART_SHAPE', 'IMPOSSIBLE',
+           'CellRelaxation', 'FreeRelaxation', 'at_rest', 'Strain', 'strain_between', 'Misfit', 'misfit_of', 'trust_in',
+           'Inferred', 'infer_cell']
 
 # %% ../nbs/56_rest.ipynb #42c00003
 from collections.abc import Callable
@@ -203,6 +203,7 @@ def trust_in(misfits:list, # of `Misfit`, of the crystals that may be in the ima
 
 # %% ../nbs/56_rest.ipynb #8ced25c8
 FAR_APART = .08 # strain in size, beyond which a size in the middle is wrong whichever side is right
+FAR_APART_SHAPE = .035 # the same of a strain in shape: a degree or more on either side
 IMPOSSIBLE = 1e-30 # ratio of densities, below which all are the same
 
 class Inferred(NamedTuple):
@@ -228,8 +229,9 @@ def infer_cell(misfit:Misfit, trust:dict, # kind of instrument -> probability
                kinds:dict=KINDS)->Inferred:
     "The cell that measurement and physics agree on: each counts as far as it can be trusted."
     strain = misfit.strain
-    size = trust["unscaled"] + trust["raw"] if scaled else 1.
+    size, shape = trust["unscaled"] + trust["raw"] if scaled else 1., trust["raw"]
     if abs(strain.scale) > FAR_APART: size = round(size)
-    scale, shape = strain.scale*np.eye(2), strain.log_stretch - strain.scale*np.eye(2)
-    cell = misfit.measured@expm(size*scale + trust["raw"]*shape)
+    if strain.shape > FAR_APART_SHAPE: shape = round(shape)
+    scaling = strain.scale*np.eye(2)
+    cell = misfit.measured@expm(size*scaling + shape*(strain.log_stretch - scaling))
     return Inferred(cell, strain, trust, _log_odds(misfit, kinds))

@@ -6,7 +6,8 @@
 __all__ = ['PROPOSERS', 'ON_TOP', 'RESTLESS_BUDGET', 'KNOWN_PLAN', 'WORTH_HEIGHTS', 'ANSWERS_TRIED', 'SHOWN_PER_PLANE',
            'SETTLED_PER_PLANE', 'WATCHED', 'OFF_SCALE', 'PLANES', 'PLANE_GAP', 'RESTLESS_PLANES', 'WRITTEN_PER_PLANE',
            'GUESSED_PER_PLANE', 'ROUNDS', 'FINISH', 'TEMPLATES_TRIED', 'BOLDER', 'PredictError', 'resolved_formula',
-           'active_proposers', 'remembered', 'in_share', 'rising', 'scale_of', 'Search', 'lowest_of_each_size']
+           'active_proposers', 'remembered', 'in_share', 'rising', 'scale_of', 'Search', 'lowest_of_each_size',
+           'symmetric_of_each_size']
 
 # %% ../nbs/65_search.ipynb #2404c6f3
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from .planes import solve_columns
 from .energies import Potential, PotentialError
 from .potentials import load_potential
 from .heights import FLAT_PLAN, flat, height_starts, relax_heights
-from .height_search import find_heights
+from .height_search import find_heights, symmetry_front
 from .written import write_heights
 from .settle import SETTLE_PLAN, restless, settle
 from .rest import at_rest
@@ -197,12 +198,22 @@ def ask(self:Search, vlm:"CompactVLM|LargeVLM", temperature:float, start:float, 
     return self.prove(merged[:ANSWERS_TRIED], start + .3*(end - start), end)
 
 # %% ../nbs/65_search.ipynb #6501f0d3
-def lowest_of_each_size(found:list, # of `Relaxed`
-                        most:int)->list:
-    "The lowest arrangements with the same number of atoms, for each number."
+def _sizes(found)->list: # of lists of `Relaxed`
+    "Arrangements with the same number of atoms, the fewest first."
     sizes = {}
     for one in found: sizes.setdefault(len(one.slab.z), []).append(one)
-    return [one for size in sorted(sizes) for one in sizes[size][:most]]
+    return [sizes[size] for size in sorted(sizes)]
+
+def lowest_of_each_size(found:list, # of `Relaxed`, lowest energy first
+                        most:int)->list:
+    "The lowest arrangements with the same number of atoms, for each number."
+    return [one for size in _sizes(found) for one in size[:most]]
+
+def symmetric_of_each_size(found:list # of `Relaxed`, lowest energy first
+                          )->list:
+    "The arrangements that are more symmetric than all lower ones with the same number of atoms, for each number."
+    fronts = [(size, symmetry_front([r.energy for r in size], [r.order for r in size])) for size in _sizes(found)]
+    return [size[row] for size, front in fronts for row in front]
 
 # %% ../nbs/65_search.ipynb #6501f0d0
 SHOWN_PER_PLANE = 4, 2 # arrangements of heights that the first plane brings, and each other one, of each size of cell
@@ -276,8 +287,10 @@ def _add_arranged(self:Search, plane, slab, relaxed=None, origins=("columns",)):
 
 @patch
 def _add_plane(self:Search, plane, found, shown, written):
-    "Take the lowest arrangements of a plane and flat ones among the contenders; else those that the model wrote."
-    lowest = lowest_of_each_size(found, shown) + self.compute(relax_heights, flat(plane), plan=FLAT_PLAN)
+    "Take the lowest arrangements of a plane, symmetric and flat ones among the contenders; else what the model wrote."
+    lowest = lowest_of_each_size(found, shown)
+    symmetric = [r for r in symmetric_of_each_size(found) if not any(r is one for one in lowest)]
+    lowest += symmetric + self.compute(relax_heights, flat(plane), plan=FLAT_PLAN)
     for r in lowest: self._add_arranged(plane, r.slab, r)
     if lowest: return
     for slab in written: self._add_arranged(plane, slab, origins=("columns", "model"))
