@@ -5,14 +5,14 @@ from crystals import MOS2, MOS2_SLAB, photo
 from microscopygpt.crystal import Slab, cell_from_lengths, cell_lengths, from_slab
 from microscopygpt.heights import Relaxed
 from microscopygpt.observe import observe
-from microscopygpt.place import differ, freed, in_other_size, place
+from microscopygpt.place import differ, freed, in_other_size, on_symmetric, place
 from microscopygpt.energies import Potential
 from microscopygpt.potentials import load_potential
 from microscopygpt.rank import FEATURES, Candidate, context_of, contender, features, primitive
 from microscopygpt.proof import Proposal, best_common, prove
 from microscopygpt.rest import Inferred, at_rest, strain_between
 from microscopygpt.scan import Scan
-from microscopygpt.straighten import straightened
+from microscopygpt.straighten import shapes_of, straightened
 
 PHOSPHORUS_SLAB = Slab(np.diag([3.306, 4.631]), np.array([[0, .09], [.5, .41], [0, .91], [.5, .59]]), np.array([1.055, 1.055, -1.055, -1.055]), np.full(4, 15))
 RAW = Scan(affine=.1, drift=.05)
@@ -84,6 +84,40 @@ def test_the_common_shift_is_that_of_the_heavy_columns():
     d = np.array([[.1, .2], [1.1, .2], [.4, -.8]])
     assert best_common(d, np.array([74, 74, 1])) == pytest.approx([.1, .2], abs=1e-3)
     assert best_common(np.tile([.3, .7], (3, 1)), np.array([42, 16, 16])) == pytest.approx([.3, .7])
+
+# ---- a lattice that only looks symmetric
+
+def test_a_lattice_is_symmetric_for_columns_that_have_its_symmetry():
+    observation = straightened(observe(photo(MOS2)))
+    proof = proven(MOS2_SLAB, observation).proof
+    def moved(*shift): return replace(proof, placed=proof.placed._replace(frac=proof.placed.frac + [[0, 0], shift, shift]))
+    assert on_symmetric(proof, observation) and on_symmetric(moved(.03, 0), observation), "noise moves columns"
+    assert not on_symmetric(moved(.1, .3), observation)
+    assert not on_symmetric(proof, replace(observation, bravais=None))
+
+def test_a_larger_cell_may_hide_the_symmetry_of_its_columns():
+    observation = straightened(observe(photo(MOS2)))
+    proof = proven(MOS2_SLAB, observation).proof
+    cell, frac, z, numbers = proof.placed
+    larger = Slab(np.diag([1, 2])@cell, np.concatenate([frac, frac + [0, 1]])/[1, 2], np.r_[z, -z], np.r_[numbers, numbers])
+    assert on_symmetric(replace(proof, placed=larger), observation)
+
+def azide():
+    "A made-up crystal on an oblique lattice that a sheared image of a hexagonal one could have."
+    cell = cell_from_lengths(5.53, 6.69, 110.8)
+    frac = np.array([[0, 0], [.5, .5], [.5 + .21, .5 + .06], [.5 - .21, .5 - .06]])
+    return Slab(cell, frac, np.zeros(4), np.array([19, 7, 7, 7]))
+
+def test_an_oblique_crystal_on_a_nearly_hexagonal_lattice_keeps_its_own(chgnet):
+    "Taken as a sheared hexagonal scan, its columns say that it is none: the measured lattice stands."
+    slab = azide()
+    observation = observe(photo(from_slab(slab)))
+    hexagonal = min((s for s in shapes_of(observation) if s.bravais == 0), key=lambda s: s.strain)
+    straight = replace(observation.onto(hexagonal.cell, hexagonal.astigmatism), bravais=0)
+    one = contender(prove(Proposal(slab._replace(cell=straight.lattice.cell)), straight), abs(np.linalg.det(straight.lattice.cell)))
+    assert not on_symmetric(one.proof, straight)
+    place([one], straight, chgnet)
+    assert strain_between(slab.cell, one.proof.slab.cell).shape < .01
 
 # ---- the other size
 

@@ -123,6 +123,14 @@ def test_sizes_far_apart_are_not_averaged(off, kinds):
     taken = np.log(cell_lengths(found.cell)[0]/cell_lengths(HEXAGONAL)[0])
     assert min(abs(taken), abs(taken - off)) < 1e-9
 
+@pytest.mark.parametrize("stretch", [1.05, 1.12, 1.2])
+@pytest.mark.parametrize("kinds", [KINDS, CLEAN_KINDS], ids=["rough", "clean"])
+def test_shapes_far_apart_are_not_averaged(stretch, kinds):
+    "A shape between that of the image and that at rest would be wrong whichever is right."
+    rest = HEXAGONAL@np.diag([stretch, 1/stretch])
+    found = inferred(HEXAGONAL, rest, kinds=kinds)
+    assert min(strain_between(found.cell, cell).shape for cell in (HEXAGONAL, rest)) < 1e-6
+
 @pytest.mark.parametrize("off", [-.3, .3])
 def test_a_scale_that_belongs_to_another_image_is_not_believed(off):
     found = inferred(HEXAGONAL, HEXAGONAL*np.exp(off))

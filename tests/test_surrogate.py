@@ -1,11 +1,13 @@
 "The linear potential that finds where to look for heights."
 import numpy as np, pytest
-from microscopygpt.crystal import Slab
+from microscopygpt.crystal import Slab, cell_from_lengths
 from microscopygpt.heights import FLATNESS, bond_strengths, cheap_heights, morse, near_pairs, relax_heights
 from microscopygpt.energies import Potential
-from microscopygpt.height_search import USUAL_ATOMS, beside, changed, find_heights, height_spaces, in_turn, shares
+from microscopygpt.potentials import load_potential
+from microscopygpt.height_search import (HIGHEST_ENERGY, USUAL_ATOMS, beside, changed, find_heights, height_spaces, in_turn, shares,
+                                         symmetry_front)
 from microscopygpt.surrogate import BOND, HeightFeatures, Surrogate
-from test_heights import MOS2
+from test_heights import MOS2, solved
 
 class Bonds(Potential):
     "Ionic bonds on heights alone, in eV: something else than what a search starts with."
@@ -104,6 +106,34 @@ def test_beside_a_cell_stands_the_same_turned_over_or_round():
     assert len(pairs) and all(np.allclose(pair[:3], z) and not np.allclose(pair[3:], z) for pair in pairs)
     assert all(pair[3] == 0 and sorted(np.abs(pair[4:])) == pytest.approx([.5, 1.6]) for pair in pairs)
     assert beside(np.array([0., 1.6, -1.6]), MOS2.operations).tolist() in ([], [[0, 1.6, -1.6, 0, -1.6, 1.6]])
+
+# symmetric arrangements
+
+def test_operations_that_leave_heights_are_counted():
+    "The mirror in the plane doubles the six operations of a column; turned over or with like atoms exchanged it is the same."
+    space = height_spaces(MOS2)[0]
+    z = np.array([[0., 1.6, -1.6], [0., -1.6, 1.6], [5., 6.6, 3.4], [0., 1.6, -1.2], [.8, 1.6, -1.6]])
+    assert space.orders(z).tolist() == [12, 12, 12, 6, 6]
+
+@pytest.mark.parametrize("orders, wanted", [([6, 2, 12, 12], [0, 2]), ([12, 6, 2, 1], [0]), ([1, 2, 4, 8], [0, 1, 2, 3]), ([0]*4, [])])
+def test_only_what_is_more_symmetric_than_all_below_is_worth_a_look(orders, wanted):
+    energies, orders = np.array([-4., -3.9, -3.8, -3.7]), np.array(orders)
+    assert symmetry_front(energies, orders) == wanted
+    mixed = np.array([2, 0, 3, 1])
+    assert [mixed[row] for row in symmetry_front(energies[mixed], orders[mixed])] == wanted
+
+def test_what_lies_hopelessly_high_is_not_worth_a_look():
+    assert symmetry_front(np.array([0., HIGHEST_ENERGY - .01, HIGHEST_ENERGY + .01]), np.array([1, 2, 4])) == [0, 1]
+
+LIP3 = solved(cell_from_lengths(4.2, 4.2, 120), [[0, 0], [1/3, 2/3], [1/3, 2/3], [2/3, 1/3]], [3, 15, 15, 15])
+
+def test_a_symmetric_arrangement_is_followed_where_a_lower_one_is_not_symmetric():
+    "CHGNet would rather have lithium beside the sheet of phosphorus; with it in the mirror plane the sheet is at rest, too."
+    found = find_heights(LIP3, load_potential("chgnet"), indices=(1,))
+    front = [found[row] for row in symmetry_front([r.energy for r in found], [r.order for r in found])]
+    assert [r.order for r in front] == [6, 12] and front[0] is found[0]
+    assert np.abs(front[1].slab.z).round(1).tolist()[::3] == [0, 0] and front[1].force < .1
+    assert .05 < front[1].energy - front[0].energy < HIGHEST_ENERGY
 
 def test_a_search_can_be_stopped(bonds):
     class Enough(Exception): pass
