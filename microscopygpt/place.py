@@ -18,7 +18,8 @@ from .plane_groups import plane_operations
 from .rank import Candidate, Contender, primitive
 from .proof import (EXPLAINED_BY_NOISE, NUISANCES, Proof, bound_in, crowding, n_operations,
                                  operations_in_place, residual_in_place, symmetric_fit, symmetrize)
-from .rest import CLEAN_KINDS, FAR_APART, KINDS, Misfit, at_rest, infer_cell, misfit_of, strain_between, trust_in
+from .rest import (CLEAN_KINDS, FAR_APART, KINDS, Misfit, at_rest, infer_cell, misfit_of, size_doubt,
+                                strain_between, trust_in)
 from .straighten import marks
 
 # %% ../nbs/62_place.ipynb #62c00003
@@ -168,7 +169,7 @@ def in_other_size(best:Candidate, potential:Potential, tick:"Callable|None"=None
                  )->list: # of one `Candidate`, or of none
     "The candidate in the size that was not taken, where measurement and physics are far apart."
     inferred = best.inferred
-    rest_is_right = inferred.trust["unscaled"] + inferred.trust["raw"]
+    rest_is_right = size_doubt(inferred.trust)
     taken = round(rest_is_right)
     share = 1 - rest_is_right if taken else rest_is_right # of the other size
     if abs(inferred.strain.scale) < FAR_APART or share < WORTH_LISTING: return []

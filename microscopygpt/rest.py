@@ -6,7 +6,7 @@
 __all__ = ['STILL', 'REST_PLAN', 'POTENTIAL', 'TAIL', 'SYMMETRIC_SHAPE', 'UNFINISHED', 'RAW_SCALE', 'RAW_SHAPE', 'OTHER_SCALE',
            'OTHER_TAIL', 'KINDS', 'CLEAN_KINDS', 'PSEUDOSYMMETRIC', 'FAR_APART', 'FAR_APART_SHAPE', 'IMPOSSIBLE',
            'CellRelaxation', 'FreeRelaxation', 'at_rest', 'Strain', 'strain_between', 'Misfit', 'misfit_of', 'trust_in',
-           'Inferred', 'infer_cell']
+           'Inferred', 'size_doubt', 'infer_cell']
 
 # %% ../nbs/56_rest.ipynb #42c00003
 from collections.abc import Callable
@@ -224,12 +224,17 @@ def _log_odds(misfit:Misfit, kinds:dict)->float:
     return float(np.log(max(likely/agreed, IMPOSSIBLE)))
 
 # %% ../nbs/56_rest.ipynb #9648c468
+def size_doubt(trust:dict # kind of instrument -> probability
+              )->float:
+    "The probability that the measured size is not to be believed."
+    return trust["unscaled"] + trust["raw"]
+
 def infer_cell(misfit:Misfit, trust:dict, # kind of instrument -> probability
                scaled:bool=True, # whether the image came with a pixel size
                kinds:dict=KINDS)->Inferred:
     "The cell that measurement and physics agree on: each counts as far as it can be trusted."
     strain = misfit.strain
-    size, shape = trust["unscaled"] + trust["raw"] if scaled else 1., trust["raw"]
+    size, shape = size_doubt(trust) if scaled else 1., trust["raw"]
     if abs(strain.scale) > FAR_APART: size = round(size)
     if strain.shape > FAR_APART_SHAPE: shape = round(shape)
     scaling = strain.scale*np.eye(2)
