@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SADDLE', 'FEATURES', 'MOVED_STEP', 'AREA_STEP', 'STRAIN_STEP', 'CROWDED_STEP', 'SPACIOUS', 'NO_VOTE', 'ENERGY_STEP',
-           'LARGEST_FORCE', 'LEAST_ODDS', 'IN_DATABASE', 'UNEXPLAINED', 'STRAIN', 'BY_HAND', 'JUDGES', 'LOWEST_TAUGHT',
-           'CERTAIN', 'FIRST_CONFIDENCE', 'EXPLAINED', 'PLAUSIBLE', 'WELL_EXPLAINED', 'PLACED', 'Contender',
-           'contender', 'primitive', 'representative', 'merge_contenders', 'Context', 'context_of', 'features', 'Judge',
-           'scores', 'doubt_of', 'confidences', 'fit_confidence', 'RankError', 'fit_judge', 'fit_in_words', 'describe',
-           'Candidate', 'rank_merged', 'rank']
+           'LARGEST_FORCE', 'LEAST_ODDS', 'IN_DATABASE', 'UNEXPLAINED', 'STRAIN', 'CONTRAST', 'BY_HAND', 'JUDGES',
+           'LOWEST_TAUGHT', 'CERTAIN', 'FIRST_CONFIDENCE', 'EXPLAINED', 'PLAUSIBLE', 'WELL_EXPLAINED', 'PLACED',
+           'Contender', 'contender', 'primitive', 'representative', 'merge_contenders', 'Context', 'context_of',
+           'features', 'Judge', 'scores', 'doubt_of', 'confidences', 'fit_confidence', 'RankError', 'fit_judge',
+           'fit_in_words', 'describe', 'Candidate', 'rank_merged', 'rank']
 
 # %% ../nbs/61_rank.ipynb #28c19e6e
 from collections.abc import Callable
@@ -22,6 +22,7 @@ from .crystal import Atoms, canonical, from_slab, reduced_formula, space_group, 
 from .height_search import HIGHEST_ENERGY
 from .heights import Relaxed
 from .proof import Proof, residual_bound, too_much_left
+from .refine import unusual_contrast
 from .rest import Inferred
 
 # %% ../nbs/61_rank.ipynb #30368c8e
@@ -115,10 +116,9 @@ def merge_contenders(contenders:list # of `Contender`
 
 # %% ../nbs/61_rank.ipynb #59c53811
 FEATURES = ("log residual", "log residual over the least", "atoms moved", "log area ratio", "log strain ratio",
-            "crowded",
-            "atoms relocated", "log symmetry", "log vote share", "solved from the columns", "in a database",
+            "crowded", "atoms relocated", "log symmetry", "log vote share", "solved from the columns", "in a database",
             "energy", "forces in the plane", "heights moved", "unusual covering", "log atoms over the fewest",
-            "log cells in the crystal's cell", "log odds of the strain", "too much left")
+            "log cells in the crystal's cell", "log odds of the strain", "too much left", "unusual contrast")
 
 # %% ../nbs/61_rank.ipynb #e301b61d
 class Context(NamedTuple):
@@ -202,16 +202,17 @@ def _strain_odds(one):
     if one.lost: return LEAST_ODDS
     return one.inferred.log_odds if one.inferred else 0.
 
-def features(one:Contender, context:Context)->np.ndarray: # (19,), see `FEATURES`
+def features(one:Contender, context:Context)->np.ndarray: # (20,), see `FEATURES`
     "What counts for or against a contender."
-    last = [max(_strain_odds(one), LEAST_ODDS), too_much_left(one.proof.residual)]
+    last = [max(_strain_odds(one), LEAST_ODDS), too_much_left(one.proof.residual),
+            unusual_contrast(one.proof.fit.contrast_exponent)]
     return np.array([*_fit_features(one.proof, context), *_origin_features(one, context),
                      *_energy_features(one, context), *_room_features(one, context), *last])
 
 # %% ../nbs/61_rank.ipynb #f87aa62f
 class Judge(NamedTuple):
     "Weights of the evidence, and what they make of a score."
-    weights: np.ndarray # (19,)
+    weights: np.ndarray # (20,)
     offset: float
     confidence: tuple # slope, offset, sharpness, weight of doubt: see `confidences`
 
@@ -224,16 +225,17 @@ def scores(contenders:list, asked:int, judge:Judge)->np.ndarray: # log odds
 IN_DATABASE = 1.5 # worth as much as four of 32 votes
 UNEXPLAINED = -1. # weight of what is left: it was small in all that taught, and is not where nothing is right
 STRAIN = .4 # weight of the log odds of a strain: contenders that are worst by it are rarely right
+CONTRAST = -1. # weight of an unusual contrast: all contenders share one detector, and wrong elements bend its exponent
 BY_HAND = -.1 # weight of what the fitted micrographs cannot teach: moved, stretched, sheared, forces in the plane
 
 _ENERGY_WEIGHTS = [-.079, -1.661, BY_HAND, BY_HAND, BY_HAND, -.734, -.359, .514, # fit
                    1.012, -.018, IN_DATABASE, # origin
                    -.712, BY_HAND, BY_HAND, # energy
-                   -.043, -2.755, -.552, STRAIN, UNEXPLAINED] # room, strain, what is left
+                   -.043, -2.755, -.552, STRAIN, UNEXPLAINED, CONTRAST] # room, strain, what is left, contrast
 _IMAGE_WEIGHTS = [-.06, -.83, BY_HAND, BY_HAND, BY_HAND, -.644, -.201, .922,
                   .807, -.88, IN_DATABASE,
                   0, 0, 0,
-                  -.175, -1.816, .289, 0, UNEXPLAINED]
+                  -.175, -1.816, .289, 0, UNEXPLAINED, CONTRAST]
 JUDGES = {"energy": Judge(np.array(_ENERGY_WEIGHTS), 1.723, (.486, 2.322, 1.12, 2.092)),
           "image": Judge(np.array(_IMAGE_WEIGHTS), .094, (1.345, 1.356, 1.383, 0.))}
 
@@ -369,7 +371,7 @@ class Candidate:
     origins: tuple = () # who proposed it
     energy: "float|None" = None # eV/atom, where heights were computed
     margin: "float|None" = None # eV/atom above the lowest of its size
-    features: np.ndarray = field(repr=False, default=None) # (19,), see `FEATURES`
+    features: np.ndarray = field(repr=False, default=None) # (20,), see `FEATURES`
     inferred: "Inferred|None" = field(repr=False, default=None) # its lattice by measurement and physics
 
     @property

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SHIFT_GRID', 'Z_UNIT', 'PROBE_VARIANCE_SIGMA', 'PROBE_VARIANCE_LIMITS', 'CONTRAST_SIGMA', 'CONTRAST_LIMITS', 'REACH',
-           'DAMPING', 'STEP_LENGTHS', 'FIRST_SIGMA', 'LAST_SIGMA', 'SETTLING_STEPS', 'SETTLED', 'SITE_GRID',
-           'supercells', 'Placement', 'strains', 'placements', 'structure_factors', 'correlation_map', 'grid_shape',
-           'best_shifts', 'atom_waves', 'fitted_gain', 'residual_of', 'PlaneModel', 'jacobian', 'without_gain',
-           'free_directions', 'Fit', 'fit_positions', 'position_errors', 'relocate']
+           'USUAL_CONTRAST', 'CONTRAST_STEP', 'DAMPING', 'STEP_LENGTHS', 'FIRST_SIGMA', 'LAST_SIGMA', 'SETTLING_STEPS',
+           'SETTLED', 'SITE_GRID', 'supercells', 'Placement', 'strains', 'placements', 'structure_factors',
+           'correlation_map', 'grid_shape', 'best_shifts', 'atom_waves', 'fitted_gain', 'residual_of', 'PlaneModel',
+           'jacobian', 'without_gain', 'unusual_contrast', 'free_directions', 'Fit', 'fit_positions', 'position_errors',
+           'relocate']
 
 # %% ../nbs/40_refine.ipynb #25828c7d
 from dataclasses import dataclass
@@ -218,6 +219,16 @@ PROBE_VARIANCE_LIMITS = .03, 1.2 # Å²: .4 Å at half maximum, the sharpest the
 CONTRAST_SIGMA = .4 # exponents of 1.3 to 2.1 around 1.7: what annular dark-field detectors give
 CONTRAST_LIMITS = .3, 2.8 # nearly blind to the element; more than Rutherford scattering, which gives 2
 REACH = 3 # springs: an atom farther off is in the wrong place, which `relocate` mends
+
+# %% ../nbs/40_refine.ipynb #775e2396
+USUAL_CONTRAST = 1.1, 2.1 # exponents of most annular dark-field images; real ones of .5 and 2.8 have been seen
+CONTRAST_STEP = .5 # what counts as one
+
+def unusual_contrast(power:float # contrast exponent
+                    )->float: # 0 for a usual one
+    "How far a contrast exponent lies outside of what is usual, in steps."
+    low, high = USUAL_CONTRAST
+    return max(low - power, power - high, 0.)/CONTRAST_STEP
 
 # %% ../nbs/40_refine.ipynb #d78483ad
 @dataclass

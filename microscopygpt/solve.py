@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['NO_POTENTIAL', 'PATIENCE', 'CONVINCING', 'OTHER_SIZES', 'RESCALED', 'STOPPED', 'UNLIKELY', 'SAME_SCORE',
-           'USUAL_DISTANCE', 'USUAL_CONTRAST', 'NO_SCALE', 'DOUBTFUL', 'SCALE_ERROR', 'STRAINED', 'NOTED',
-           'NO_TEMPLATES', 'COMPOSITIONS', 'COMPOSING', 'observed_at', 'rescaled', 'unscaled_observation', 'Attempt',
-           'better_of', 'ScaleTrials', 'is_convincing', 'on_either_scale', 'without_its_scale', 'sizes_to_try',
-           'stopped', 'on_other_sizes', 'first_attempt', 'second_attempt', 'at_its_rest', 'on_its_scale', 'unusual',
-           'warnings_for', 'corrections', 'predict']
+           'USUAL_DISTANCE', 'NO_SCALE', 'DOUBTFUL', 'SCALE_ERROR', 'STRAINED', 'NOTED', 'NO_TEMPLATES', 'COMPOSITIONS',
+           'COMPOSING', 'observed_at', 'rescaled', 'unscaled_observation', 'Attempt', 'better_of', 'ScaleTrials',
+           'is_convincing', 'on_either_scale', 'without_its_scale', 'sizes_to_try', 'stopped', 'on_other_sizes',
+           'first_attempt', 'second_attempt', 'at_its_rest', 'on_its_scale', 'unusual', 'warnings_for', 'corrections',
+           'predict']
 
 # %% ../nbs/67_solve.ipynb #32c16a76
 from dataclasses import dataclass, replace
@@ -30,6 +30,7 @@ from .energies import PotentialError
 from .potentials import POTENTIALS
 from .propose import area_of_unit, local_crystals
 from .rank import EXPLAINED, Candidate
+from .refine import USUAL_CONTRAST
 from .calibrate import observe_unscaled, pixel_size_at_rest, pixel_sizes_by_area, unscaled_planes
 from .composition import compose, read_elements
 from .search import (PROPOSERS, PredictError, Search, active_proposers, in_share, remembered,
@@ -242,7 +243,6 @@ def on_its_scale(question:Search, micrograph:Micrograph, imaging:Imaging,
 
 # %% ../nbs/67_solve.ipynb #67c00051
 USUAL_DISTANCE = .7, 1.2 # shortest distance over the sum of covalent radii; 1 % of the databases lie outside
-USUAL_CONTRAST = 1.1, 2.1 # exponents of most annular dark-field images; real ones of .5 and 2.8 have been seen
 
 def unusual(near:float, # shortest distance over the sum of covalent radii
             power:float # contrast exponent

@@ -10,7 +10,7 @@ from microscopygpt.heights import Relaxed
 from microscopygpt.rank import (FEATURES, JUDGES, LEAST_ODDS, LOWEST_TAUGHT, Context, Contender, confidences,
                                 contender, context_of, describe, features, fit_confidence, fit_in_words,
                                 merge_contenders, primitive, rank, scores)
-from microscopygpt.refine import Fit, Placement
+from microscopygpt.refine import Fit, Placement, unusual_contrast
 from microscopygpt.rest import Inferred
 from microscopygpt.proof import Proof, Proposal, crowding, n_operations
 
@@ -307,3 +307,8 @@ def test_doubt_is_weighed_by_what_became_of_the_doubtful():
     judge = JUDGES["energy"]._replace(confidence=numbers)
     assert confidences(np.array([1.5]), judge)[0] == pytest.approx(.9, abs=.05)
     assert confidences(np.array([1.5]), judge, 1.)[0] == pytest.approx(1/3, abs=.05)
+
+@pytest.mark.parametrize("power, steps", [(1.1, 0), (1.7, 0), (2.1, 0), (2.8, 1.4), (.3, 1.6)])
+def test_an_unusual_contrast_counts_against_a_contender(power, steps):
+    assert unusual_contrast(power) == pytest.approx(steps)
+    assert all(judge.weights[FEATURES.index("unusual contrast")] < 0 for judge in JUDGES.values())
