@@ -332,7 +332,7 @@ def _library(name, templates)->Library:
                         "one, or give templates.")
 
 # %% ../nbs/75_evaluation.ipynb #5fce7c32
-def _options(name, propose, heights, library)->tuple: # names of proposers, potential
+def _options(name, propose, heights, has_library)->tuple: # names of proposers, potential
     "The proposers for a name, and the potential that computes heights."
     propose = (propose,) if isinstance(propose, str) else tuple(propose)
     if _is_baseline(name):
@@ -340,9 +340,9 @@ def _options(name, propose, heights, library)->tuple: # names of proposers, pote
             raise EvaluateError(f"{name} is a baseline and has no proposers or heights to choose: "
                                 "leave these options out.")
         return ("templates",) if name == "templates" else (), None
-    if set(propose) == {"templates"} and library is None:
+    if set(propose) == {"templates"} and not has_library:
         raise EvaluateError(f"{name} has no templates, and no other proposer is allowed: take {name}+templates.")
-    return active_proposers(propose, name, library), heights
+    return active_proposers(propose, name, has_library or None), heights
 
 # %% ../nbs/75_evaluation.ipynb #c95083dc
 def _question(model, templates, seed, k, noise, out, propose=PROPOSERS, heights="chgnet")->Question:
@@ -355,8 +355,9 @@ def _question(model, templates, seed, k, noise, out, propose=PROPOSERS, heights=
     may_use_one = asked is not None and extra != "blank"
     if may_use_one and templates is not None and not needs_library: # templates that are given are used
         name, needs_library = f"{name}+templates", True
+    options = _options(name, propose, heights, needs_library) # before databases are looked for
     library = _library(name, templates) if needs_library else None
-    return Question(name, asked, library, noise, seed, k, out, *_options(name, propose, heights, library))
+    return Question(name, asked, library, noise, seed, k, out, *options)
 
 # %% ../nbs/75_evaluation.ipynb #1935b2b6
 def _fingerprint(model)->str: # empty for a model without weights of its own
