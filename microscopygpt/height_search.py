@@ -151,9 +151,9 @@ def symmetry_front(energies:np.ndarray, # (s,) eV/atom
                    orders:np.ndarray # (s,)
                   )->list: # of rows, lowest energy first; the lowest of all is one of them
     "The rows that are more symmetric than every row that is lower."
-    front, most = [], 0
+    front, most, highest = [], 0, np.min(energies) + HIGHEST_ENERGY
     for row in np.argsort(energies, kind="stable"):
-        if energies[row] > np.min(energies) + HIGHEST_ENERGY: break
+        if energies[row] > highest: break
         if orders[row] > most: front.append(int(row))
         most = max(most, orders[row])
     return front
@@ -245,6 +245,12 @@ class _HeightSearch:
 
     def follow(self, rows, steps): self.relaxation.follow(rows, steps, self.tick)
 
+    def take(self, starts, steps):
+        "Take heights in, given with the places of their cells, and relax them some steps."
+        before = len(self.owner)
+        for i, heights in starts: self.add(i, heights)
+        self.follow(range(before, len(self.owner)), steps)
+
     def ordered(self, wanted)->list: # row numbers, lowest energy first
         "The starts over the cells for which `wanted` is true."
         rows = (r for r, i in enumerate(self.owner) if wanted(self.spaces[i]))
@@ -285,37 +291,33 @@ def _begin(self:_HeightSearch, seed):
 def _look(self:_HeightSearch, surrogate, larger:bool, rng):
     "One round: starts that the surrogate proposes, over larger cells too or not, relaxed some steps."
     surrogate.fit(self.recorder.data(self.spaces))
-    before = len(self.owner)
+    starts = []
     for i, (space, share) in enumerate(zip(self.spaces, shares(self.spaces))):
         if space.index > 1 and not larger: continue
-        known = self.heights(space)
         keep = max(FEWEST_KEPT, round(NEW_STARTS*share*space.size()))
-        self.add(i, space.propose(surrogate, known, keep, rng))
-    self.follow(range(before, len(self.owner)), NEW_STEPS)
+        starts.append((i, space.propose(surrogate, self.heights(space), keep, rng)))
+    self.take(starts, NEW_STEPS)
 
+# %% ../nbs/57_height_search.ipynb #6c35c0bb
 @patch
 def _look_beside(self:_HeightSearch, surrogate):
     "Over cells of two measured ones: the lowest of one, and beside it the same, turned over or round."
-    single, before = self.spaces[0], len(self.owner)
+    single = self.spaces[0]
     if single.index != 1: return
     pairs = np.concatenate([beside(z, single.operations) for z in centred(self.heights(single)[:BESIDE])])
     if not len(pairs): return
     surrogate.fit(self.recorder.data(self.spaces))
     free, kinds = np.tile(np.eye(pairs.shape[1]), (len(pairs), 1, 1)), np.arange(len(pairs))
-    for i, space in enumerate(self.spaces):
-        if space.index != 2: continue
-        known = self.heights(space)
-        self.add(i, space._lowest_of(pairs, free, kinds, surrogate, known, BESIDE_KEPT))
-    self.follow(range(before, len(self.owner)), NEW_STEPS)
+    def lowest(space): return space._lowest_of(pairs, free, kinds, surrogate, self.heights(space), BESIDE_KEPT)
+    self.take([(i, lowest(space)) for i, space in enumerate(self.spaces) if space.index == 2], NEW_STEPS)
 
 # %% ../nbs/57_height_search.ipynb #bf4c02bb
 @patch
 def _look_symmetric(self:_HeightSearch, surrogate, rng):
     "Over every cell: the lowest of the most symmetric arrangements."
     surrogate.fit(self.recorder.data(self.spaces))
-    before = len(self.owner)
-    for i, space in enumerate(self.spaces): self.add(i, space.propose_symmetric(surrogate, rng))
-    self.follow(range(before, len(self.owner)), NEW_STEPS)
+    starts = [(i, space.propose_symmetric(surrogate, rng)) for i, space in enumerate(self.spaces)]
+    self.take(starts, NEW_STEPS)
 
 # %% ../nbs/57_height_search.ipynb #4c6e8a27
 @patch

@@ -30,7 +30,7 @@ from .energies import PotentialError
 from .potentials import POTENTIALS
 from .propose import area_of_unit, local_crystals
 from .rank import EXPLAINED, Candidate
-from .refine import USUAL_CONTRAST
+from .refine import USUAL_CONTRAST, unusual_contrast
 from .calibrate import observe_unscaled, pixel_size_at_rest, pixel_sizes_by_area, unscaled_planes
 from .composition import compose, read_elements
 from .search import (PROPOSERS, PredictError, Search, active_proposers, in_share, remembered,
@@ -252,7 +252,7 @@ def unusual(near:float, # shortest distance over the sum of covalent radii
     if not USUAL_DISTANCE[0] <= near <= USUAL_DISTANCE[1]:
         notes.append(f"The nearest atoms of the best candidate are {near:.2f} times as far apart as their covalent "
                      "radii add up to, which is rare: check the formula and the pixel size.")
-    if not low <= power <= high:
+    if unusual_contrast(power):
         notes.append(f"The contrast exponent of the best candidate is {power:.1f}, where {low} to {high} is usual: "
                      "check the elements of the formula.")
     return notes
