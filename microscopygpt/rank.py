@@ -8,7 +8,7 @@ __all__ = ['SADDLE', 'FEATURES', 'MOVED_STEP', 'AREA_STEP', 'STRAIN_STEP', 'CROW
            'LOWEST_TAUGHT', 'CERTAIN', 'FIRST_CONFIDENCE', 'EXPLAINED', 'PLAUSIBLE', 'WELL_EXPLAINED', 'PLACED',
            'Contender', 'contender', 'primitive', 'representative', 'merge_contenders', 'Context', 'context_of',
            'features', 'Judge', 'scores', 'doubt_of', 'confidences', 'fit_confidence', 'RankError', 'fit_judge',
-           'fit_in_words', 'describe', 'Candidate', 'rank_merged', 'rank']
+           'fit_in_words', 'describe', 'Candidate', 'promising', 'rank_merged', 'rank']
 
 # %% ../nbs/61_rank.ipynb #28c19e6e
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 import numpy as np
 from .columns import CLOSE, COVERING, COVERING_SPREAD, NOISE_RESIDUAL, covering
-from .compare import alike, fingerprint
+from .compare import alike, compare, fingerprint, prepare
 from .core import MicroscopyGPTError
 from .crystal import Atoms, canonical, from_slab, reduced_formula, space_group, standardize, to_slab
 from .height_search import HIGHEST_ENERGY
@@ -382,28 +382,29 @@ class Candidate:
 # %% ../nbs/61_rank.ipynb #06316c09
 PLACED = 8 # contenders that get their lattice at rest, the best by all other evidence
 
+def promising(score:np.ndarray, # (n,) log odds
+              k:int)->np.ndarray: # indices of the best, most of all evidence first
+    "The contenders that are worth more work, so that k of them can be shown."
+    return np.argsort(-score, kind="stable")[:max(k, PLACED)]
+
 def _scores_at_rest(contenders, asked, k, judge, place):
     "Scores, the most promising contenders being given their lattice at rest first."
     score = scores(contenders, asked, judge)
     if not place: return score
-    first = np.argsort(-score, kind="stable")[:max(k, PLACED)]
+    first = promising(score, k)
     place([contenders[i] for i in first], score[first])
     placed = scores(contenders, asked, judge)
-    rest = np.setdiff1d(np.arange(len(score)), first)
-    score[first], score[rest] = placed[first], np.minimum(score[rest], placed[first].min())
+    score -= max(0., np.delete(score, first).max(initial=-np.inf) - placed[first].min())
+    score[first] = placed[first]
     return score
 
 # %% ../nbs/61_rank.ipynb #681f0dc2
-def _at_rest(one, atoms):
-    "The crystal of a contender (its primitive `Atoms`) in its lattice at rest, where it has one."
-    return primitive(one.proof) if one.inferred else atoms
-
 def _first_crystals(structures, k):
-    "Indices of the first k structures that are different crystals."
+    "Indices of the first k structures that are different crystals: none would count as solved where another is true."
     kept = {}
     for i, atoms in enumerate(structures):
-        kind = _kind_of(atoms)
-        if not any(_is_same(kind, one) for one in kept.values()): kept[i] = kind
+        one = prepare(atoms)
+        if not any(compare(better, one, split=False).solved for better in kept.values()): kept[i] = one
         if len(kept) == k: break
     return list(kept)
 
@@ -429,7 +430,7 @@ def rank_merged(merged:list, # what `merge_contenders` gives
     score = _scores_at_rest(alone, asked, k, judge, place)
     sure = confidences(score, judge, doubt_of(alone))
     order = np.argsort(-score, kind="stable")
-    structures = [_at_rest(*merged[i]) for i in order]
+    structures = [primitive(alone[i].proof) if alone[i].inferred else merged[i][1] for i in order]
     def shown(i, atoms):
         why = describe(alone[i], asked, context, potential)
         return _candidate(alone[i], atoms, score[i], sure[i], why, context)

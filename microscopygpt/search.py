@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PROPOSERS', 'ON_TOP', 'RESTLESS_BUDGET', 'KNOWN_PLAN', 'WORTH_HEIGHTS', 'ANSWERS_TRIED', 'SHOWN_PER_PLANE',
            'SETTLED_PER_PLANE', 'WATCHED', 'OFF_SCALE', 'PLANES', 'PLANE_GAP', 'RESTLESS_PLANES', 'WRITTEN_PER_PLANE',
-           'GUESSED_PER_PLANE', 'ROUNDS', 'FINISH', 'TEMPLATES_TRIED', 'BOLDER', 'PredictError', 'resolved_formula',
-           'active_proposers', 'remembered', 'in_share', 'rising', 'scale_of', 'Search', 'lowest_of_each_size',
-           'symmetric_of_each_size']
+           'GUESSED_PER_PLANE', 'ROUNDS', 'FINISH', 'LATE_PLAN', 'TEMPLATES_TRIED', 'BOLDER', 'PredictError',
+           'resolved_formula', 'active_proposers', 'remembered', 'in_share', 'rising', 'scale_of', 'Search',
+           'lowest_of_each_size', 'symmetric_of_each_size']
 
 # %% ../nbs/65_search.ipynb #2404c6f3
 from collections.abc import Callable
@@ -32,7 +32,7 @@ from .written import write_heights
 from .settle import SETTLE_PLAN, restless, settle
 from .rest import at_rest
 from .propose import merge_answers, propose_templates, prove_columns, with_heights
-from .rank import contender, merge_contenders, rank_merged
+from .rank import JUDGES, contender, merge_contenders, primitive, promising, rank_merged, scores
 from .place import in_other_size, place
 
 # %% ../nbs/65_search.ipynb #e9240959
@@ -95,6 +95,7 @@ class Search:
         self.observation, self.formula, self.prompt = observation, formula, prompt
         self.answers, self.seed, self.tell = answers, seed, tell
         self.potential, self.contenders, self.notes, self.asked = None, [], [], 0
+        self.carried = [] # proposals that were found on another scale
         # whether the first plane's size at rest is looked at; log of how far it is off
         self.watching, self.shift = False, 0.
         self.effort = 0. # of the potential, before the search began
@@ -320,6 +321,30 @@ def add_columns(self:Search, start:float, end:float, vlm:"CompactVLM|LargeVLM|No
         written = [] if found or i >= PLANES else self.write_heights(plane, vlm)
         self._add_plane(plane, found, SHOWN_PER_PLANE[place], written)
 
+# %% ../nbs/65_search.ipynb #b556dc3c
+LATE_PLAN = ((1, 8),) # how many are relaxed for how many steps, of what was left out before
+
+@patch
+def _with_energy(self:Search, one):
+    "Relax the heights of a contender; whether the potential gave them."
+    for relaxed in self.compute(relax_heights, [one.proof.placed], plan=LATE_PLAN):
+        one.proof, one.relaxed = with_heights(one.proof, relaxed, self.observation), relaxed
+    return one.relaxed is not None
+
+@patch
+def give_energies(self:Search, merged:list, # of (`Contender`, primitive `Atoms`)
+                  k:int)->list: # the same; promising contenders have an energy, and the heights that go with it
+    "Relax the heights of promising contenders that have no energy yet: unknown, it would count as the lowest."
+    merged, tried = list(merged), set()
+    while True:
+        some = [one for one, _ in merged]
+        best = promising(scores(some, self.asked, JUDGES["energy"]), k)
+        left = [i for i in best if some[i].relaxed is None and i not in tried]
+        if not left: return merged
+        tried.update(left)
+        for i in left:
+            if self._with_energy(some[i]): merged[i] = some[i], primitive(some[i].proof)
+
 # %% ../nbs/65_search.ipynb #65c00031
 @patch
 def place(self:Search, # noqa: F811 (a method)
@@ -357,11 +382,23 @@ def run(self:Search, propose:tuple, vlm:"CompactVLM|LargeVLM|None", crystals:lis
     if crystals: self._add_templates(crystals)
     if "columns" in propose: self.add_columns(.2, .6, vlm)
     if self.shift: return []
+    self.add_known(self.prove(self.carried, .6, .6))
     if vlm: self.add_known(self.ask(vlm, 1., .6, .8))
     merged = merge_contenders(self.possible())
     if vlm and len(merged) < k:
         self.add_known(self.ask(vlm, BOLDER, .8, .9))
         merged = merge_contenders(self.possible())
     self.tell(.9, "finding the lattice at rest")
+    if self.potential and merged: merged = self.give_energies(merged, k)
     ranked = rank_merged(merged, self.asked, k, self.potential.name if self.potential else "", self.place)
     return self.with_other_size(ranked)[:k]
+
+# %% ../nbs/65_search.ipynb #65e00002
+@patch
+def carry(self:Search, other:"Search", # on another scale
+          candidates:list # of `Candidate`, what it found
+         )->None:
+    "Propose what was found on another scale."
+    factor = self.observation.source_pixel_size/other.observation.source_pixel_size
+    def moved(p): return p.placed._replace(cell=p.placed.cell*factor, z=p.slab.z)
+    self.carried += [replace(c.proof.proposal, slab=moved(c.proof), votes=0) for c in candidates]

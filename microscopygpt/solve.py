@@ -110,10 +110,11 @@ class ScaleTrials:
         potential = self.question.potential
         return potential is None or potential.effort - self.question.effort < PATIENCE
 
-    def on(self, observation:Observation, watching:bool=False)->Attempt:
-        "Ask the question on the scale of an observation; `watching`: stop early where the first plane is off scale."
+    def on(self, observation:Observation, watching:bool=False, earlier:"Attempt|None"=None)->Attempt:
+        "Ask on the scale of an observation; `watching`: stop early where it is wrong; what came `earlier` is proposed."
         search = self.question.on(observation)
         search.watching = watching
+        if earlier: search.carry(*earlier)
         return Attempt(search, self.run(search))
 
     def hopeless(self, attempt:Attempt)->bool:
@@ -227,7 +228,8 @@ def at_its_rest(trials:ScaleTrials, attempt:Attempt)->Attempt:
     if not trials.doubted or best is None or not best.inferred: return attempt
     shift = scale_of(best.inferred.cell, best.proof.placed.cell)
     if abs(shift) > RESCALED:
-        again = trials.on(rescaled(trials.micrograph, attempt.search.observation, shift, trials.imaging))
+        observation = rescaled(trials.micrograph, attempt.search.observation, shift, trials.imaging)
+        again = trials.on(observation, earlier=attempt)
         if again.best is not None and again.best.score > best.score - SAME_SCORE: return again
     return attempt
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 from microscopygpt.crystal import Slab, cell_from_lengths, to_slab
 from microscopygpt.compare import alike, compare, fingerprint
 from microscopygpt.heights import Relaxed
-from microscopygpt.rank import (FEATURES, JUDGES, LEAST_ODDS, LOWEST_TAUGHT, Context, Contender, confidences,
+from microscopygpt.rank import (_scores_at_rest, FEATURES, JUDGES, LEAST_ODDS, LOWEST_TAUGHT, Context, Contender, confidences,
                                 contender, context_of, describe, features, fit_confidence, fit_in_words,
                                 merge_contenders, primitive, rank, scores)
 from microscopygpt.refine import Fit, Placement, unusual_contrast
@@ -68,6 +68,19 @@ def test_what_becomes_one_crystal_at_rest_is_listed_once():
     assert len(merge_contenders(contenders)) == 3
     listed = rank(contenders, 32, place=at_rest)
     assert [c.residual for c in listed] == [.02, .6]
+
+def test_what_differs_less_than_any_use_could_tell_is_one_answer():
+    listed = rank([made(energy=-6.5), made(leaning(.15), residual=.05, energy=-6.45), made(T1, residual=.06, energy=-6.2)], 32)
+    assert [round(c.residual, 2) for c in listed] == [.02, .06]
+
+def test_what_gets_no_lattice_at_rest_keeps_its_order_below_what_does():
+    "Ten contenders of which eight are placed, and the judge then thinks less of them."
+    def doubt(placed, score):
+        for one in placed: one.lost = True
+    contenders = [made(energy=-6.5 + .05*i) for i in range(10)]
+    before, after = (_scores_at_rest(contenders, 32, 5, JUDGES["energy"], how) for how in (None, doubt))
+    assert (np.diff(before) < 0).all() and (np.diff(after) <= 0).all()
+    assert before[8] - before[9] == pytest.approx(after[8] - after[9])
 
 def leaning(by):
     "MoS2 whose sulphur stands off its place (Å along a)."

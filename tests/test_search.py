@@ -10,10 +10,13 @@ from microscopygpt.model import load_model
 from microscopygpt.noise import render
 from microscopygpt.observe import observe
 from microscopygpt.planes import solve_columns
+from microscopygpt.proof import Proposal
+from microscopygpt.rank import contender, merge_contenders, rank_merged
 from microscopygpt.search import Search, rising
 from microscopygpt.settle import SETTLE_PLAN
 
 MOSE2 = to_slab(monolayer("MoSe2"))
+T1 = to_slab(monolayer("MoSe2", "1T"))
 
 @pytest.fixture(scope="module")
 def observation(): return observe(Micrograph(render(monolayer("MoSe2"), noise="paper", seed=1), .1, "simulated MoSe2"))
@@ -66,3 +69,38 @@ def test_only_as_many_arrangements_settle_as_are_followed(observation):
     found = [Relaxed(slab, -i/10, .01, 1., 0., i) for slab in (MOSE2, doubled(MOSE2)) for i in range(8)]
     search.add_settled(found)
     assert len(seen[0]) == SETTLE_PLAN[0][0] < 12
+
+def among(search, energies):
+    "Contenders of a search with the energies that are given, and none where it is None."
+    proofs = search.prove([Proposal(MOSE2), Proposal(T1), Proposal(doubled(T1))], 0, 1)
+    for proof, energy in zip(proofs, energies):
+        relaxed = None if energy is None else Relaxed(proof.placed, energy, .01, .01, 0.)
+        search.contenders.append(contender(proof, search.area, relaxed))
+    return merge_contenders(search.contenders)
+
+def test_what_is_promising_gets_an_energy(observation):
+    search = asked(observation)
+    given = search.give_energies(among(search, (-6.5, None)), 5)
+    energies = {compare(monolayer("MoSe2"), atoms).solved: one.relaxed.energy for one, atoms in given}
+    assert energies[True] == -6.5, "a known energy stays"
+    assert -6.5 < energies[False] < -5.5, "1T lies above 2H by some tenths of an eV"
+
+def test_an_energy_that_cannot_be_computed_stays_unknown(observation):
+    search = asked(observation)
+    merged = among(search, (-6.5, None))
+    tried = []
+    search.compute = lambda how, slabs, **options: tried.append(slabs) or []
+    assert [one.relaxed is None for one, _ in search.give_energies(merged, 5)].count(True) == 1
+    assert len(tried) == 1, "and is not tried again"
+
+def test_what_another_scale_brought_is_proposed_on_this_one(observation):
+    search = asked(observation)
+    wrong = observe(Micrograph(render(monolayer("MoSe2"), noise="paper", seed=1), .11, "a wrong scale"))
+    other = asked(wrong)
+    merged = among(other, (-6.5, -6.2))
+    found = rank_merged(merged, 0)
+    search.carry(other, found)
+    search.add_known(search.prove(search.carried, 0, 1))
+    assert any(compare(monolayer("MoSe2"), c.proof.atoms).solved for c in search.contenders), "on the right scale again"
+    assert all(c.votes == 0 for c in search.contenders), "votes are not counted twice"
+    assert len(search.contenders) == len(found)
