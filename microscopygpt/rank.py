@@ -380,7 +380,7 @@ class Candidate:
     def space_group(self)->int: return space_group(self.atoms)
 
 # %% ../nbs/61_rank.ipynb #06316c09
-PLACED = 8 # contenders that get their lattice at rest, the best by all other evidence
+PLACED = 10 # contenders that get their lattice at rest, the best by all other evidence
 
 def promising(score:np.ndarray, # (n,) log odds
               k:int)->np.ndarray: # indices of the best, most of all evidence first
