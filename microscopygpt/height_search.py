@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['USUAL_ATOMS', 'STEPS', 'CHANGED', 'BEST_CHANGED', 'STEEPEST', 'STARTS_PER_KEPT', 'FEWEST_STARTS', 'WIDEST',
-           'SAME_HEIGHT', 'HIGHEST_ENERGY', 'ONE_CRYSTAL', 'STARTS_PER_GROUP', 'MOST_SYMMETRIC', 'FIRST_STARTS',
-           'FIRST_STEPS', 'NEW_STARTS', 'NEW_STEPS', 'FEWEST_KEPT', 'BESIDE', 'BESIDE_KEPT', 'ROUNDS', 'LOWER',
-           'MOST_EFFORT', 'PATIENCE', 'FINISH', 'changed', 'in_turn', 'HeightSpace', 'symmetry_front',
-           'different_crystals', 'beside', 'height_spaces', 'shares', 'find_heights']
+           'SAME_HEIGHT', 'HIGHEST_ENERGY', 'STARTS_PER_GROUP', 'MOST_SYMMETRIC', 'FIRST_STARTS', 'FIRST_STEPS',
+           'NEW_STARTS', 'NEW_STEPS', 'FEWEST_KEPT', 'BESIDE', 'BESIDE_KEPT', 'ROUNDS', 'LOWER', 'MOST_EFFORT',
+           'PATIENCE', 'FINISH', 'changed', 'in_turn', 'HeightSpace', 'symmetry_front', 'different_crystals', 'beside',
+           'height_spaces', 'shares', 'find_heights']
 
 # %% ../nbs/57_height_search.ipynb #c824ce90
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 import numpy as np
 from fastcore.basics import patch
-from .compare import fingerprint
+from .compare import alike, fingerprint
 from .crystal import Slab
 from .plane_groups import stacks
 from .columns import Columns
@@ -160,8 +160,6 @@ def symmetry_front(energies:np.ndarray, # (s,) eV/atom
     return front
 
 # %% ../nbs/57_height_search.ipynb #57e00002
-ONE_CRYSTAL = .995 # cosine between the fingerprints of two starts that end in one crystal: .997 and more where followed
-
 def different_crystals(slabs:list, # of `Slab`, the best first
                        most:int)->list: # of row numbers
     "The first slabs of which none is the same crystal as one before it."
@@ -169,8 +167,7 @@ def different_crystals(slabs:list, # of `Slab`, the best first
     for row, slab in enumerate(slabs):
         if len(rows) == most: break
         one = fingerprint(slab)
-        one = one/(np.linalg.norm(one) + 1e-9) # atoms that stand alone have none
-        if any(one@other > ONE_CRYSTAL for other in seen): continue
+        if any(alike(one, other) for other in seen): continue
         rows.append(row)
         seen.append(one)
     return rows

@@ -399,14 +399,16 @@ def _scores_at_rest(contenders, asked, k, judge, place):
     return score
 
 # %% ../nbs/61_rank.ipynb #681f0dc2
-def _first_crystals(structures, k):
-    "Indices of the first k structures that are different crystals: none would count as solved where another is true."
-    kept = {}
+def _different_answers(structures, k):
+    "Indices of the first k structures that are different answers, each followed by those that would count as solved."
+    found = []
     for i, atoms in enumerate(structures):
         one = prepare(atoms)
-        if not any(compare(better, one, split=False).solved for better in kept.values()): kept[i] = one
-        if len(kept) == k: break
-    return list(kept)
+        same = next((rows for first, rows in found if compare(first, one, split=False).solved), None)
+        if same: same.append(i)
+        elif len(found) == k: break
+        else: found.append((one, [i]))
+    return [rows for _, rows in found]
 
 # %% ../nbs/61_rank.ipynb #61c00031
 def _candidate(one, atoms, score, confidence, why, context):
@@ -431,10 +433,11 @@ def rank_merged(merged:list, # what `merge_contenders` gives
     sure = confidences(score, judge, doubt_of(alone))
     order = np.argsort(-score, kind="stable")
     structures = [primitive(alone[i].proof) if alone[i].inferred else merged[i][1] for i in order]
-    def shown(i, atoms):
+    def shown(rows):
+        i = order[rows[0]]
         why = describe(alone[i], asked, context, potential)
-        return _candidate(alone[i], atoms, score[i], sure[i], why, context)
-    return [shown(order[n], structures[n]) for n in _first_crystals(structures, k)]
+        return _candidate(alone[i], structures[rows[0]], score[i], sure[order[rows]].sum(), why, context)
+    return [shown(rows) for rows in _different_answers(structures, k)]
 
 # %% ../nbs/61_rank.ipynb #61c00032
 def rank(contenders:list, # of `Contender`
