@@ -37,17 +37,28 @@ class _SevenNetPotential(Potential):
         vectors = np.r_[bonds.vectors, -bonds.vectors].astype(np.float32)
         given = {key.NODE_FEATURE: bonds.numbers, key.ATOMIC_NUMBERS: bonds.numbers, key.NUM_ATOMS: bonds.size,
                  key.EDGE_IDX: ends, key.EDGE_VEC: vectors, key.BATCH: bonds.owner,
-                 key.POS: np.zeros((len(bonds.numbers), 3), np.float32), # for stresses, which are not used
-                 key.CELL_VOLUME: np.ones(len(bonds.size), np.float32)} # the same
+                 key.POS: np.zeros((len(bonds.numbers), 3), np.float32), # not used
+                 key.CELL_VOLUME: np.ones(len(bonds.size), np.float32)} # so that stresses are minus the virials
         return AtomGraphData(**{name: torch.as_tensor(value) for name, value in given.items()})
 
-    def compute(self, slabs, forces):
+    def answer(self, slabs:list)->tuple: # `Bonds`, energies (b,) eV, forces (n, 3) eV/Å, stresses (b, 6) eV
+        "What the model says of a batch of slabs."
         from sevenn import _keys as key
         bonds = bonds_of(slabs, self.cutoff)
         data = self.graph(bonds)
-        with small_graphs(): answer = self.model(data)
-        energies = answer[key.PRED_TOTAL_ENERGY].detach().numpy().reshape(-1)
-        return share_out(bonds, energies, answer[key.PRED_FORCE].detach().numpy() if forces else None)
+        with small_graphs(): said = self.model(data)
+        names = key.PRED_TOTAL_ENERGY, key.PRED_FORCE, key.PRED_STRESS
+        energies, pulls, stresses = (said[name].detach().numpy() for name in names)
+        return bonds, energies.reshape(-1), pulls, stresses
+
+    def compute(self, slabs, forces):
+        bonds, energies, pulls, _ = self.answer(slabs)
+        return share_out(bonds, energies, pulls if forces else None)
+
+    def compute_virials(self, slabs:list)->tuple:
+        bonds, energies, pulls, stresses = self.answer(slabs)
+        xx, yy, _, xy = -stresses.T[:4].astype(float)
+        return *share_out(bonds, energies, pulls), np.array([[xx, xy], [xy, yy]]).transpose(2, 0, 1)
 
 # %% ../nbs/52_potentials.ipynb #39a00063
 NEAREST = 12 # neighbours that send messages to an atom in ALIGNN-FF

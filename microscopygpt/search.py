@@ -6,8 +6,8 @@
 __all__ = ['PROPOSERS', 'ON_TOP', 'RESTLESS_BUDGET', 'KNOWN_PLAN', 'WORTH_HEIGHTS', 'ANSWERS_TRIED', 'SHOWN_PER_PLANE',
            'SETTLED_PER_PLANE', 'WATCHED', 'OFF_SCALE', 'PLANES', 'PLANE_GAP', 'RESTLESS_PLANES', 'WRITTEN_PER_PLANE',
            'GUESSED_PER_PLANE', 'ROUNDS', 'FINISH', 'LATE_PLAN', 'TEMPLATES_TRIED', 'BOLDER', 'PredictError',
-           'resolved_formula', 'active_proposers', 'remembered', 'in_share', 'rising', 'scale_of', 'Search',
-           'lowest_of_each_size', 'symmetric_of_each_size']
+           'resolved_formula', 'active_proposers', 'remembered', 'in_share', 'rising', 'scale_of', 'stand_apart',
+           'Search', 'lowest_of_each_size', 'symmetric_of_each_size']
 
 # %% ../nbs/65_search.ipynb #2404c6f3
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from .observe import Observation
 from .chat import prompt_formula
 from .compact import CompactVLM, ModelError
 from .large_model import LargeVLM
-from .proof import Proposal, prove
+from .proof import Proof, Proposal, prove
 from .columns import ColumnError, Columns, composition, plane_cost
 from .planes import solve_columns
 from .energies import Potential, PotentialError
@@ -89,6 +89,10 @@ def scale_of(cell:np.ndarray, other:np.ndarray # (2, 2) Å, on the same basis
 ON_TOP = .3 # shortest distance over the sum of covalent radii, below which atoms stand on each other: no crystal
 RESTLESS_BUDGET = 25_000 # effort of the potential, in atoms, after which no more is begun over a restless plane
 
+def stand_apart(proof:Proof)->bool:
+    "Whether no two atoms of a proven crystal stand on each other."
+    return proof.crowding > ON_TOP
+
 class Search:
     "One question on its way to an answer: what is known, what was proposed, what went wrong."
     def __init__(self, observation:Observation, formula:str, prompt:str, answers:int, seed:int, tell:Callable):
@@ -110,7 +114,7 @@ class Search:
 
     def possible(self)->list: # of `Contender`
         "Contenders whose atoms do not stand on each other."
-        return [c for c in self.contenders if c.proof.crowding > ON_TOP]
+        return [c for c in self.contenders if stand_apart(c.proof)]
 
 # %% ../nbs/65_search.ipynb #65c00011
 @patch
@@ -391,7 +395,8 @@ def run(self:Search, propose:tuple, vlm:"CompactVLM|LargeVLM|None", crystals:lis
     self.tell(.9, "finding the lattice at rest")
     if self.potential and merged: merged = self.give_energies(merged, k)
     ranked = rank_merged(merged, self.asked, k, self.potential.name if self.potential else "", self.place)
-    return self.with_other_size(ranked)[:k]
+    apart = [c for c in ranked if stand_apart(c.proof)] # a potential that loses a crystal may press it together
+    return self.with_other_size(apart)[:k]
 
 # %% ../nbs/65_search.ipynb #65e00002
 @patch

@@ -1,4 +1,5 @@
 "One question on its way to an answer: which scale it is searched on, and what the model adds."
+from dataclasses import replace
 import numpy as np
 import pytest
 
@@ -12,7 +13,7 @@ from microscopygpt.observe import observe
 from microscopygpt.planes import solve_columns
 from microscopygpt.proof import Proposal
 from microscopygpt.rank import contender, merge_contenders, rank_merged
-from microscopygpt.search import Search, lowest_of_each_size, rising
+from microscopygpt.search import ON_TOP, Search, lowest_of_each_size, rising
 from microscopygpt.settle import SETTLE_PLAN
 
 MOSE2 = to_slab(monolayer("MoSe2"))
@@ -110,3 +111,11 @@ def test_what_another_scale_brought_is_proposed_on_this_one(observation):
     assert any(compare(monolayer("MoSe2"), c.proof.atoms).solved for c in search.contenders), "on the right scale again"
     assert all(c.votes == 0 for c in search.contenders), "votes are not counted twice"
     assert len(search.contenders) == len(found)
+
+def test_a_crystal_that_was_pressed_together_is_no_answer(observation):
+    search = asked(observation)
+    among(search, (-6.5, -6.4, -6.3))
+    def press(contenders, scores):
+        for one in contenders[1:]: one.proof = replace(one.proof, crowding=ON_TOP/2)
+    search.place = press
+    assert len(search.run(("model",), None, [], 5)) == 1
