@@ -245,7 +245,7 @@ def fingerprint(slab:Slab)->np.ndarray:
     return np.concatenate(histograms)/len(slab.z)
 
 # %% ../nbs/02_compare.ipynb #61c00005
-ALIKE = .995 # cosine between the fingerprints of two descriptions of one crystal: .997 and more where both are relaxed
+ALIKE = .985 # cosine between the fingerprints of two descriptions of one crystal
 
 def alike(a:np.ndarray, b:np.ndarray)->bool:
     "Whether two fingerprints are of one crystal."

@@ -6,15 +6,14 @@
 __all__ = ['USUAL_ATOMS', 'STEPS', 'CHANGED', 'BEST_CHANGED', 'STEEPEST', 'STARTS_PER_KEPT', 'FEWEST_STARTS', 'WIDEST',
            'SAME_HEIGHT', 'HIGHEST_ENERGY', 'STARTS_PER_GROUP', 'MOST_SYMMETRIC', 'FIRST_STARTS', 'FIRST_STEPS',
            'NEW_STARTS', 'NEW_STEPS', 'FEWEST_KEPT', 'BESIDE', 'BESIDE_KEPT', 'ROUNDS', 'LOWER', 'MOST_EFFORT',
-           'PATIENCE', 'FINISH', 'changed', 'in_turn', 'HeightSpace', 'symmetry_front', 'different_crystals', 'beside',
-           'height_spaces', 'shares', 'find_heights']
+           'PATIENCE', 'FINISH', 'changed', 'in_turn', 'HeightSpace', 'symmetry_front', 'beside', 'height_spaces',
+           'shares', 'find_heights']
 
 # %% ../nbs/57_height_search.ipynb #c824ce90
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 import numpy as np
 from fastcore.basics import patch
-from .compare import alike, fingerprint
 from .crystal import Slab
 from .plane_groups import stacks
 from .columns import Columns
@@ -158,19 +157,6 @@ def symmetry_front(energies:np.ndarray, # (s,) eV/atom
         if orders[row] > most: front.append(int(row))
         most = max(most, orders[row])
     return front
-
-# %% ../nbs/57_height_search.ipynb #57e00002
-def different_crystals(slabs:list, # of `Slab`, the best first
-                       most:int)->list: # of row numbers
-    "The first slabs of which none is the same crystal as one before it."
-    rows, seen = [], []
-    for row, slab in enumerate(slabs):
-        if len(rows) == most: break
-        one = fingerprint(slab)
-        if any(alike(one, other) for other in seen): continue
-        rows.append(row)
-        seen.append(one)
-    return rows
 
 # %% ../nbs/57_height_search.ipynb #9bf82f81
 STARTS_PER_GROUP = 10 # under the surrogate, in each layer group that leaves a height free
@@ -336,9 +322,8 @@ def _look_symmetric(self:_HeightSearch, surrogate, rng):
 # %% ../nbs/57_height_search.ipynb #4c6e8a27
 @patch
 def _lowest_of_sizes(self:_HeightSearch, sizes, each)->list: # row numbers
-    "The lowest rows of each size of cell, each of another crystal."
-    rows = [self.of_size(size) for size in sizes]
-    return [of[i] for of in rows for i in different_crystals([self.relaxation.best[r] for r in of], each)]
+    "The lowest rows of each size of cell."
+    return [r for size in sizes for r in self.of_size(size)[:each]]
 
 @patch
 def _symmetric_of_sizes(self:_HeightSearch, sizes)->list: # row numbers

@@ -70,12 +70,12 @@ def representative(members:list # of `Contender`, descriptions of one crystal
     accepted = residual_bound(min(c.proof.residual for c in members))
     return max(_without_saddles([c for c in members if c.proof.residual <= accepted]), key=_fit_quality)
 
-# %% ../nbs/61_rank.ipynb #61c00008
-def _origins_of(members):
-    "All origins of some contenders, each once."
-    return tuple(dict.fromkeys(o for c in members for o in c.origins))
-
 # %% ../nbs/61_rank.ipynb #a3199abd
+def _for_all(first, members):
+    "A contender with all votes and origins of some, each origin once."
+    origins = tuple(dict.fromkeys(o for c in members for o in c.origins))
+    return replace(first, votes=sum(c.votes for c in members), origins=origins)
+
 @dataclass
 class _Group:
     "Descriptions of one crystal."
@@ -87,7 +87,7 @@ class _Group:
         "The representative with all votes and origins, and its atoms."
         first = representative(self.members)
         atoms = next(a for c, a in zip(self.members, self.structures) if c is first)
-        return replace(first, votes=sum(c.votes for c in self.members), origins=_origins_of(self.members)), atoms
+        return _for_all(first, self.members), atoms
 
 # %% ../nbs/61_rank.ipynb #b7f83394
 def _kind_of(atoms):
@@ -380,7 +380,7 @@ class Candidate:
     def space_group(self)->int: return space_group(self.atoms)
 
 # %% ../nbs/61_rank.ipynb #06316c09
-PLACED = 10 # contenders that get their lattice at rest, the best by all other evidence
+PLACED = 8 # contenders that get their lattice at rest, the best by all other evidence
 
 def promising(score:np.ndarray, # (n,) log odds
               k:int)->np.ndarray: # indices of the best, most of all evidence first
@@ -434,9 +434,9 @@ def rank_merged(merged:list, # what `merge_contenders` gives
     order = np.argsort(-score, kind="stable")
     structures = [primitive(alone[i].proof) if alone[i].inferred else merged[i][1] for i in order]
     def shown(rows):
-        i = order[rows[0]]
-        why = describe(alone[i], asked, context, potential)
-        return _candidate(alone[i], structures[rows[0]], score[i], sure[order[rows]].sum(), why, context)
+        one = _for_all(alone[order[rows[0]]], [alone[i] for i in order[rows]])
+        why = describe(one, asked, context, potential)
+        return _candidate(one, structures[rows[0]], score[order[rows[0]]], sure[order[rows]].sum(), why, context)
     return [shown(rows) for rows in _different_answers(structures, k)]
 
 # %% ../nbs/61_rank.ipynb #61c00032

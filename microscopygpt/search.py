@@ -27,7 +27,7 @@ from .planes import solve_columns
 from .energies import Potential, PotentialError
 from .potentials import load_potential
 from .heights import FLAT_PLAN, flat, height_starts, relax_heights
-from .height_search import different_crystals, find_heights, symmetry_front
+from .height_search import find_heights, symmetry_front
 from .written import write_heights
 from .settle import SETTLE_PLAN, restless, settle
 from .rest import at_rest
@@ -211,8 +211,8 @@ def _sizes(found)->list: # of lists of `Relaxed`
 
 def lowest_of_each_size(found:list, # of `Relaxed`, lowest energy first
                         most:int)->list:
-    "The lowest different arrangements with the same number of atoms, for each number."
-    return [size[i] for size in _sizes(found) for i in different_crystals([r.slab for r in size], most)]
+    "The lowest arrangements with the same number of atoms, for each number."
+    return [one for size in _sizes(found) for one in size[:most]]
 
 def symmetric_of_each_size(found:list # of `Relaxed`, lowest energy first
                           )->list:
@@ -221,7 +221,7 @@ def symmetric_of_each_size(found:list # of `Relaxed`, lowest energy first
     return [size[row] for size, front in fronts for row in front]
 
 # %% ../nbs/65_search.ipynb #6501f0d0
-SHOWN_PER_PLANE = 6, 2 # arrangements of heights that the first plane brings, and each other one, of each size of cell
+SHOWN_PER_PLANE = 4, 2 # arrangements of heights that the first plane brings, and each other one, of each size of cell
 SETTLED_PER_PLANE = 6 # arrangements over a restless plane that are let go, of each size of cell
 
 @patch

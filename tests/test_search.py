@@ -13,7 +13,7 @@ from microscopygpt.observe import observe
 from microscopygpt.planes import solve_columns
 from microscopygpt.proof import Proposal
 from microscopygpt.rank import contender, merge_contenders, rank_merged
-from microscopygpt.search import ON_TOP, Search, lowest_of_each_size, rising
+from microscopygpt.search import ON_TOP, Search, rising
 from microscopygpt.settle import SETTLE_PLAN
 
 MOSE2 = to_slab(monolayer("MoSe2"))
@@ -63,11 +63,6 @@ def test_without_a_potential_the_model_guesses_heights(observation):
     assert compare(monolayer("MoSe2"), search.contenders[0].proof.atoms).solved
     search._add_plane(plane, [], 1, [])
     assert len(search.contenders) > len(written), "without a model a pair potential guesses"
-
-def test_a_crystal_that_many_starts_end_in_is_shown_once():
-    turned, other = MOSE2._replace(z=-MOSE2.z), MOSE2._replace(z=MOSE2.z + [.8, 0, 0])
-    found = [Relaxed(slab, -6.5 + i/1000, .01, .01, 0., i) for i, slab in enumerate((MOSE2, turned, MOSE2, other))]
-    assert [one.index for one in lowest_of_each_size(found, 2)] == [0, 3]
 
 def test_only_as_many_arrangements_settle_as_are_followed(observation):
     search, seen = asked(observation), []
