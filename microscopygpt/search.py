@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROPOSERS', 'ON_TOP', 'RESTLESS_BUDGET', 'KNOWN_PLAN', 'WORTH_HEIGHTS', 'ANSWERS_TRIED', 'SHOWN_PER_PLANE',
            'SETTLED_PER_PLANE', 'WATCHED', 'OFF_SCALE', 'PLANES', 'PLANE_GAP', 'RESTLESS_PLANES', 'WRITTEN_PER_PLANE',
-           'GUESSED_PER_PLANE', 'ROUNDS', 'FINISH', 'LATE_PLAN', 'TEMPLATES_TRIED', 'BOLDER', 'PredictError',
+           'GUESSED_PER_PLANE', 'ROUNDS', 'FINISH', 'LATE_STEPS', 'TEMPLATES_TRIED', 'BOLDER', 'PredictError',
            'resolved_formula', 'active_proposers', 'remembered', 'in_share', 'rising', 'scale_of', 'stand_apart',
            'Search', 'lowest_of_each_size', 'symmetric_of_each_size']
 
@@ -326,14 +326,7 @@ def add_columns(self:Search, start:float, end:float, vlm:"CompactVLM|LargeVLM|No
         self._add_plane(plane, found, SHOWN_PER_PLANE[place], written)
 
 # %% ../nbs/65_search.ipynb #b556dc3c
-LATE_PLAN = ((1, 8),) # how many are relaxed for how many steps, of what was left out before
-
-@patch
-def _with_energy(self:Search, one):
-    "Relax the heights of a contender; whether the potential gave them."
-    for relaxed in self.compute(relax_heights, [one.proof.placed], plan=LATE_PLAN):
-        one.proof, one.relaxed = with_heights(one.proof, relaxed, self.observation), relaxed
-    return one.relaxed is not None
+LATE_STEPS = 8 # of relaxation, of what was left out before
 
 @patch
 def give_energies(self:Search, merged:list, # of (`Contender`, primitive `Atoms`)
@@ -346,8 +339,11 @@ def give_energies(self:Search, merged:list, # of (`Contender`, primitive `Atoms`
         left = [i for i in best if some[i].relaxed is None and i not in tried]
         if not left: return merged
         tried.update(left)
-        for i in left:
-            if self._with_energy(some[i]): merged[i] = some[i], primitive(some[i].proof)
+        placed, plan = [some[i].proof.placed for i in left], ((len(left), LATE_STEPS),)
+        for relaxed in self.compute(relax_heights, placed, plan=plan):
+            one = some[left[relaxed.index]]
+            one.proof, one.relaxed = with_heights(one.proof, relaxed, self.observation), relaxed
+            merged[left[relaxed.index]] = one, primitive(one.proof)
 
 # %% ../nbs/65_search.ipynb #65c00031
 @patch

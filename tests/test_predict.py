@@ -135,8 +135,8 @@ def test_a_formula_of_much_smaller_atoms_is_doubted():
     assert any("as far apart" in w for w in predict(micrograph("MoSe2"), "BN", k=1, **QUICK).warnings)
 
 def test_the_pictures_of_a_prediction():
-    prediction = predict(micrograph("HfSe2"), "HfSe2", k=3, **QUICK)
-    assert len(prediction.plot_fit(1).axes) == 3 and len(prediction.plot(1).axes) == 5 and len(prediction.plot_residuals().axes[0].patches) == len(prediction.candidates)
+    prediction = predict(micrograph("MoSe2"), "MoSe2", k=3, **QUICK)
+    assert len(prediction.plot_fit(1).axes) == 3 and len(prediction.plot(2).axes) == 5 and len(prediction.plot_residuals().axes[0].patches) == len(prediction.candidates)
 
 @pytest.mark.skipif(not (REAL/"FeTe.png").is_file(), reason="the experimental images are not beside MICROSCOPYGPT_DATA")
 @pytest.mark.parametrize("name, formula, pixel_size", [("graphene", "C", .0664), ("MoS2", "MoS2", .0738), ("FeTe", "FeTe", .0533)])
