@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 import numpy as np
 from .columns import CLOSE, COVERING, COVERING_SPREAD, NOISE_RESIDUAL, covering
-from .compare import alike, compare, fingerprint, prepare
+from .compare import SOLVED, alike, fingerprint, matched_rmsd
 from .core import MicroscopyGPTError
 from .crystal import Atoms, canonical, from_slab, reduced_formula, space_group, standardize, to_slab
 from .height_search import HIGHEST_ENERGY
@@ -403,8 +403,8 @@ def _different_answers(structures, k):
     "Indices of the first k structures that are different answers, each followed by those that would count as solved."
     found = []
     for i, atoms in enumerate(structures):
-        one = prepare(atoms)
-        same = next((rows for first, rows in found if compare(first, one, split=False).solved), None)
+        one = standardize(atoms).pymatgen_converter()
+        same = next((rows for first, rows in found if matched_rmsd(first, one) <= SOLVED), None)
         if same: same.append(i)
         elif len(found) == k: break
         else: found.append((one, [i]))

@@ -138,7 +138,7 @@ def on_either_scale(trials:ScaleTrials, observation:Observation, # on the scale 
     "An attempt on the scale of the first plane at rest; where it does not convince, the better of it and the file's."
     at_rest = trials.on(rescaled(trials.micrograph, observation, shift, trials.imaging))
     if is_convincing(at_rest): return at_rest
-    return better_of(at_rest, trials.on(observation))
+    return better_of(at_rest, trials.on(observation, earlier=at_rest))
 
 # %% ../nbs/67_solve.ipynb #67c00033
 def without_its_scale(trials:ScaleTrials, attempt:Attempt # on the scale of the file
