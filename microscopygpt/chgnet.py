@@ -12,6 +12,7 @@ import contextlib, io, warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 import numpy as np, torch
+from .core import imported_when_called
 from .crystal import Slab
 from .energies import Bonds, Potential, bonds_of, pulled, share_out, virials_of
 
@@ -88,7 +89,7 @@ class FastCHGNet:
     def __init__(self):
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            from chgnet.model import CHGNet
+            with imported_when_called("pymatgen.io.vasp.outputs", "Oszicar", "Vasprun"): from chgnet.model import CHGNet
             net = CHGNet.load(use_device="cpu", verbose=False).eval()
         for weight in net.parameters(): weight.requires_grad_(False)
         self.net, self.reference = net, net.composition_model.fc.weight[0]

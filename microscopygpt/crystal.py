@@ -10,36 +10,18 @@ __all__ = ['MONOLAYERS', 'OCTAHEDRAL', 'ISOTOPES', 'NAMED_CRYSTALS', 'HEAVIEST',
            'element_order', 'equivalent_bases', 'canonical']
 
 # %% ../nbs/01_crystal.ipynb #94bf8fe8
-import itertools, re, sys, warnings
+import itertools, re, warnings
 from collections.abc import Callable
-from contextlib import contextmanager
 from fractions import Fraction
 from functools import reduce
 from math import gcd
-from types import ModuleType
 from typing import NamedTuple
 import numpy as np, spglib
 from pymatgen.core import Composition, Element
-from .core import MicroscopyGPTError
+from .core import MicroscopyGPTError, imported_when_called
 
 # %% ../nbs/01_crystal.ipynb #a3b00ad0
-@contextmanager
-def _stand_in(name, **contents):
-    "A module of this name with a few contents, for the import of another; none where the real one is loaded."
-    if name in sys.modules:
-        yield
-        return
-    sys.modules[name] = ModuleType(name)
-    vars(sys.modules[name]).update(contents)
-    try: yield
-    finally: del sys.modules[name]
-
-def _mean_absolute_error(*args, **how):
-    from sklearn import metrics
-    return metrics.mean_absolute_error(*args, **how)
-
-with _stand_in("sklearn.metrics", mean_absolute_error=_mean_absolute_error):
-    from jarvis.core.atoms import Atoms
+with imported_when_called("sklearn.metrics", "mean_absolute_error"): from jarvis.core.atoms import Atoms
 
 # %% ../nbs/01_crystal.ipynb #aa131354
 class CrystalError(MicroscopyGPTError): "A structure that is not a usable two-dimensional crystal."

@@ -34,9 +34,8 @@ def _local_amplitude(view, g, c):
     y, x = (np.arange(n)*view.pixel_size for n in view.shape)
     level, sigma = np.asarray(view.data, float) - view.data.mean(), WINDOW/view.pixel_size
     wave = np.exp(-2j*np.pi*(g[1]*y[:, None] + g[0]*x))
-    product = level*wave
-    inside = _smoothed(np.ones(view.shape), sigma) # share of the window that lies in the view
-    return (_smoothed(product.real, sigma) + 1j*_smoothed(product.imag, sigma))/inside/c
+    inside = np.outer(*(_smoothed(np.ones(n), sigma) for n in view.shape)) # share of the window that lies in the view
+    return _smoothed(level*wave, sigma)/inside/c
 
 # %% ../nbs/23_unwarp.ipynb #03a00006
 DAMPING = 1e-3 # of the largest trace: keeps the equations regular where all waves are weak

@@ -73,7 +73,7 @@ def test_columns_that_noise_alone_explains_are_not_let_go(chgnet):
     observation = straightened(observe(photo(MOS2)))
     one = proven(MOS2_SLAB, observation)
     rest = at_rest([one.proof.slab], chgnet)[0]
-    assert freed(one, rest, observation, chgnet) is rest
+    assert freed([one], [rest], observation, chgnet)[0] is rest
 
 def test_how_far_two_cells_differ():
     assert differ(MOS2_SLAB.cell, MOS2_SLAB.cell) == pytest.approx(0, abs=1e-9)
