@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROPOSERS', 'ON_TOP', 'RESTLESS_BUDGET', 'KNOWN_PLAN', 'WORTH_HEIGHTS', 'ANSWERS_TRIED', 'SHOWN_PER_PLANE',
            'SETTLED_PER_PLANE', 'WATCHED', 'OFF_SCALE', 'PLANES', 'PLANE_GAP', 'RESTLESS_PLANES', 'WRITTEN_PER_PLANE',
-           'GUESSED_PER_PLANE', 'ROUNDS', 'FINISH', 'LATE_STEPS', 'TEMPLATES_TRIED', 'BOLDER', 'PredictError',
+           'GUESSED_PER_PLANE', 'ROUNDS', 'FINISH', 'DENSER', 'LATE_STEPS', 'TEMPLATES_TRIED', 'BOLDER', 'PredictError',
            'resolved_formula', 'active_proposers', 'remembered', 'in_share', 'rising', 'scale_of', 'stand_apart',
            'Search', 'lowest_of_each_size', 'symmetric_of_each_size']
 
@@ -305,6 +305,15 @@ def _add_plane(self:Search, plane, found, shown, written):
 # %% ../nbs/65_search.ipynb #65c00029
 ROUNDS = 5, 3 # of the search for heights over the first plane, and over each other one
 FINISH = ((8, 8), (4, 10)), ((6, 6), (2, 10)) # how many of each are followed to the end, for how many steps
+DENSER = 1.2 # times the covering of the first plane: with more formula units in its cell
+
+@patch
+def _arrangements(self:Search, planes, i)->list: # of `Relaxed`, lowest energy first
+    "Heights over plane i; denser ones than the first are rarely right, and get no larger cells."
+    place = min(i, 1) # all planes after the first get less
+    indices = (1,) if planes[i].covering > DENSER*planes[0].covering else (1, 2)
+    return self.compute(find_heights, planes[i], rounds=ROUNDS[place], finish=FINISH[place], indices=indices,
+                        seed=self.seed)
 
 @patch
 def add_columns(self:Search, start:float, end:float, vlm:"CompactVLM|LargeVLM|None"=None)->None:
@@ -315,15 +324,14 @@ def add_columns(self:Search, start:float, end:float, vlm:"CompactVLM|LargeVLM|No
         if i == wanted or i >= PLANES and not self.patient(): break
         n = min(wanted, len(planes))
         self.tell(middle + (end - middle)*i/n, f"heights of plane {i+1} of {n}")
-        place = min(i, 1) # all planes after the first get less
-        found = self.compute(find_heights, plane, rounds=ROUNDS[place], finish=FINISH[place], seed=self.seed)
+        found = self._arrangements(planes, i)
         if i == 0 and self.off_scale(found): return
         calm = calm or not restless(found[:1])
         if not calm and self.patient():
             wanted = RESTLESS_PLANES
             self.add_settled(found)
         written = [] if found or i >= PLANES else self.write_heights(plane, vlm)
-        self._add_plane(plane, found, SHOWN_PER_PLANE[place], written)
+        self._add_plane(plane, found, SHOWN_PER_PLANE[min(i, 1)], written)
 
 # %% ../nbs/65_search.ipynb #b556dc3c
 LATE_STEPS = 8 # of relaxation, of what was left out before

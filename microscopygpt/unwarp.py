@@ -82,6 +82,7 @@ def unwarped(view:Micrograph,
     "The view without its smooth distortion, where that helps."
     best, total = (view, lattice, 0.), np.zeros((2, *view.shape))
     for _ in range(ROUNDS):
+        if best[1].quality > 1 - WORTH: break # too little left to gain
         total = total + displacement_field(best[0], best[1])/view.pixel_size
         straight = _straightened(view, total)
         try: measured = measure_lattice(straight)
