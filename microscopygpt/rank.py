@@ -224,19 +224,19 @@ def scores(contenders:list, asked:int, judge:Judge)->np.ndarray: # log odds
 # %% ../nbs/61_rank.ipynb #5d2139cf
 IN_DATABASE = 1.5 # worth as much as four of 32 votes
 UNEXPLAINED = -1. # weight of what is left: it was small in all that taught, and is not where nothing is right
-STRAIN = .25 # weight of the log odds of a strain: wrong crystals are strained as often as the right one is misjudged
-CONTRAST = -2. # weight of an unusual contrast: all contenders share one detector, and wrong elements bend its exponent
+STRAIN = .4 # weight of the log odds of a strain: contenders that are worst by it are rarely right
+CONTRAST = -1. # weight of an unusual contrast: all contenders share one detector, and wrong elements bend its exponent
 BY_HAND = -.1 # weight of what the fitted micrographs cannot teach: moved, stretched, sheared, forces in the plane
 
-_ENERGY_WEIGHTS = [-.104, -1.576, BY_HAND, BY_HAND, BY_HAND, -.849, -.208, .743, # fit
-                   .932, -.116, IN_DATABASE, # origin
-                   -.72, BY_HAND, BY_HAND, # energy
-                   -.026, -3.125, -.539, STRAIN, UNEXPLAINED, CONTRAST] # room, strain, what is left, contrast
+_ENERGY_WEIGHTS = [-.079, -1.661, BY_HAND, BY_HAND, BY_HAND, -.734, -.359, .514, # fit
+                   1.012, -.018, IN_DATABASE, # origin
+                   -.712, BY_HAND, BY_HAND, # energy
+                   -.043, -2.755, -.552, STRAIN, UNEXPLAINED, CONTRAST] # room, strain, what is left, contrast
 _IMAGE_WEIGHTS = [-.06, -.83, BY_HAND, BY_HAND, BY_HAND, -.644, -.201, .922,
                   .807, -.88, IN_DATABASE,
                   0, 0, 0,
                   -.175, -1.816, .289, 0, UNEXPLAINED, CONTRAST]
-JUDGES = {"energy": Judge(np.array(_ENERGY_WEIGHTS), 1.04, (.448, 2.316, 1.073, 1.519)),
+JUDGES = {"energy": Judge(np.array(_ENERGY_WEIGHTS), 1.723, (.486, 2.322, 1.12, 2.092)),
           "image": Judge(np.array(_IMAGE_WEIGHTS), .094, (1.345, 1.356, 1.383, 0.))}
 
 # %% ../nbs/61_rank.ipynb #61c00020
