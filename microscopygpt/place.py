@@ -112,8 +112,8 @@ def _is_round(proof, observation):
 
 def _kinds_of(proof, observation):
     "The kinds of instrument that an image may come from."
-    clean = proof.residual < EXPLAINED_BY_NOISE*observation.noise_residual(proof.placed.cell)
-    return CLEAN_KINDS if clean and not observation.undone and _is_round(proof, observation) else KINDS
+    clean = not _is_rough(proof, observation) and not observation.undone
+    return CLEAN_KINDS if clean and _is_round(proof, observation) else KINDS
 
 # %% ../nbs/62_place.ipynb #62c00010
 UNCHANGED = .004 # strain, below which a contender keeps its cell and heights
