@@ -50,6 +50,16 @@ def turn(slab, degrees):
 def rebase(slab, M): return slab._replace(cell=M@slab.cell, frac=(slab.frac@np.linalg.inv(M)) % 1)
 
 
+def apart(slab):
+    "The shortest distance of two atoms, images included (Å)."
+    from ase import Atoms as Cell
+    from ase.neighborlist import neighbor_list
+    cell = np.zeros((3, 3))
+    cell[:2, :2], cell[2, 2] = slab.cell, 30
+    atoms = Cell(slab.numbers, np.c_[slab.frac@slab.cell, slab.z], cell=cell, pbc=[True, True, False])
+    return neighbor_list("d", atoms, 3.).min(initial=3.)
+
+
 def as_atoms(slab, vacuum=15., axis=2, supercell=(1, 1)):
     "The same slab as somebody else would write it: another vacuum, c along another axis, a supercell, off the middle"
     lattice = np.zeros((3, 3)); lattice[:2, :2] = slab.cell; lattice[2, 2] = np.ptp(slab.z) + vacuum
@@ -234,6 +244,7 @@ NAMES = ["a.cif", "POSCAR", "a.vasp", "a.extxyz"]
 @settings(max_examples=15, deadline=None, database=None)
 @given(slab=slabs())
 def test_files_keep_the_crystal(slab, tmp_path_factory):
+    assume(apart(slab) > .7) # Å: a reader takes closer atoms of different elements for one site
     folder, atoms = tmp_path_factory.mktemp("files"), from_slab(slab)
     for name in NAMES: assert compare(atoms, read_crystal(write_crystal(atoms, folder/name))).rmsd < .02
 
