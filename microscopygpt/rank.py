@@ -36,6 +36,7 @@ class Contender:
     density: float = 0. # atoms in each measured cell
     inferred: "Inferred|None" = None # its lattice by measurement and physics, where both are known
     lost: bool = False # whether the potential finds no rest for it anywhere near the measured lattice
+    written: bool = False # whether its heights are those that most answers of the model say, energy or not
 
 # %% ../nbs/61_rank.ipynb #917bcef7
 def contender(proof:Proof, measured_area:float, # Å²
@@ -72,9 +73,10 @@ def representative(members:list # of `Contender`, descriptions of one crystal
 
 # %% ../nbs/61_rank.ipynb #a3199abd
 def _for_all(first, members):
-    "A contender with all votes and origins of some, each origin once."
+    "A contender with all votes and origins of some, each origin once, votes for heights as written not twice."
     origins = tuple(dict.fromkeys(o for c in members for o in c.origins))
-    return replace(first, votes=sum(c.votes for c in members), origins=origins)
+    votes = sum(c.votes for c in members if not c.written) or first.votes
+    return replace(first, votes=votes, origins=origins, written=all(c.written for c in members))
 
 @dataclass
 class _Group:
@@ -90,19 +92,17 @@ class _Group:
         return _for_all(first, self.members), atoms
 
 # %% ../nbs/61_rank.ipynb #b7f83394
-def _kind_of(atoms):
-    "What tells a crystal, given by its primitive `Atoms`, from others: its number of atoms and its fingerprint."
-    return atoms.num_atoms, fingerprint(to_slab(atoms))
-
-def _is_same(a, b): return a[0] == b[0] and alike(a[1], b[1])
+def _kind_of(one, atoms):
+    "What tells a contender from others: its number of atoms, its fingerprint, and whether its heights are as written."
+    return atoms.num_atoms, fingerprint(to_slab(atoms)), one.written
 
 def _grouped(contenders):
     "Contenders in groups of one crystal, the best fit first."
     groups = []
     for one in sorted(contenders, key=lambda c: (round(c.proof.residual, 3), c.relaxed.energy if c.relaxed else 0.)):
         atoms = primitive(one.proof)
-        kind = _kind_of(atoms)
-        same = next((g for g in groups if _is_same(kind, g.kind)), None)
+        kind = _kind_of(one, atoms)
+        same = next((g for g in groups if kind[::2] == g.kind[::2] and alike(kind[1], g.kind[1])), None)
         if not same: groups.append(same := _Group(kind))
         same.members.append(one)
         same.structures.append(atoms)
@@ -345,7 +345,8 @@ def _heights(one, context, potential):
         return f"guessed: heights come from {_height_source(one)}, the image does not show them"
     above = 1e3*(one.relaxed.energy - context.lowest[one.density])
     place = "the lowest of its size" if above < 1 else f"{above:.0f} meV/atom above the lowest of its size"
-    return f"computed: heights relaxed with {potential}, {one.relaxed.energy:.3f} eV/atom, {place}"
+    how = "energy of heights as the model wrote them, with" if one.written else "heights relaxed with"
+    return f"computed: {how} {potential}, {one.relaxed.energy:.3f} eV/atom, {place}"
 
 # %% ../nbs/61_rank.ipynb #61d00001
 def _measured(proof):
@@ -373,6 +374,7 @@ class Candidate:
     margin: "float|None" = None # eV/atom above the lowest of its size
     features: np.ndarray = field(repr=False, default=None) # (20,), see `FEATURES`
     inferred: "Inferred|None" = field(repr=False, default=None) # its lattice by measurement and physics
+    written: bool = False # whether its heights are those that most answers of the model say
 
     @property
     def formula(self)->str: return reduced_formula(self.atoms)
@@ -391,7 +393,7 @@ def _scores_at_rest(contenders, asked, k, judge, place):
     "Scores, the most promising contenders being given their lattice at rest first."
     score = scores(contenders, asked, judge)
     if not place: return score
-    first = promising(score, k)
+    first = [i for i in promising(score, k) if not contenders[i].written]
     place([contenders[i] for i in first], score[first])
     placed = scores(contenders, asked, judge)
     score -= max(0., np.delete(score, first).max(initial=-np.inf) - placed[first].min())
@@ -399,15 +401,16 @@ def _scores_at_rest(contenders, asked, k, judge, place):
     return score
 
 # %% ../nbs/61_rank.ipynb #681f0dc2
-def _different_answers(structures, k):
-    "Indices of the first k structures that are different answers, each followed by those that would count as solved."
+def _different_answers(structures, k, seated=None):
+    "The first k different answers, each followed by those that would count as solved; one seated is among them."
     found = []
     for i, atoms in enumerate(structures):
         one = standardize(atoms).pymatgen_converter()
         same = next((rows for first, rows in found if matched_rmsd(first, one) <= SOLVED), None)
         if same: same.append(i)
-        elif len(found) == k: break
-        else: found.append((one, [i]))
+        elif len(found) < k: found.append((one, [i]))
+        elif seated is None or i > seated: break
+        elif i == seated and k > 1: found[-1] = one, [i]
     return [rows for _, rows in found]
 
 # %% ../nbs/61_rank.ipynb #61c00031
@@ -416,7 +419,7 @@ def _candidate(one, atoms, score, confidence, why, context):
     energy = one.relaxed.energy if one.relaxed else None
     margin = energy - context.lowest[one.density] if one.relaxed else None
     return Candidate(atoms, float(score), one.proof.residual, float(confidence), why, one.proof, one.votes,
-                     one.origins, energy, margin, features(one, context), one.inferred)
+                     one.origins, energy, margin, features(one, context), one.inferred, one.written)
 
 # %% ../nbs/61_rank.ipynb #06145890
 def rank_merged(merged:list, # what `merge_contenders` gives
@@ -437,14 +440,11 @@ def rank_merged(merged:list, # what `merge_contenders` gives
         one = _for_all(alone[order[rows[0]]], [alone[i] for i in order[rows]])
         why = describe(one, asked, context, potential)
         return _candidate(one, structures[rows[0]], score[order[rows[0]]], sure[order[rows]].sum(), why, context)
-    return [shown(rows) for rows in _different_answers(structures, k)]
+    seated = next((row for row, i in enumerate(order) if alone[i].written), None)
+    return [shown(rows) for rows in _different_answers(structures, k, seated)]
 
 # %% ../nbs/61_rank.ipynb #61c00032
 def rank(contenders:list, # of `Contender`
-         asked:int, # how many answers the model gave
-         k:int=5,
-         potential:str="", # which computed the energies
-         place:"Callable|None"=None # called with the most promising contenders: gives them their lattice at rest
-        )->list: # of `Candidate`, best first
+         asked:int, **options:object)->list: # as of `rank_merged`
     "Merge contenders, score them by their evidence, and keep the k best."
-    return rank_merged(merge_contenders(contenders), asked, k, potential, place)
+    return rank_merged(merge_contenders(contenders), asked, **options)

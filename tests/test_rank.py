@@ -259,6 +259,33 @@ def test_candidates_come_best_first_with_their_figures():
 def test_only_k_are_kept():
     assert len(rank([made(), made(T1), made(bilayer(H2))], 32, k=2)) == 2
 
+def raised(by):
+    "MoS2 with its sulphur farther from the metal (Å)."
+    return H2._replace(z=H2.z + by*np.sign(H2.z - H2.z.mean()))
+
+def as_written(by=.5, votes=20): return replace(made(raised(by), votes=votes, energy=-5.8), written=True)
+
+def three(): return [made(votes=20, energy=-6.5), made(T1, votes=2, energy=-6.3), made(bilayer(H2), energy=-6.4)]
+
+def test_what_most_answers_say_has_the_last_place_whatever_its_energy():
+    without, listed = rank(three(), 32, k=3), rank([*three(), as_written()], 32, k=3)
+    assert [c.written for c in listed] == [False, False, True]
+    assert [c.atoms.num_atoms for c in listed[:2]] == [c.atoms.num_atoms for c in without[:2]]
+    assert listed[-1].votes == 20 and "as the model wrote them" in listed[-1].why
+    assert [c.score for c in listed] == sorted((c.score for c in listed), reverse=True)
+
+def test_what_most_answers_say_never_takes_the_only_place():
+    assert not rank([*three(), as_written()], 32, k=1)[0].written
+
+def test_heights_as_written_near_those_computed_are_no_answer_of_their_own_nor_votes_twice():
+    listed = rank([*three(), as_written(by=.05)], 32, k=3)
+    assert not any(c.written for c in listed) and listed[0].votes == 20
+
+def test_heights_as_written_are_never_relaxed_with_the_lattice():
+    placed = []
+    rank([*three(), as_written()], 32, k=3, place=lambda some, scores: placed.extend(some))
+    assert len(placed) == 3 and not any(c.written for c in placed)
+
 def test_ranking_does_not_depend_on_the_order_of_contenders():
     make = lambda: [made(votes=20), made(T1, votes=2, residual=.03), made(bilayer(T1), residual=.3)]
     first, second = rank(make(), 32), rank(make()[::-1], 32)

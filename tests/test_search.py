@@ -28,6 +28,18 @@ def asked(observation):
     search.use("chgnet")
     return search
 
+@pytest.mark.parametrize("votes, kept", ((20, [True]), (16, [])))
+def test_what_most_answers_say_is_kept_as_it_was_written(observation, votes, kept):
+    search = asked(observation)
+    search.asked = 32
+    thick = MOSE2._replace(z=1.3*MOSE2.z)
+    search.add_answers(search.prove([Proposal(thick, votes=votes)], .1, .2))
+    computed, *written = search.contenders
+    assert [c.written for c in written] == kept and not computed.written
+    for c in written:
+        assert np.allclose(np.ptp(c.proof.slab.z), np.ptp(thick.z), atol=.02)
+        assert c.relaxed.energy > computed.relaxed.energy + .05
+
 def doubled(slab):
     "The same crystal in a cell twice as large."
     frac = np.concatenate([slab.frac/[1, 2], slab.frac/[1, 2] + [0, .5]])
