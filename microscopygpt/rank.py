@@ -392,8 +392,8 @@ def promising(score:np.ndarray, # (n,) log odds
 def _scores_at_rest(contenders, asked, k, judge, place):
     "Scores, the most promising contenders being given their lattice at rest first."
     score = scores(contenders, asked, judge)
-    if not place: return score
     first = [i for i in promising(score, k) if not contenders[i].written]
+    if not place or not first: return score
     place([contenders[i] for i in first], score[first])
     placed = scores(contenders, asked, judge)
     score -= max(0., np.delete(score, first).max(initial=-np.inf) - placed[first].min())

@@ -286,6 +286,10 @@ def test_heights_as_written_are_never_relaxed_with_the_lattice():
     rank([*three(), as_written()], 32, k=3, place=lambda some, scores: placed.extend(some))
     assert len(placed) == 3 and not any(c.written for c in placed)
 
+def test_heights_as_written_may_be_all_there_is():
+    only, = rank([as_written()], 32, place=lambda some, scores: pytest.fail("nothing is to be placed"))
+    assert only.written and only.votes == 20
+
 def test_ranking_does_not_depend_on_the_order_of_contenders():
     make = lambda: [made(votes=20), made(T1, votes=2, residual=.03), made(bilayer(T1), residual=.3)]
     first, second = rank(make(), 32), rank(make()[::-1], 32)
