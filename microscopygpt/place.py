@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FREE_STEPS', 'ALLOWED', 'SNAP', 'LARGER', 'RIVAL', 'ROUND', 'UNCHANGED', 'RESIZED', 'REHEIGHT_STEPS', 'COLLAPSED',
-           'SIZES', 'WORTH_LISTING', 'differ', 'freed', 'on_symmetric', 'misfit_with', 'place', 'in_other_size']
+           'SIZES', 'WORTH_LISTING', 'differ', 'freed', 'on_symmetric', 'misfit_with', 'looks_clean', 'place',
+           'in_other_size']
 
 # %% ../nbs/62_place.ipynb #44a00003
 from collections.abc import Callable
@@ -110,10 +111,10 @@ def _is_round(proof, observation):
     stretch, skew = observation.astigmatism[0]
     return np.hypot(stretch, skew) < ROUND*proof.fit.probe_variance
 
-def _kinds_of(proof, observation):
-    "The kinds of instrument that an image may come from."
-    clean = not _is_rough(proof, observation) and not observation.undone
-    return CLEAN_KINDS if clean and _is_round(proof, observation) else KINDS
+def looks_clean(proof:Proof, observation:Observation)->bool:
+    "Whether an image looks simulated or averaged: a steady scan, a round probe, nothing left but noise."
+    steady = not _is_rough(proof, observation) and not observation.undone
+    return steady and _is_round(proof, observation)
 
 # %% ../nbs/62_place.ipynb #62c00010
 UNCHANGED = .004 # strain, below which a contender keeps its cell and heights
@@ -162,7 +163,7 @@ def place(contenders:list, # of `Contender`; they are given `inferred` and, wher
     ends_freed = freed(placed, list(ends.values()), observation, potential, tick)
     misfits = [misfit_with(one, end, observation) for one, end in zip(placed, ends_freed)]
     weights = _weights(None if scores is None else scores[list(ends)], len(placed))
-    kinds = _kinds_of(contenders[0].proof, observation)
+    kinds = CLEAN_KINDS if looks_clean(contenders[0].proof, observation) else KINDS
     trust = trust_in(misfits, weights, kinds)
     for one, misfit in zip(placed, misfits):
         one.inferred = infer_cell(misfit, trust, observation.scaled, kinds)

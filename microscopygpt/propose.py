@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SAME_ANSWER', 'SAME_AREA', 'mendeleev_numbers', 'counts_of', 'CELL_GROWTH', 'AREA_COST', 'STRAIN_COST',
-           'CHEMISTRY_COST', 'MOST_STRAIN', 'MOST_RISE', 'NO_STRAIN', 'same_description', 'as_written', 'average',
-           'merge_answers', 'exchanges', 'substitutions', 'resized', 'propose_templates', 'local_crystals',
-           'with_heights', 'prove_columns', 'answers_without_image', 'guess', 'area_of_unit']
+           'CHEMISTRY_COST', 'MOST_STRAIN', 'MOST_RISE', 'NO_STRAIN', 'SAME_PLACE', 'same_description', 'as_written',
+           'average', 'merge_answers', 'exchanges', 'substitutions', 'resized', 'propose_templates', 'local_crystals',
+           'with_heights', 'prove_columns', 'same_plane', 'answers_without_image', 'guess', 'area_of_unit']
 
 # %% ../nbs/60_propose.ipynb #01560241
 import hashlib, itertools, warnings
@@ -27,6 +27,7 @@ from .heights import Relaxed
 from .large_model import LargeVLM
 from .model import load_model
 from .observe import Observation
+from .plane_groups import nearest_vectors
 from .refine import Placement, strains
 from .proof import Proof, Proposal, crowding, most_symmetric, n_operations, symmetrize
 
@@ -195,6 +196,21 @@ def prove_columns(plane:Columns, slab:Slab, observation:Observation, most_rise:f
     placement = Placement(cell=slab.cell, **NO_STRAIN)
     proposal = Proposal(slab, "columns", -plane_cost(plane), 0)
     return Proof(proposal, exact, residual, fit, placement, slab, crowding(exact), 0, n_operations(exact))
+
+# %% ../nbs/60_propose.ipynb #60f00002
+SAME_PLACE = .2 # Å between an atom of an answer and a solved column of its element
+
+def same_plane(slab:Slab, # in the frame of the plane
+               plane:Columns,
+               cell:np.ndarray # (2, 2) Å, measured
+              )->bool:
+    "Whether the atoms of a slab stand in the columns of a plane, and all columns have their atoms."
+    density, other = (len(one.numbers)/abs(np.linalg.det(one.cell)) for one in (slab, plane))
+    if not np.isclose(density, other, rtol=.01): return False
+    atoms, columns = ((one.frac@one.cell)@np.linalg.inv(cell) for one in (slab, plane))
+    apart = np.linalg.norm(nearest_vectors(atoms[:, None] - columns)@cell, axis=-1)
+    apart[slab.numbers[:, None] != plane.numbers] = np.inf
+    return bool(max(apart.min(0).max(), apart.min(1).max()) < SAME_PLACE)
 
 # %% ../nbs/60_propose.ipynb #67c00010
 def answers_without_image(vlm:"CompactVLM|LargeVLM", # a loaded model

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['PROPOSERS', 'ON_TOP', 'RESTLESS_BUDGET', 'KNOWN_PLAN', 'WORTH_HEIGHTS', 'ANSWERS_TRIED', 'MAJORITY',
            'SHOWN_PER_PLANE', 'SETTLED_PER_PLANE', 'WATCHED', 'OFF_SCALE', 'PLANES', 'PLANE_GAP', 'RESTLESS_PLANES',
-           'WRITTEN_PER_PLANE', 'GUESSED_PER_PLANE', 'ROUNDS', 'FINISH', 'DENSER', 'LATE_STEPS', 'TEMPLATES_TRIED',
-           'BOLDER', 'PredictError', 'resolved_formula', 'active_proposers', 'remembered', 'in_share', 'rising',
-           'scale_of', 'stand_apart', 'Search', 'lowest_of_each_size', 'symmetric_of_each_size', 'best_of']
+           'WRITTEN_PER_PLANE', 'GUESSED_PER_PLANE', 'ROUNDS', 'ROUNDS_AGREED', 'FINISH', 'DENSER', 'LATE_STEPS',
+           'TEMPLATES_TRIED', 'BOLDER', 'PredictError', 'resolved_formula', 'active_proposers', 'remembered',
+           'in_share', 'rising', 'scale_of', 'stand_apart', 'Search', 'lowest_of_each_size', 'symmetric_of_each_size',
+           'best_of']
 
 # %% ../nbs/65_search.ipynb #2404c6f3
 from collections.abc import Callable
@@ -31,9 +32,9 @@ from .height_search import find_heights, symmetry_front
 from .written import write_heights
 from .settle import SETTLE_PLAN, restless, settle
 from .rest import at_rest
-from .propose import merge_answers, propose_templates, prove_columns, with_heights
+from .propose import merge_answers, propose_templates, prove_columns, same_plane, with_heights
 from .rank import JUDGES, contender, merge_contenders, primitive, promising, rank_merged, scores
-from .place import in_other_size, place
+from .place import in_other_size, looks_clean, place
 
 # %% ../nbs/65_search.ipynb #e9240959
 class PredictError(MicroscopyGPTError): "A question that cannot be answered: no formula, or an unknown option."
@@ -187,7 +188,9 @@ def add_known(self:Search, proofs:list)->None:
 ANSWERS_TRIED = 14 # merged answers that are proven
 
 @patch
-def ask(self:Search, vlm:"CompactVLM|LargeVLM", temperature:float, start:float, end:float)->list:
+def ask(self:Search, vlm:"CompactVLM|LargeVLM", temperature:float, start:float, end:float,
+        alone:bool=True # whether nothing but the model can still propose
+       )->list: # of `Proof`
     "Proofs of what the model says."
     bold = temperature != 1
     self.tell(start, f"asking the model at temperature {temperature:g}" if bold else "asking the model")
@@ -195,7 +198,7 @@ def ask(self:Search, vlm:"CompactVLM|LargeVLM", temperature:float, start:float, 
         answers = vlm.generate([self.observation], [self.prompt], k=self.answers, seed=self.seed + bold,
                                temperature=temperature)
     except ModelError as e:
-        if not self.contenders: raise
+        if alone and not self.contenders: raise
         self.notes.append(str(e))
         return []
     self.asked = self.answers
@@ -206,11 +209,15 @@ def ask(self:Search, vlm:"CompactVLM|LargeVLM", temperature:float, start:float, 
 MAJORITY = .5 # of the model's answers, beyond which what they say is also kept with its heights as written
 
 @patch
+def said_by_most(self:Search, proofs:list)->list: # of one `Proof`, or of none
+    "What more than half of the model's answers say."
+    return [p for p in proofs if p.proposal.votes > MAJORITY*self.asked]
+
+@patch
 def add_answers(self:Search, proofs:list)->None:
     "Take proofs of the model among the contenders, with computed heights and, for what most answers say, as written."
     self.add_known(proofs)
-    for most in proofs:
-        if most.proposal.votes <= MAJORITY*self.asked: continue
+    for most in self.said_by_most(proofs):
         for one in self.compute(relax_heights, [most.placed], plan=FLAT_PLAN):
             self.contenders.append(replace(contender(most, self.area, one), written=True))
 
@@ -257,10 +264,15 @@ WATCHED = 3 # arrangements of heights over the first plane, whose size at rest i
 OFF_SCALE = .08, .6
 
 @patch
+def doubts_size(self:Search, plane:Columns, found:list)->bool:
+    "Whether the size of a plane may be wrong: not in an image that looks simulated or averaged, before all is known."
+    if not self.watching or not found: return False
+    return not looks_clean(prove_columns(plane, found[0].slab, self.observation), self.observation)
+
+@patch
 def off_scale(self:Search, found:list # of `Relaxed`, over the first plane
              )->bool:
     "Whether a plane at rest has quite another size than the image tells, so that the search ends on this scale."
-    if not self.watching or not found: return False
     ends = self.compute(at_rest, [r.slab for r in found[:WATCHED]])
     if not ends: return False
     shift = scale_of(ends[0].slab.cell, found[ends[0].index].slab.cell)
@@ -316,28 +328,33 @@ def _add_plane(self:Search, plane, found, shown, written):
 
 # %% ../nbs/65_search.ipynb #65c00029
 ROUNDS = 5, 3 # of the search for heights over the first plane, and over each other one
+ROUNDS_AGREED = 1 # over a plane that most answers of the model say too
 FINISH = ((8, 8), (4, 10)), ((6, 6), (2, 10)) # how many of each are followed to the end, for how many steps
 DENSER = 1.2 # times the covering of the first plane: with more formula units in its cell
 
 @patch
-def _arrangements(self:Search, planes, i)->list: # of `Relaxed`, lowest energy first
+def _arrangements(self:Search, planes, i, agreed)->list: # of `Relaxed`, lowest energy first
     "Heights over plane i; denser ones than the first are rarely right, and get no larger cells."
     place = min(i, 1) # all planes after the first get less
     indices = (1,) if planes[i].covering > DENSER*planes[0].covering else (1, 2)
-    return self.compute(find_heights, planes[i], rounds=ROUNDS[place], finish=FINISH[place], indices=indices,
-                        seed=self.seed)
+    rounds = ROUNDS_AGREED if agreed else ROUNDS[place]
+    return self.compute(find_heights, planes[i], rounds=rounds, finish=FINISH[place], indices=indices, seed=self.seed)
 
 @patch
-def add_columns(self:Search, start:float, end:float, vlm:"CompactVLM|LargeVLM|None"=None)->None:
+def add_columns(self:Search, start:float, end:float, vlm:"CompactVLM|LargeVLM|None"=None,
+                most:list=() # of `Proof`, what most answers of the model say
+               )->None:
     "Solve the planes, give them heights, and take them among the contenders."
     middle = start + .2*(end - start)
-    planes, wanted, calm = self._solve(start, middle), PLANES, False
+    planes, calm = self._solve(start, middle), False
+    agreed = any(same_plane(p.placed, planes[0], self.observation.lattice.cell) for p in most if planes)
+    wanted = 1 if agreed else PLANES
     for i, plane in enumerate(planes):
         if i == wanted or i >= PLANES and not self.patient(): break
         n = min(wanted, len(planes))
         self.tell(middle + (end - middle)*i/n, f"heights of plane {i+1} of {n}")
-        found = self._arrangements(planes, i)
-        if i == 0 and self.off_scale(found): return
+        found = self._arrangements(planes, i, agreed)
+        if i == 0 and self.doubts_size(plane, found) and self.off_scale(found): return
         calm = calm or not restless(found[:1])
         if not calm and self.patient():
             wanted = RESTLESS_PLANES
@@ -407,10 +424,11 @@ def _add_templates(self:Search, crystals):
 def run(self:Search, propose:tuple, vlm:"CompactVLM|LargeVLM|None", crystals:list, k:int)->list: # of `Candidate`
     "Proposals in the order of their cost, each with its proof; the ranked candidates."
     if crystals: self._add_templates(crystals)
-    if "columns" in propose: self.add_columns(.2, .6, vlm)
+    answers = self.ask(vlm, 1., .2, .4, "columns" not in propose) if vlm else []
+    if "columns" in propose: self.add_columns(.4, .8, vlm, self.said_by_most(answers))
     if self.shift: return []
-    self.add_known(self.prove(self.carried, .6, .6))
-    if vlm: self.add_answers(self.ask(vlm, 1., .6, .8))
+    self.add_known(self.prove(self.carried, .8, .8))
+    self.add_answers(answers)
     merged = merge_contenders(self.possible())
     if vlm and sum(not c.written for c, _ in merged) < k:
         self.add_known(self.ask(vlm, BOLDER, .8, .9))

@@ -2,9 +2,12 @@
 from dataclasses import replace
 import numpy as np
 import pytest
+from crystals import MOS2, photo
 
+from microscopygpt.compact import ModelError
 from microscopygpt.compare import compare
 from microscopygpt.crystal import Slab, monolayer, to_slab
+from microscopygpt.height_search import find_heights
 from microscopygpt.heights import Relaxed
 from microscopygpt.micrograph import Micrograph
 from microscopygpt.model import load_model
@@ -13,8 +16,10 @@ from microscopygpt.observe import observe
 from microscopygpt.planes import solve_columns
 from microscopygpt.proof import Proposal
 from microscopygpt.rank import contender, merge_contenders, rank_merged
-from microscopygpt.search import ON_TOP, Search, rising
+from microscopygpt.search import ON_TOP, ROUNDS, ROUNDS_AGREED, Search, rising
 from microscopygpt.settle import SETTLE_PLAN
+from microscopygpt.scan import RAW_NOISE, SCANS, Scan
+from microscopygpt.straighten import observe_scan
 
 MOSE2 = to_slab(monolayer("MoSe2"))
 T1 = to_slab(monolayer("MoSe2", "1T"))
@@ -48,16 +53,59 @@ def doubled(slab):
 @pytest.mark.parametrize("order", ([0, 1], [1, 0]))
 def test_a_doubled_cell_at_rest_is_no_other_scale(observation, order):
     search = asked(observation)
-    search.watching = True
     slabs = [MOSE2, doubled(MOSE2)]
     found = [Relaxed(slabs[i], -6.9, .01, .01, 0., i) for i in order]
     assert not search.off_scale(found) and search.shift == 0
 
 def test_a_plane_that_rests_at_another_size_ends_the_search(observation):
     search = asked(observation)
-    search.watching = True
     found = [Relaxed(doubled(MOSE2)._replace(cell=.8*doubled(MOSE2).cell), -6.9, .01, .01, 0., 0)]
     assert search.off_scale(found) and abs(search.shift - np.log(1/.8)) < .05
+
+def over(plane):
+    "Heights over a plane, as if they were computed."
+    return [Relaxed(Slab(plane.cell, plane.frac, 0.*plane.numbers, plane.numbers), -6.9, .01, .01, 0., 0)]
+
+@pytest.mark.parametrize("scan, noise, doubted", ((Scan(), "paper", False), (SCANS["raw"], RAW_NOISE, True)), ids=["clean", "raw"])
+def test_only_an_image_that_does_not_look_clean_has_its_size_doubted_early(scan, noise, doubted):
+    "A drifting scan with an elliptic probe is that of a microscope, whose scale may be wrong."
+    seen = observe_scan(photo(MOS2, scan, noise))
+    plane = solve_columns(seen, "MoS2")[0]
+    search = Search(seen, "MoS2", "", 32, 0, rising(None))
+    assert not search.doubts_size(plane, over(plane)), "nobody asks for it"
+    search.watching = True
+    assert search.doubts_size(plane, over(plane)) == doubted and not search.doubts_size(plane, [])
+
+def searches_of(observation, most):
+    "How many rounds the search for heights has over each plane."
+    search, rounds, compute = asked(observation), [], Search.compute
+    def counted(how, what, **options):
+        if how is find_heights: rounds.append(options["rounds"])
+        return compute(search, how, what, **options)
+    search.compute = counted
+    search.add_columns(0., 1., None, most(search))
+    return rounds
+
+def test_planes_that_most_answers_say_too_need_less_search(observation):
+    assert searches_of(observation, lambda search: search.prove([Proposal(MOSE2, votes=30)], 0, 1)) == [ROUNDS_AGREED]
+    alone = searches_of(observation, lambda search: [])
+    assert searches_of(observation, lambda search: search.prove([Proposal(T1, votes=30)], 0, 1)) == alone
+    assert alone[0] == ROUNDS[0]
+
+def test_more_than_half_of_the_answers_are_most(observation):
+    search = asked(observation)
+    search.asked = 32
+    proofs = search.prove([Proposal(MOSE2, votes=17), Proposal(T1, votes=16)], 0, 1)
+    assert search.said_by_most(proofs) == proofs[:1] and search.said_by_most(proofs[1:]) == []
+
+class Dumb:
+    "A model that cannot answer."
+    def generate(self, *_, **options): raise ModelError("it is dumb")
+
+def test_a_model_that_fails_is_no_loss_where_others_propose(observation):
+    search = asked(observation)
+    assert search.run(("columns", "model"), Dumb(), [], 3) and "it is dumb" in search.notes
+    with pytest.raises(ModelError, match="dumb"): asked(observation).run(("model",), Dumb(), [], 3)
 
 def test_beside_a_potential_the_model_writes_no_heights(observation):
     search, vlm = asked(observation), load_model("compact")
