@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SOLVED', 'TIGHT', 'MATCH_TOLERANCE', 'FLAT_CELL', 'LENGTH_TOLERANCE', 'ANGLE_TOLERANCE', 'SUPERPOSED_VACUUM',
            'PRINT_REACH', 'PRINT_STEP', 'PRINT_WIDTH', 'NEAREST_PAIR', 'ALIKE', 'Comparison', 'Prepared', 'prepare',
-           'matched_rmsd', 'compare', 'Superposition', 'superpose', 'fingerprint', 'alike']
+           'matched_rmsd', 'compare', 'Superposition', 'superpose', 'fingerprint', 'alike', 'different_answers']
 
 # %% ../nbs/02_compare.ipynb #e523e7c6
 import itertools
@@ -250,3 +250,19 @@ ALIKE = .985 # cosine between the fingerprints of two descriptions of one crysta
 def alike(a:np.ndarray, b:np.ndarray)->bool:
     "Whether two fingerprints are of one crystal."
     return len(a) == len(b) and a@b/(np.linalg.norm(a)*np.linalg.norm(b) + 1e-9) > ALIKE
+
+# %% ../nbs/02_compare.ipynb #02f00002
+def different_answers(structures:list, # of `Atoms`, best first
+                      k:int, # how many
+                      seated:"int|None"=None # row of one that is among them in any case, if there is more than one
+                     )->list: # of lists of rows
+    "The first k different structures, each followed by those that would count as solved where it is the truth."
+    found = []
+    for i, atoms in enumerate(structures):
+        one = standardize(atoms).pymatgen_converter()
+        same = next((rows for first, rows in found if matched_rmsd(first, one) <= SOLVED), None)
+        if same: same.append(i)
+        elif len(found) < k: found.append((one, [i]))
+        elif seated is None or i > seated: break
+        elif i == seated and k > 1: found[-1] = one, [i]
+    return [rows for _, rows in found]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MicroscopyGPTError', 'is_number', 'checked_number', 'explained', 'reason_of', 'writable_folder', 'write_atomically',
-           'parallel_map', 'imported_when_called', 'package_versions']
+           'parallel_map', 'in_share', 'rising', 'imported_when_called', 'package_versions']
 
 # %% ../nbs/00_core.ipynb #c0de0004
 import os, sys, tempfile
@@ -113,6 +113,19 @@ def parallel_map(work:Callable, # function of what is shared and one item; impor
     workers = min(workers, len(items))
     if workers < 2: yield from (work(shared, item) for item in items)
     else: yield from _in_processes(work, shared, items, workers)
+
+# %% ../nbs/00_core.ipynb #c0df0002
+def in_share(tell:Callable, start:float, share:float)->Callable:
+    "A progress function for a part of the work, which begins at `start` and takes `share`, both of 0 to 1."
+    return lambda done, what: tell(start + share*done, what)
+
+def rising(progress:"Callable|None")->Callable:
+    "A progress function that never falls back; None repeats the last share."
+    last = [0.]
+    def tell(done, what):
+        last[0] = max(last[0], done or 0.)
+        if progress: progress(last[0], what)
+    return tell
 
 # %% ../nbs/00_core.ipynb #d449e373
 def _imported_when_called(module, function):

@@ -15,7 +15,7 @@ from .energies import Potential
 from .heights import Relaxed, relax_heights
 from .observe import Observation
 from .plane_groups import plane_operations
-from .rank import Candidate, Contender, primitive
+from .rank import Candidate, Contender
 from .proof import (EXPLAINED_BY_NOISE, NUISANCES, Proof, bound_in, crowding, n_operations,
                                  operations_in_place, residual_in_place, symmetric_fit, symmetrize)
 from .rest import (CLEAN_KINDS, FAR_APART, KINDS, Misfit, at_rest, infer_cell, misfit_of, size_doubt,
@@ -189,6 +189,6 @@ def in_other_size(best:Candidate, potential:Potential, tick:"Callable|None"=None
     proof = _in_size(best.proof, np.exp(inferred.strain.scale*(1 - 2*taken)), potential, tick)
     if proof is None: return []
     odds = share/(1 - share)
-    return [replace(best, atoms=primitive(proof), proof=proof, score=best.score + np.log(odds),
+    return [replace(best, atoms=proof.primitive, proof=proof, score=best.score + np.log(odds),
                     confidence=min(best.confidence*odds, 1 - best.confidence),
                     why=f"{best.why}; in {SIZES[1 - taken]}")]

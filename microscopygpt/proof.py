@@ -16,7 +16,8 @@ import numpy as np, spglib
 from ase.data import covalent_radii
 from scipy.special import fdtri
 from .core import MicroscopyGPTError
-from .crystal import Atoms, Slab, cell_from_lengths, from_slab, from_spglib, standardize
+from .crystal import (Atoms, Slab, canonical, cell_from_lengths, from_slab, from_spglib, standardize,
+                                   to_slab)
 from .fourier import wave_factors
 from .observe import Z_POWER, Observation
 from .refine import (Fit, Placement, atom_waves, best_shifts, fit_positions, fitted_gain,
@@ -316,8 +317,13 @@ class Proof:
     crowding: float # shortest interatomic distance over the sum of covalent radii
     relocated: int = 0 # atoms set down elsewhere
     operations: int = 1 # symmetry operations
+
     @property
     def atoms(self)->Atoms: return from_slab(self.slab)
+    @property
+    def primitive(self)->Atoms:
+        "The crystal in its primitive standard cell."
+        return from_slab(canonical(to_slab(standardize(self.atoms, symprec=.1))))
 
 # %% ../nbs/41_proof.ipynb #7bbdb24a
 SAME_SIZE = .03 # log of the area ratio: a proposal farther off has the wrong bond lengths, so its heights scale with it

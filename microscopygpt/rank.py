@@ -6,9 +6,9 @@
 __all__ = ['SADDLE', 'FEATURES', 'MOVED_STEP', 'AREA_STEP', 'STRAIN_STEP', 'CROWDED_STEP', 'SPACIOUS', 'NO_VOTE', 'ENERGY_STEP',
            'LARGEST_FORCE', 'LEAST_ODDS', 'IN_DATABASE', 'UNEXPLAINED', 'STRAIN', 'CONTRAST', 'BY_HAND', 'JUDGES',
            'LOWEST_TAUGHT', 'CERTAIN', 'FIRST_CONFIDENCE', 'EXPLAINED', 'PLAUSIBLE', 'WELL_EXPLAINED', 'PLACED',
-           'Contender', 'contender', 'primitive', 'representative', 'merge_contenders', 'Context', 'context_of',
+           'WRITTEN_IS_RIGHT', 'Contender', 'contender', 'representative', 'merge_contenders', 'Context', 'context_of',
            'features', 'Judge', 'scores', 'doubt_of', 'confidences', 'fit_confidence', 'RankError', 'fit_judge',
-           'fit_in_words', 'describe', 'Candidate', 'promising', 'rank_merged', 'rank']
+           'fit_in_words', 'describe', 'Candidate', 'promising', 'without_misjudged', 'rank_merged', 'rank']
 
 # %% ../nbs/61_rank.ipynb #28c19e6e
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 import numpy as np
 from .columns import CLOSE, COVERING, COVERING_SPREAD, NOISE_RESIDUAL, covering
-from .compare import SOLVED, alike, fingerprint, matched_rmsd
+from .compare import alike, different_answers, fingerprint
 from .core import MicroscopyGPTError
-from .crystal import Atoms, canonical, from_slab, reduced_formula, space_group, standardize, to_slab
+from .crystal import Atoms, reduced_formula, space_group, to_slab
 from .height_search import HIGHEST_ENERGY
 from .heights import Relaxed
 from .proof import Proof, residual_bound, too_much_left
@@ -47,11 +47,6 @@ def contender(proof:Proof, measured_area:float, # Å²
     ratio = abs(np.linalg.det(proof.placed.cell))/measured_area
     index = round(ratio) if ratio > .75 else 1/round(1/ratio)
     return Contender(proof, relaxed, votes, (p.origin,), len(proof.placed.z)/index)
-
-# %% ../nbs/61_rank.ipynb #4f89af27
-def primitive(proof:Proof)->Atoms:
-    "The crystal of a proof in its primitive standard cell."
-    return from_slab(canonical(to_slab(standardize(proof.atoms, symprec=.1))))
 
 # %% ../nbs/61_rank.ipynb #b03a4c97
 def _fit_quality(one):
@@ -100,7 +95,7 @@ def _grouped(contenders):
     "Contenders in groups of one crystal, the best fit first."
     groups = []
     for one in sorted(contenders, key=lambda c: (round(c.proof.residual, 3), c.relaxed.energy if c.relaxed else 0.)):
-        atoms = primitive(one.proof)
+        atoms = one.proof.primitive
         kind = _kind_of(one, atoms)
         same = next((g for g in groups if kind[::2] == g.kind[::2] and alike(kind[1], g.kind[1])), None)
         if not same: groups.append(same := _Group(kind))
@@ -400,18 +395,20 @@ def _scores_at_rest(contenders, asked, k, judge, place):
     score[first] = placed[first]
     return score
 
-# %% ../nbs/61_rank.ipynb #681f0dc2
-def _different_answers(structures, k, seated=None):
-    "The first k different answers, each followed by those that would count as solved; one seated is among them."
-    found = []
-    for i, atoms in enumerate(structures):
-        one = standardize(atoms).pymatgen_converter()
-        same = next((rows for first, rows in found if matched_rmsd(first, one) <= SOLVED), None)
-        if same: same.append(i)
-        elif len(found) < k: found.append((one, [i]))
-        elif seated is None or i > seated: break
-        elif i == seated and k > 1: found[-1] = one, [i]
-    return [rows for _, rows in found]
+# %% ../nbs/61_rank.ipynb #61f00002
+WRITTEN_IS_RIGHT = .7 # how often the heights that most answers say are the right ones of the two then
+
+def without_misjudged(contenders:list, score:np.ndarray # (n,) log odds
+                     )->np.ndarray: # (n,)
+    "Scores, heights as most answers say before relaxed ones where the potential misjudges the best contender."
+    first = score.argmax()
+    best, written = contenders[first], next((i for i, c in enumerate(contenders) if c.written), None)
+    if written is None or best.votes < contenders[written].votes: return score
+    if best.inferred is None or not best.inferred.misjudged: return score
+    one, score = contenders[written], score.copy()
+    one.inferred = best.inferred._replace(cell=one.proof.placed.cell)
+    score[written], score[first] = score[first] + np.log([WRITTEN_IS_RIGHT, 1 - WRITTEN_IS_RIGHT])
+    return score
 
 # %% ../nbs/61_rank.ipynb #61c00031
 def _candidate(one, atoms, score, confidence, why, context):
@@ -432,16 +429,16 @@ def rank_merged(merged:list, # what `merge_contenders` gives
     if not merged: return []
     alone = [c for c, _ in merged]
     judge, context = JUDGES["energy" if any(c.relaxed for c in alone) else "image"], context_of(alone, asked)
-    score = _scores_at_rest(alone, asked, k, judge, place)
+    score = without_misjudged(alone, _scores_at_rest(alone, asked, k, judge, place))
     sure = confidences(score, judge, doubt_of(alone))
     order = np.argsort(-score, kind="stable")
-    structures = [primitive(alone[i].proof) if alone[i].inferred else merged[i][1] for i in order]
+    structures = [alone[i].proof.primitive if alone[i].inferred else merged[i][1] for i in order]
     def shown(rows):
         one = _for_all(alone[order[rows[0]]], [alone[i] for i in order[rows]])
         why = describe(one, asked, context, potential)
         return _candidate(one, structures[rows[0]], score[order[rows[0]]], sure[order[rows]].sum(), why, context)
     seated = next((row for row, i in enumerate(order) if alone[i].written), None)
-    return [shown(rows) for rows in _different_answers(structures, k, seated)]
+    return [shown(rows) for rows in different_answers(structures, k, seated)]
 
 # %% ../nbs/61_rank.ipynb #61c00032
 def rank(contenders:list, # of `Contender`

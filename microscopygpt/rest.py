@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STILL', 'REST_PLAN', 'POTENTIAL', 'TAIL', 'SYMMETRIC_SHAPE', 'UNFINISHED', 'RAW_SCALE', 'RAW_SHAPE', 'OTHER_SCALE',
            'OTHER_TAIL', 'KINDS', 'CLEAN_KINDS', 'PSEUDOSYMMETRIC', 'FAR_APART', 'FAR_APART_SHAPE', 'IMPOSSIBLE',
-           'CellRelaxation', 'FreeRelaxation', 'at_rest', 'Strain', 'strain_between', 'Misfit', 'misfit_of', 'trust_in',
-           'Inferred', 'size_doubt', 'infer_cell']
+           'MISJUDGED', 'CellRelaxation', 'FreeRelaxation', 'at_rest', 'Strain', 'strain_between', 'Misfit',
+           'misfit_of', 'trust_in', 'Inferred', 'size_doubt', 'infer_cell']
 
 # %% ../nbs/56_rest.ipynb #42c00003
 from collections.abc import Callable
@@ -205,6 +205,7 @@ def trust_in(misfits:list, # of `Misfit`, of the crystals that may be in the ima
 FAR_APART = .08 # strain in size, beyond which a size in the middle is wrong whichever side is right
 FAR_APART_SHAPE = .035 # the same of a strain in shape: a degree or more on either side
 IMPOSSIBLE = 1e-30 # ratio of densities, below which all are the same
+MISJUDGED = .06 # strain in size, beyond which a potential does not know a crystal, if the measured size is right
 
 class Inferred(NamedTuple):
     "A crystal's lattice, from measurement and physics together."
@@ -212,6 +213,11 @@ class Inferred(NamedTuple):
     strain: Strain # from the measured to the one at rest
     trust: dict # kind of instrument -> probability
     log_odds: float # of this strain, against that of a perfect agreement
+
+    @property
+    def misjudged(self)->bool:
+        "Whether the potential is wrong about a crystal whose size is known."
+        return self.trust["exact"] > .5 and abs(self.strain.scale) > MISJUDGED
 
 # %% ../nbs/56_rest.ipynb #a635c7f1
 def _over_kinds(values, kinds)->float:

@@ -7,8 +7,7 @@ __all__ = ['PROPOSERS', 'ON_TOP', 'RESTLESS_BUDGET', 'KNOWN_PLAN', 'WORTH_HEIGHT
            'SHOWN_PER_PLANE', 'SETTLED_PER_PLANE', 'WATCHED', 'OFF_SCALE', 'PLANES', 'PLANE_GAP', 'RESTLESS_PLANES',
            'WRITTEN_PER_PLANE', 'GUESSED_PER_PLANE', 'ROUNDS', 'ROUNDS_AGREED', 'FINISH', 'DENSER', 'LATE_STEPS',
            'TEMPLATES_TRIED', 'BOLDER', 'PredictError', 'resolved_formula', 'active_proposers', 'remembered',
-           'in_share', 'rising', 'scale_of', 'stand_apart', 'Search', 'lowest_of_each_size', 'symmetric_of_each_size',
-           'best_of']
+           'scale_of', 'stand_apart', 'Search', 'lowest_of_each_size', 'symmetric_of_each_size', 'best_of']
 
 # %% ../nbs/65_search.ipynb #2404c6f3
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 from fastcore.basics import patch
 from ase.calculators.calculator import Calculator
-from .core import MicroscopyGPTError
+from .core import MicroscopyGPTError, in_share
 from .crystal import Slab, typed_formula
 from .observe import Observation
 from .chat import prompt_formula
@@ -28,12 +27,12 @@ from .planes import solve_columns
 from .energies import Potential, PotentialError
 from .potentials import load_potential
 from .heights import FLAT_PLAN, flat, height_starts, relax_heights
-from .height_search import find_heights, symmetry_front
+from .height_search import LOWER, find_heights, symmetry_front
 from .written import write_heights
 from .settle import SETTLE_PLAN, restless, settle
 from .rest import at_rest
 from .propose import merge_answers, propose_templates, prove_columns, same_plane, with_heights
-from .rank import JUDGES, contender, merge_contenders, primitive, promising, rank_merged, scores
+from .rank import JUDGES, contender, merge_contenders, promising, rank_merged, scores
 from .place import in_other_size, looks_clean, place
 
 # %% ../nbs/65_search.ipynb #e9240959
@@ -66,19 +65,6 @@ def active_proposers(propose:"str|tuple", model:object, templates:"str|list|None
 def remembered(what:object)->"str|None":
     "A model or a potential by its name."
     return what if isinstance(what, (str, type(None))) else str(getattr(what, "name", what))
-
-# %% ../nbs/65_search.ipynb #923d2e9b
-def in_share(tell:Callable, start:float, share:float)->Callable:
-    "A progress function for a part of the work, which begins at `start` and takes `share`, both of 0 to 1."
-    return lambda done, what: tell(start + share*done, what)
-
-def rising(progress:"Callable|None")->Callable:
-    "A progress function that never falls back; None repeats the last share."
-    last = [0.]
-    def tell(done, what):
-        last[0] = max(last[0], done or 0.)
-        if progress: progress(last[0], what)
-    return tell
 
 # %% ../nbs/65_search.ipynb #65c00006
 def scale_of(cell:np.ndarray, other:np.ndarray # (2, 2) Å, on the same basis
@@ -333,12 +319,21 @@ FINISH = ((8, 8), (4, 10)), ((6, 6), (2, 10)) # how many of each are followed to
 DENSER = 1.2 # times the covering of the first plane: with more formula units in its cell
 
 @patch
-def _arrangements(self:Search, planes, i, agreed)->list: # of `Relaxed`, lowest energy first
+def _arrangements(self:Search, planes, i, rounds:"int|None"=None)->list: # of `Relaxed`, lowest energy first
     "Heights over plane i; denser ones than the first are rarely right, and get no larger cells."
     place = min(i, 1) # all planes after the first get less
     indices = (1,) if planes[i].covering > DENSER*planes[0].covering else (1, 2)
-    rounds = ROUNDS_AGREED if agreed else ROUNDS[place]
+    rounds = rounds or ROUNDS[place]
     return self.compute(find_heights, planes[i], rounds=rounds, finish=FINISH[place], indices=indices, seed=self.seed)
+
+@patch
+def _agreed(self:Search, planes, most)->list: # of `Relaxed`, lowest energy first; none where they disagree
+    "Heights over the first plane, where most answers say that plane, and little search finds no lower ones than theirs."
+    cell = self.observation.lattice.cell
+    here = [p.placed for p in most if planes and same_plane(p.placed, planes[0], cell)]
+    said = self.compute(relax_heights, here, plan=KNOWN_PLAN)
+    found = self._arrangements(planes, 0, ROUNDS_AGREED) if said else []
+    return found if found and found[0].energy > said[0].energy - LOWER else []
 
 @patch
 def add_columns(self:Search, start:float, end:float, vlm:"CompactVLM|LargeVLM|None"=None,
@@ -347,13 +342,13 @@ def add_columns(self:Search, start:float, end:float, vlm:"CompactVLM|LargeVLM|No
     "Solve the planes, give them heights, and take them among the contenders."
     middle = start + .2*(end - start)
     planes, calm = self._solve(start, middle), False
-    agreed = any(same_plane(p.placed, planes[0], self.observation.lattice.cell) for p in most if planes)
+    agreed = self._agreed(planes, most)
     wanted = 1 if agreed else PLANES
     for i, plane in enumerate(planes):
         if i == wanted or i >= PLANES and not self.patient(): break
         n = min(wanted, len(planes))
         self.tell(middle + (end - middle)*i/n, f"heights of plane {i+1} of {n}")
-        found = self._arrangements(planes, i, agreed)
+        found = agreed if agreed and i == 0 else self._arrangements(planes, i)
         if i == 0 and self.doubts_size(plane, found) and self.off_scale(found): return
         calm = calm or not restless(found[:1])
         if not calm and self.patient():
@@ -380,7 +375,7 @@ def give_energies(self:Search, merged:list, # of (`Contender`, primitive `Atoms`
         for relaxed in self.compute(relax_heights, placed, plan=plan):
             one = some[left[relaxed.index]]
             one.proof, one.relaxed = with_heights(one.proof, relaxed, self.observation), relaxed
-            merged[left[relaxed.index]] = one, primitive(one.proof)
+            merged[left[relaxed.index]] = one, one.proof.primitive
 
 # %% ../nbs/65_search.ipynb #65c00031
 @patch

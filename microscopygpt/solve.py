@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 import numpy as np
 from ase.calculators.calculator import Calculator
-from .core import MicroscopyGPTError
+from .core import MicroscopyGPTError, in_share, rising
 from .micrograph import Micrograph, read_micrograph
 from .fourier import LatticeError
 from .observe import Imaging, Observation, figures
@@ -33,8 +33,8 @@ from .rank import EXPLAINED, Candidate
 from .refine import USUAL_CONTRAST, unusual_contrast
 from .calibrate import observe_unscaled, pixel_size_at_rest, pixel_sizes_by_area, unscaled_planes
 from .composition import compose, read_elements
-from .search import (PROPOSERS, PredictError, Search, active_proposers, in_share, remembered,
-                                  resolved_formula, rising, scale_of)
+from .search import (PROPOSERS, PredictError, Search, active_proposers, remembered, resolved_formula,
+                                  scale_of)
 from .prediction import Prediction
 
 # %% ../nbs/67_solve.ipynb #9a11c1d1

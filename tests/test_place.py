@@ -8,7 +8,7 @@ from microscopygpt.observe import observe
 from microscopygpt.place import differ, freed, in_other_size, on_symmetric, place
 from microscopygpt.energies import Potential
 from microscopygpt.potentials import load_potential
-from microscopygpt.rank import FEATURES, Candidate, context_of, contender, features, primitive
+from microscopygpt.rank import FEATURES, Candidate, context_of, contender, features
 from microscopygpt.proof import Proposal, best_common, prove
 from microscopygpt.rest import Inferred, at_rest, strain_between
 from microscopygpt.scan import Scan
@@ -129,7 +129,7 @@ def candidate_on(factor, rest_is_right, confidence=.8):
     if rest_is_right > .5: measured, rest = rest, measured
     trust = dict(exact=1 - rest_is_right, unscaled=rest_is_right, raw=0.)
     inferred = Inferred(one.proof.slab.cell, strain_between(measured, rest), trust, 0.)
-    return Candidate(primitive(one.proof), 0., one.proof.residual, confidence, "as proposed", one.proof, inferred=inferred)
+    return Candidate(one.proof.primitive, 0., one.proof.residual, confidence, "as proposed", one.proof, inferred=inferred)
 
 @pytest.mark.parametrize("factor, rest_is_right", [(1.12, .2), (1.12, .8), (.88, .3)])
 def test_both_sizes_are_listed(factor, rest_is_right, chgnet):

@@ -9,9 +9,9 @@ from microscopygpt.compare import alike, compare, fingerprint
 from microscopygpt.heights import Relaxed
 from microscopygpt.rank import (_scores_at_rest, FEATURES, JUDGES, LEAST_ODDS, LOWEST_TAUGHT, Context, Contender, confidences,
                                 contender, context_of, describe, features, fit_confidence, fit_in_words,
-                                merge_contenders, primitive, rank, scores)
+                                merge_contenders, rank, scores)
 from microscopygpt.refine import Fit, Placement, unusual_contrast
-from microscopygpt.rest import Inferred
+from microscopygpt.rest import Inferred, strain_between
 from microscopygpt.proof import Proof, Proposal, crowding, n_operations
 
 quick = settings(max_examples=20, deadline=None)
@@ -121,7 +121,7 @@ def test_fingerprints_of_different_elements_are_not_alike():
     assert not alike(np.zeros(3), np.zeros(4))
 
 def test_a_primitive_cell_is_the_smallest_and_the_same_crystal():
-    atoms = primitive(proof_of(doubled(H2)))
+    atoms = proof_of(doubled(H2)).primitive
     assert atoms.num_atoms == 3 and compare(proof_of(H2).atoms, atoms).solved
 
 def test_density_is_the_atoms_in_each_measured_cell():
@@ -356,3 +356,29 @@ def test_doubt_is_weighed_by_what_became_of_the_doubtful():
 def test_an_unusual_contrast_counts_against_a_contender(power, steps):
     assert unusual_contrast(power) == pytest.approx(steps)
     assert all(judge.weights[FEATURES.index("unusual contrast")] < 0 for judge in JUDGES.values())
+
+def resting(factor, exact=.9):
+    "Gives contenders their lattice at rest, which is larger by a factor than the measured one."
+    def place(some, scores):
+        for one in some:
+            strain = strain_between(one.proof.slab.cell, factor*one.proof.slab.cell)
+            one.inferred = Inferred(one.proof.slab.cell, strain, dict(exact=exact, unscaled=1 - exact, raw=0.), 0.)
+    return place
+
+@pytest.mark.parametrize("factor, exact, first", ((.9, .9, True), (1.1, .9, True), (.97, .9, False), (.9, .4, False)))
+def test_heights_as_written_come_first_where_the_potential_misjudges_the_size(factor, exact, first):
+    said = [made(votes=20, energy=-6.5), as_written()]
+    listed = rank(said, 32, k=3, place=resting(factor, exact))
+    assert [c.written for c in listed] == ([True, False] if first else [False, True])
+    assert all(a.score >= b.score for a, b in zip(listed, listed[1:]))
+    if first: assert listed[0].inferred.cell == pytest.approx(listed[0].proof.placed.cell), "in the size that was measured"
+
+def test_what_most_answers_say_does_not_come_before_another_crystal():
+    "The potential misjudges a crystal that few answers describe: that tells nothing of what most of them say."
+    listed = rank([made(T1, votes=3, energy=-7.5), as_written(votes=20)], 32, k=3, place=resting(.9))
+    assert not listed[0].written
+
+def test_a_potential_that_misjudges_costs_no_confidence():
+    both = [made(votes=20, energy=-6.5), as_written()]
+    sums = [sum(c.confidence for c in rank(both, 32, k=3, place=resting(factor))) for factor in (.97, .9)]
+    assert sums[1] == pytest.approx(sums[0], abs=.15)

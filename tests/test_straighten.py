@@ -6,9 +6,9 @@ from microscopygpt.crystal import Slab, cell_from_lengths, cell_lengths, from_sl
 from microscopygpt.fourier import LatticeError
 from microscopygpt.observe import NAMED, Imaging, observe
 from microscopygpt.micrograph import Micrograph
-from microscopygpt.scan import Scan
+from microscopygpt.scan import RAW_NOISE, Scan
 from microscopygpt.plane_groups import turns_of
-from microscopygpt.straighten import (Shape, find_astigmatism, is_passed_over, marks, observe_scan, shapes_of,
+from microscopygpt.straighten import (ROUND, Shape, find_astigmatism, is_passed_over, marks, observe_scan, shapes_of,
                                       straightened)
 
 SQUARE = from_slab(Slab(cell_from_lengths(3.8, 3.8, 90), np.array([[0, 0], [.5, .5]]), np.zeros(2), np.array([26, 34])))
@@ -51,6 +51,22 @@ def test_what_needs_a_large_strain_is_passed_over_where_another_needs_none():
     assert is_passed_over(hexagonal, [hexagonal, rhombic]) and not is_passed_over(rhombic, [hexagonal, rhombic])
     assert not is_passed_over(hexagonal, [hexagonal, rhombic._replace(strain=.02)]), "any lattice may be near by chance"
     assert not is_passed_over(hexagonal, [hexagonal, rhombic._replace(misfit=.1)]), "fewer symmetries always leave less"
+
+# one heavy column and one light one, each with every symmetry that a rectangular lattice allows
+ALMOST_SQUARE = from_slab(Slab(cell_from_lengths(4.06, 4.32, 90), np.array([[0, 0], [.5, .5]]), np.zeros(2), np.array([50, 16])))
+
+def test_a_lattice_that_is_almost_square_stays_so_under_a_round_probe():
+    found = straightened(observe(photo(ALMOST_SQUARE)))
+    assert found.bravais in (2, 3) and found.lattice.b/found.lattice.a == pytest.approx(4.32/4.06, abs=.002)
+
+@pytest.mark.parametrize("seed", range(3))
+def test_under_an_elliptic_probe_it_may_be_a_sheared_square(seed):
+    shapes = shapes_of(observe(photo(ALMOST_SQUARE, noise=RAW_NOISE, seed=seed)))
+    square = next(s for s in shapes if s.bravais == 1)
+    assert square.elongation > ROUND and not is_passed_over(square, shapes)
+
+@pytest.mark.parametrize("atoms", [MOS2, SQUARE, ALMOST_SQUARE], ids=["hexagonal", "square", "almost square"])
+def test_a_round_probe_is_seen_to_be_round(atoms): assert shapes_of(observe(photo(atoms)))[0].elongation < ROUND/1.5
 
 def test_a_straight_scan_changes_next_to_nothing():
     found = observe_scan(photo(MOS2))
