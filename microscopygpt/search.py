@@ -328,7 +328,7 @@ def _arrangements(self:Search, planes, i, rounds:"int|None"=None)->list: # of `R
 
 @patch
 def _agreed(self:Search, planes, most)->list: # of `Relaxed`, lowest energy first; none where they disagree
-    "Heights over the first plane, where most answers say that plane, and little search finds no lower ones than theirs."
+    "Heights over the first plane after little search, if most answers say it and none lower than theirs are found."
     cell = self.observation.lattice.cell
     here = [p.placed for p in most if planes and same_plane(p.placed, planes[0], cell)]
     said = self.compute(relax_heights, here, plan=KNOWN_PLAN)
