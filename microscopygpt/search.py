@@ -251,9 +251,10 @@ OFF_SCALE = .08, .6
 
 @patch
 def doubts_size(self:Search, plane:Columns, found:list)->bool:
-    "Whether the size of a plane may be wrong: not in an image that looks simulated or averaged, before all is known."
+    "Whether the size of a plane may be wrong: not one that is told, in an image that looks simulated or averaged."
     if not self.watching or not found: return False
-    return not looks_clean(prove_columns(plane, found[0].slab, self.observation), self.observation)
+    told = self.observation.scaled
+    return not told or not looks_clean(prove_columns(plane, found[0].slab, self.observation), self.observation)
 
 @patch
 def off_scale(self:Search, found:list # of `Relaxed`, over the first plane

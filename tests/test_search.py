@@ -76,6 +76,8 @@ def test_only_an_image_that_does_not_look_clean_has_its_size_doubted_early(scan,
     assert not search.doubts_size(plane, over(plane)), "nobody asks for it"
     search.watching = True
     assert search.doubts_size(plane, over(plane)) == doubted and not search.doubts_size(plane, [])
+    search.observation = replace(seen, scaled=False)
+    assert search.doubts_size(plane, over(plane)), "where no file tells a size it is always in doubt"
 
 def searches_of(observation, most):
     "How many rounds the search for heights has over each plane."
