@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['USUAL_ASTIGMATISM', 'AMPLITUDE_SCATTER', 'LARGEST_RATIO', 'AGREED', 'LARGEST_STRAIN', 'PASSED_OVER', 'UNSTRAINED',
-           'SELDOM', 'SELDOM_ROUND', 'ROUND', 'FIELD_OF_VIEW', 'find_astigmatism', 'marks', 'Shape', 'shapes_of',
+           'SELDOM', 'SELDOM_ROUND', 'ROUND_PROBE', 'FIELD_OF_VIEW', 'find_astigmatism', 'marks', 'Shape', 'shapes_of',
            'is_passed_over', 'straightened', 'observe_scan']
 
 # %% ../nbs/44_straighten.ipynb #41b00003
@@ -115,7 +115,7 @@ PASSED_OVER = .1, .33 # share of a lattice's strain and share of its misfit, bel
 UNSTRAINED = 5e-4 # strain of a lattice that the image has as it is: what noise leaves of one, median .0001
 SELDOM = .04 # strain that scans seldom have without breaking every other lattice, too
 SELDOM_ROUND = .004 # the same of scans with a round probe
-ROUND = .0125 # Å², elongation of a round probe: a twentieth of a usual variance; simulated ones measure up to .007
+ROUND_PROBE = .0125 # Å², elongation of a round probe: a twentieth of a usual variance; simulated ones measure up to .007
 
 def _is_outdone(shape, others)->bool:
     "Whether one of the others needs next to no strain beside this lattice, and leaves far less."
@@ -126,7 +126,7 @@ def is_passed_over(shape:Shape, others:list # of `Shape`
                   )->bool:
     "Whether another lattice needs next to no strain beside this one, and leaves far less; or none at all."
     if _is_outdone(shape, others): return True
-    seldom = SELDOM_ROUND if shape.elongation < ROUND else SELDOM
+    seldom = SELDOM_ROUND if shape.elongation < ROUND_PROBE else SELDOM
     return shape.strain > seldom and any(o.strain < UNSTRAINED and o.agreed for o in others)
 
 # %% ../nbs/44_straighten.ipynb #41b0000b
