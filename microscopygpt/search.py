@@ -418,7 +418,7 @@ def _add_templates(self:Search, crystals):
 # %% ../nbs/65_search.ipynb #5fedd65c
 @patch
 def run(self:Search, propose:tuple, vlm:"CompactVLM|LargeVLM|None", crystals:list, k:int)->list: # of `Candidate`
-    "Proposals in the order of their cost, each with its proof; the ranked candidates."
+    "Proposals of all who are asked, each with its proof; the ranked candidates."
     if crystals: self._add_templates(crystals)
     answers = self.ask(vlm, 1., .2, .4, "columns" not in propose) if vlm else []
     if "columns" in propose: self.add_columns(.4, .8, vlm, self.said_by_most(answers))
