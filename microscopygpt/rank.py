@@ -406,6 +406,7 @@ def without_misjudged(contenders:list, score:np.ndarray # (n,) log odds
     if written is None or best.votes < contenders[written].votes: return score
     if best.inferred is None or not best.inferred.misjudged: return score
     one, score = contenders[written], score.copy()
+    if best.relaxed is None or one.relaxed.energy - best.relaxed.energy > HIGHEST_ENERGY: return score
     one.inferred = best.inferred._replace(cell=one.proof.placed.cell)
     score[written], score[first] = score[first] + np.log([WRITTEN_IS_RIGHT, 1 - WRITTEN_IS_RIGHT])
     return score
