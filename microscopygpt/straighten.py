@@ -115,7 +115,7 @@ PASSED_OVER = .1, .33 # share of a lattice's strain and share of its misfit, bel
 UNSTRAINED = 5e-4 # strain of a lattice that the image has as it is: what noise leaves of one, median .0001
 SELDOM = .04 # strain that scans seldom have without breaking every other lattice, too
 SELDOM_ROUND = .004 # the same of scans with a round probe
-ROUND_PROBE = .0125 # Å², elongation of a round probe: a twentieth of a usual variance; simulated ones measure up to .007
+ROUND_PROBE = .0125 # Å², a twentieth of a usual variance: round probes of simulated images seem elongated by up to .007
 
 def _is_outdone(shape, others)->bool:
     "Whether one of the others needs next to no strain beside this lattice, and leaves far less."
