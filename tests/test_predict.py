@@ -259,7 +259,7 @@ def test_stopped_in_the_middle_of_heights(ticks, computed):
         heard.append(what)
         if sum("relaxing" in w for w in heard) > ticks: raise Stop()
     with pytest.raises(Stop): predict(micrograph("MoSe2"), "MoSe2", templates=None, k=3, progress=progress)
-    assert "relaxing" in heard[-1] and not any("asking" in w for w in heard)
+    assert "relaxing" in heard[-1] and not any("at rest" in w for w in heard)
     assert predict(micrograph("MoSe2"), "MoSe2", templates=None, k=3).as_dict() == computed.as_dict()
 
 @pytest.mark.parametrize("options, says", [(dict(heights="oracle"), "chgnet"), (dict(propose="model", model=None), "nothing to work with"),
