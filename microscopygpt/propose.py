@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAME_ANSWER', 'SAME_AREA', 'mendeleev_numbers', 'counts_of', 'CELL_GROWTH', 'AREA_COST', 'STRAIN_COST',
-           'CHEMISTRY_COST', 'MOST_STRAIN', 'MOST_RISE', 'NO_STRAIN', 'SAME_PLACE', 'same_description', 'as_written',
+           'CHEMISTRY_COST', 'MOST_STRAIN', 'MOST_RISE', 'NO_STRAIN', 'ON_COLUMN', 'same_description', 'as_written',
            'average', 'merge_answers', 'exchanges', 'substitutions', 'resized', 'propose_templates', 'local_crystals',
            'with_heights', 'prove_columns', 'same_plane', 'answers_without_image', 'guess', 'area_of_unit']
 
@@ -198,7 +198,7 @@ def prove_columns(plane:Columns, slab:Slab, observation:Observation, most_rise:f
     return Proof(proposal, exact, residual, fit, placement, slab, crowding(exact), 0, n_operations(exact))
 
 # %% ../nbs/60_propose.ipynb #60f00002
-SAME_PLACE = .2 # Å between an atom of an answer and a solved column of its element
+ON_COLUMN = .2 # Å between an atom of an answer and a solved column of its element
 
 def same_plane(slab:Slab, # in the frame of the plane
                plane:Columns,
@@ -210,7 +210,7 @@ def same_plane(slab:Slab, # in the frame of the plane
     atoms, columns = ((one.frac@one.cell)@np.linalg.inv(cell) for one in (slab, plane))
     apart = np.linalg.norm(nearest_vectors(atoms[:, None] - columns)@cell, axis=-1)
     apart[slab.numbers[:, None] != plane.numbers] = np.inf
-    return bool(max(apart.min(0).max(), apart.min(1).max()) < SAME_PLACE)
+    return bool(max(apart.min(0).max(), apart.min(1).max()) < ON_COLUMN)
 
 # %% ../nbs/60_propose.ipynb #67c00010
 def answers_without_image(vlm:"CompactVLM|LargeVLM", # a loaded model
