@@ -6,8 +6,8 @@
 __all__ = ['USUAL_ATOMS', 'STEPS', 'CHANGED', 'BEST_CHANGED', 'STEEPEST', 'STARTS_PER_KEPT', 'FEWEST_STARTS', 'WIDEST',
            'SAME_HEIGHT', 'HIGHEST_ENERGY', 'STARTS_PER_GROUP', 'MOST_SYMMETRIC', 'FIRST_STARTS', 'FIRST_STEPS',
            'NEW_STARTS', 'NEW_STEPS', 'FEWEST_KEPT', 'BESIDE', 'BESIDE_KEPT', 'ROUNDS', 'LOWER', 'MOST_EFFORT',
-           'PATIENCE', 'FINISH', 'changed', 'in_turn', 'HeightSpace', 'symmetry_front', 'beside', 'height_spaces',
-           'shares', 'find_heights']
+           'PATIENCE', 'FINISH', 'BRIEF_FINISH', 'WELL_BELOW', 'changed', 'in_turn', 'HeightSpace', 'symmetry_front',
+           'beside', 'height_spaces', 'shares', 'find_heights']
 
 # %% ../nbs/57_height_search.ipynb #c824ce90
 from collections.abc import Callable
@@ -233,8 +233,9 @@ BESIDE, BESIDE_KEPT = 4, 3
 
 class _HeightSearch:
     "The starts over all cells of one plane, and their relaxation."
-    def __init__(self, spaces, potential, tick):
+    def __init__(self, spaces, potential, tick, seed):
         self.spaces, self.tick, self.recorder = spaces, tick, _RecordingPotential(potential)
+        self.surrogate, self.seed, self.rng = Surrogate(), seed, np.random.default_rng(seed)
         self.relaxation = HeightRelaxation([], self.recorder)
         self.owner = [] # for each start the place of its cell in `spaces`
 
@@ -269,8 +270,8 @@ class _HeightSearch:
         return self.ordered(lambda s: s.index == index)
 
     def lowest(self)->list: # eV/atom
-        "The lowest energy over each cell."
-        return [self.relaxation.energy[self.over(space)[0]] for space in self.spaces]
+        "The lowest energy over each cell; infinite where nothing was tried."
+        return [min(self.relaxation.energy[self.over(space)], default=np.inf) for space in self.spaces]
 
     def order(self, row)->int:
         "How many operations of the plane leave a start as it is."
@@ -278,45 +279,48 @@ class _HeightSearch:
 
 # %% ../nbs/57_height_search.ipynb #60387524
 @patch
-def _begin(self:_HeightSearch, seed):
-    "Starts under the cheap potential, relaxed some steps."
+def _begin(self:_HeightSearch, indices):
+    "Starts under the cheap potential over cells of some sizes that have none yet, relaxed some steps."
+    before = len(self.owner)
     for i, (space, share) in enumerate(zip(self.spaces, shares(self.spaces))):
+        if space.index not in indices or self.over(space): continue
         keep = max(FEWEST_KEPT, round(FIRST_STARTS*share*space.size()))
         starts = max(FEWEST_STARTS, 4*keep)
-        self.add(i, cheap_heights(*space.slab[:2], space.slab.numbers, space.operations, starts, keep, seed))
-    self.follow(range(len(self.owner)), FIRST_STEPS)
+        self.add(i, cheap_heights(*space.slab[:2], space.slab.numbers, space.operations, starts, keep, self.seed))
+    self.follow(range(before, len(self.owner)), FIRST_STEPS)
 
 # %% ../nbs/57_height_search.ipynb #ca2e958b
 @patch
-def _look(self:_HeightSearch, surrogate, larger:bool, rng):
-    "One round: starts that the surrogate proposes, over larger cells too or not, relaxed some steps."
-    surrogate.fit(self.recorder.data(self.spaces))
+def _look(self:_HeightSearch, indices):
+    "One round: starts that the surrogate proposes over cells of some sizes, relaxed some steps."
+    self.surrogate.fit(self.recorder.data(self.spaces))
     starts = []
     for i, (space, share) in enumerate(zip(self.spaces, shares(self.spaces))):
-        if space.index > 1 and not larger: continue
+        if space.index not in indices: continue
         keep = max(FEWEST_KEPT, round(NEW_STARTS*share*space.size()))
-        starts.append((i, space.propose(surrogate, self.heights(space), keep, rng)))
+        starts.append((i, space.propose(self.surrogate, self.heights(space), keep, self.rng)))
     self.take(starts, NEW_STEPS)
 
 # %% ../nbs/57_height_search.ipynb #6c35c0bb
 @patch
-def _look_beside(self:_HeightSearch, surrogate):
+def _look_beside(self:_HeightSearch):
     "Over cells of two measured ones: the lowest of one, and beside it the same, turned over or round."
     single = self.spaces[0]
     if single.index != 1: return
     pairs = np.concatenate([beside(z, single.operations) for z in centred(self.heights(single)[:BESIDE])])
     if not len(pairs): return
-    surrogate.fit(self.recorder.data(self.spaces))
+    self.surrogate.fit(self.recorder.data(self.spaces))
     free, kinds = np.tile(np.eye(pairs.shape[1]), (len(pairs), 1, 1)), np.arange(len(pairs))
-    def lowest(space): return space._lowest_of(pairs, free, kinds, surrogate, self.heights(space), BESIDE_KEPT)
+    def lowest(space): return space._lowest_of(pairs, free, kinds, self.surrogate, self.heights(space), BESIDE_KEPT)
     self.take([(i, lowest(space)) for i, space in enumerate(self.spaces) if space.index == 2], NEW_STEPS)
 
 # %% ../nbs/57_height_search.ipynb #bf4c02bb
 @patch
-def _look_symmetric(self:_HeightSearch, surrogate, rng):
-    "Over every cell: the lowest of the most symmetric arrangements."
-    surrogate.fit(self.recorder.data(self.spaces))
-    starts = [(i, space.propose_symmetric(surrogate, rng)) for i, space in enumerate(self.spaces)]
+def _look_symmetric(self:_HeightSearch, indices):
+    "Over cells of some sizes: the lowest of the most symmetric arrangements."
+    self.surrogate.fit(self.recorder.data(self.spaces))
+    starts = [(i, space.propose_symmetric(self.surrogate, self.rng)) for i, space in enumerate(self.spaces)
+              if space.index in indices]
     self.take(starts, NEW_STEPS)
 
 # %% ../nbs/57_height_search.ipynb #4c6e8a27
@@ -334,7 +338,7 @@ def _symmetric_of_sizes(self:_HeightSearch, sizes)->list: # row numbers
 @patch
 def _finish(self:_HeightSearch, plan):
     "Follow the lowest of each size of cell, and more symmetric ones, to the end."
-    sizes = sorted({space.index for space in self.spaces})
+    sizes = sorted({self.spaces[i].index for i in self.owner})
     symmetric = self._symmetric_of_sizes(sizes)
     for most, steps in plan:
         lowest = self._lowest_of_sizes(sizes, max(FEWEST_KEPT, most//len(sizes)))
@@ -352,27 +356,55 @@ LOWER = .002 # eV/atom: a round that finds nothing lower by more in any cell is 
 MOST_EFFORT = 20_000 # of the potential, in atoms, after which no round is begun: 8 s of CHGNet on one core
 PATIENCE = 2 # idle rounds after which the search ends
 FINISH = ((8, 8), (4, 10)) # how many are followed to the end, for how many steps
+BRIEF_FINISH = ((6, 8), (4, 10)) # the same after a brief look
+WELL_BELOW = .01 # eV/atom below what is expected: crystals at rest, not followed to the end, differ by less
+
+@patch
+def _brief(self:_HeightSearch, expected)->list: # of `Relaxed`; none where some lie well below what is expected
+    "A look over the measured cell, and in larger ones at what it holds, beside itself."
+    def is_lower(energy): return energy < expected - WELL_BELOW
+    self._begin((1,))
+    if not np.isfinite(self.relaxation.energy).any(): return []
+    self._look((1,))
+    self._look_beside()
+    if is_lower(min(self.lowest())): return []
+    self._look_symmetric((1,))
+    self._finish(BRIEF_FINISH)
+    found = self._results()
+    return [] if found and is_lower(found[0].energy) else found
+
+@patch
+def _rounds(self:_HeightSearch, rounds, indices):
+    "Rounds until nothing lower is found; larger cells have one."
+    effort, idle = self.recorder.potential.effort, 0
+    for turn in range(rounds):
+        lowest = self.lowest()
+        self._look(indices[:1] if turn else indices)
+        lower = any(now < before - LOWER for now, before in zip(self.lowest(), lowest))
+        idle = 0 if lower else idle + 1
+        if idle >= PATIENCE or self.recorder.potential.effort - effort > MOST_EFFORT: break
+
+@patch
+def _thorough(self:_HeightSearch, rounds, finish)->list: # of `Relaxed`, lowest energy first
+    "Rounds over all cells, then alternating and symmetric arrangements."
+    indices = sorted({space.index for space in self.spaces})
+    self._begin(indices)
+    if not np.isfinite(self.relaxation.energy).any(): return []
+    self._rounds(rounds, indices)
+    self._look_beside()
+    self._look_symmetric(indices)
+    self._finish(finish)
+    return self._results()
 
 def find_heights(columns:Columns, potential:Potential,
                  rounds:int=ROUNDS,
                  finish:tuple=FINISH, # (how many, steps), ...
                  indices:tuple=(1, 2), # how many measured cells the cells hold
+                 expected:"float|None"=None, # eV/atom: where a brief look finds nothing well below, the search ends
                  seed:int=0,
                  tick:"Callable|None"=None # called before each evaluation; may raise to stop
                 )->list: # of `Relaxed`, lowest energy first
     "Search the heights over a solved plane, in the measured cell and in larger ones."
-    begun, rng, surrogate = potential.effort, np.random.default_rng(seed), Surrogate()
-    search = _HeightSearch(height_spaces(columns, indices), potential, tick)
-    search._begin(seed)
-    relaxation, idle = search.relaxation, 0
-    if not np.isfinite(relaxation.energy).any(): return []
-    for turn in range(rounds):
-        lowest = search.lowest()
-        search._look(surrogate, turn == 0, rng) # larger cells have one round
-        lower = any(now < before - LOWER for now, before in zip(search.lowest(), lowest))
-        idle = 0 if lower else idle + 1
-        if idle >= PATIENCE or potential.effort - begun > MOST_EFFORT: break
-    search._look_beside(surrogate)
-    search._look_symmetric(surrogate, rng)
-    search._finish(finish)
-    return search._results()
+    search = _HeightSearch(height_spaces(columns, indices), potential, tick, seed)
+    found = [] if expected is None else search._brief(expected)
+    return found or search._thorough(rounds, finish)

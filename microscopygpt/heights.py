@@ -81,11 +81,12 @@ def height_projectors(cell:np.ndarray, frac:np.ndarray, numbers:np.ndarray, # (2
     "Projectors onto the heights that the layer groups over a plane allow; the first leaves all free."
     table, groups = group_table(operations, cell), stacks(cell, frac, numbers)
     identity, images = _identity(operations, cell), _column_images(operations, groups)
-    found, orders = [], []
+    found, orders, tried = [], [], set()
     for trial in range(TRIALS*most):
         generators = rng.integers(0, MOST_GENERATORS + 1) if trial else 0
         signs = _random_signs(table, identity, generators, rng)
-        if signs is None: continue
+        if signs is None or (key := frozenset(signs.items())) in tried: continue
+        tried.add(key)
         P = _projector(signs, groups, images)
         if np.abs(P@P - P).max() > SAME_PROJECTOR: continue
         if any(np.abs(P - Q).max() < SAME_PROJECTOR for Q in found): continue
@@ -229,8 +230,7 @@ def _relaxed_cheaply(z, P, pairs, depth, few # (s,) mask of those with few steps
     adam = Adam(CHEAP_STEPS)
     for step in range(CHEAP_STEPS):
         energies, slope = morse(z, pairs, depth)
-        move = adam.move(_projected(P, slope))
-        z = z - _projected(P, move)*(~few | (step < FEW_STEPS))[:, None]
+        z = z - _projected(P, adam.move(_projected(P, slope)))*(~few | (step < FEW_STEPS))[:, None]
     return centred(z), energies
 
 def _lowest_distinct(z, energies, few, groups, keep:int)->list: # row numbers

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FREE_STEPS', 'ALLOWED', 'SNAP', 'LARGER', 'RIVAL', 'ROUND', 'UNCHANGED', 'RESIZED', 'REHEIGHT_STEPS', 'COLLAPSED',
-           'SIZES', 'WORTH_LISTING', 'differ', 'freed', 'on_symmetric', 'misfit_with', 'looks_clean', 'place',
-           'in_other_size']
+           'SIZES', 'WORTH_LISTING', 'differ', 'freed', 'fixes_lattice', 'on_symmetric', 'misfit_with', 'looks_clean',
+           'place', 'in_other_size']
 
 # %% ../nbs/62_place.ipynb #44a00003
 from collections.abc import Callable
@@ -78,6 +78,12 @@ def freed(contenders:list, # of `Contender`; their proofs are replaced where the
     return ends
 
 # %% ../nbs/62_place.ipynb #696119ad
+def fixes_lattice(proof:Proof, observation:Observation)->bool:
+    "Whether a crystal, heights included, has the symmetry for which its lattice was taken as symmetric."
+    if observation.bravais is None: return False
+    operations = operations_in_place(proof.slab, np.eye(2, dtype=int))
+    return any(marks(turn, observation.bravais) for turn, _, _ in operations)
+
 LARGER = 1.5 # areas of the measured cell, above which a cell may hide the symmetry of its columns
 
 def on_symmetric(proof:Proof, observation:Observation)->bool:
@@ -91,8 +97,10 @@ def on_symmetric(proof:Proof, observation:Observation)->bool:
 def misfit_with(one:Contender, rest:Relaxed, observation:Observation)->Misfit:
     "How a contender at rest lies to what was measured."
     measured = observation.in_view(one.proof.placed.cell)*observation.told
-    symmetric = one.proof.placed.cell if on_symmetric(one.proof, observation) else None
-    return misfit_of(measured, rest.slab.cell, observation.scaled, symmetric, 2 if observation.bravais in (0, 1) else 1)
+    straight, fixed = one.proof.placed.cell, 2 if observation.bravais in (0, 1) else 1
+    undone = 0. if observation.bravais is None else strain_between(measured, straight).shape
+    symmetric = straight if fixes_lattice(one.proof, observation) else None
+    return misfit_of(measured, rest.slab.cell, observation.scaled, symmetric, fixed, undone)
 
 # %% ../nbs/62_place.ipynb #62c0000e
 RIVAL = .15 # as probable as the best by all else, or it has no say in what the instrument is

@@ -12,6 +12,7 @@ __all__ = ['USUAL_LEVEL', 'NUISANCES', 'CHANCE', 'EXPLAINED_BY_NOISE', 'MOST_UNE
 # %% ../nbs/41_proof.ipynb #2df3c9d1
 import contextlib, io, itertools, warnings
 from dataclasses import dataclass
+from functools import cached_property
 import numpy as np, spglib
 from ase.data import covalent_radii
 from scipy.special import fdtri
@@ -320,7 +321,7 @@ class Proof:
 
     @property
     def atoms(self)->Atoms: return from_slab(self.slab)
-    @property
+    @cached_property
     def primitive(self)->Atoms:
         "The crystal in its primitive standard cell."
         return from_slab(canonical(to_slab(standardize(self.atoms, symprec=.1))))

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PROPOSERS', 'ON_TOP', 'RESTLESS_BUDGET', 'KNOWN_PLAN', 'WORTH_HEIGHTS', 'ANSWERS_TRIED', 'MAJORITY',
            'SHOWN_PER_PLANE', 'SETTLED_PER_PLANE', 'WATCHED', 'OFF_SCALE', 'PLANES', 'PLANE_GAP', 'RESTLESS_PLANES',
-           'WRITTEN_PER_PLANE', 'GUESSED_PER_PLANE', 'ROUNDS', 'ROUNDS_AGREED', 'FINISH', 'DENSER', 'LATE_STEPS',
-           'TEMPLATES_TRIED', 'BOLDER', 'PredictError', 'resolved_formula', 'active_proposers', 'remembered',
-           'scale_of', 'stand_apart', 'Search', 'lowest_of_each_size', 'symmetric_of_each_size', 'best_of']
+           'WRITTEN_PER_PLANE', 'GUESSED_PER_PLANE', 'ROUNDS', 'FINISH', 'DENSER', 'LATE_STEPS', 'TEMPLATES_TRIED',
+           'BOLDER', 'PredictError', 'resolved_formula', 'active_proposers', 'remembered', 'scale_of', 'stand_apart',
+           'Search', 'lowest_of_each_size', 'symmetric_of_each_size', 'best_of']
 
 # %% ../nbs/65_search.ipynb #2404c6f3
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from .planes import solve_columns
 from .energies import Potential, PotentialError
 from .potentials import load_potential
 from .heights import FLAT_PLAN, flat, height_starts, relax_heights
-from .height_search import LOWER, find_heights, symmetry_front
+from .height_search import WELL_BELOW, find_heights, symmetry_front
 from .written import write_heights
 from .settle import SETTLE_PLAN, restless, settle
 from .rest import at_rest
@@ -89,6 +89,7 @@ class Search:
         self.carried = [] # proposals that were found on another scale
         # whether the first plane's size at rest is looked at; log of how far it is off
         self.watching, self.shift = False, 0.
+        self.agreed = False # whether most answers say the first plane, and no lower heights than theirs are found
         self.effort = 0. # of the potential, before the search began
         self.unscaled = None # observation on a made-up scale and its planes, where no pixel size was given or believed
 
@@ -315,26 +316,30 @@ def _add_plane(self:Search, plane, found, shown, written):
 
 # %% ../nbs/65_search.ipynb #65c00029
 ROUNDS = 5, 3 # of the search for heights over the first plane, and over each other one
-ROUNDS_AGREED = 1 # over a plane that most answers of the model say too
 FINISH = ((8, 8), (4, 10)), ((6, 6), (2, 10)) # how many of each are followed to the end, for how many steps
 DENSER = 1.2 # times the covering of the first plane: with more formula units in its cell
 
 @patch
-def _arrangements(self:Search, planes, i, rounds:"int|None"=None)->list: # of `Relaxed`, lowest energy first
+def _arrangements(self:Search, planes, i, expected:"float|None"=None)->list: # of `Relaxed`, lowest energy first
     "Heights over plane i; denser ones than the first are rarely right, and get no larger cells."
     place = min(i, 1) # all planes after the first get less
     indices = (1,) if planes[i].covering > DENSER*planes[0].covering else (1, 2)
-    rounds = rounds or ROUNDS[place]
-    return self.compute(find_heights, planes[i], rounds=rounds, finish=FINISH[place], indices=indices, seed=self.seed)
+    return self.compute(find_heights, planes[i], rounds=ROUNDS[place], finish=FINISH[place], indices=indices,
+                        expected=expected, seed=self.seed)
 
 @patch
-def _agreed(self:Search, planes, most)->list: # of `Relaxed`, lowest energy first; none where they disagree
-    "Heights over the first plane after little search, if most answers say it and none lower than theirs are found."
-    cell = self.observation.lattice.cell
-    here = [p.placed for p in most if planes and same_plane(p.placed, planes[0], cell)]
-    said = self.compute(relax_heights, here, plan=KNOWN_PLAN)
-    found = self._arrangements(planes, 0, ROUNDS_AGREED) if said else []
-    return found if found and found[0].energy > said[0].energy - LOWER else []
+def _expected(self:Search, plane, most)->"float|None": # eV/atom; None where most answers do not say this plane
+    "The energy of what most answers say, if it is this plane."
+    here = [p.placed for p in most if same_plane(p.placed, plane, self.observation.lattice.cell)]
+    return next((said.energy for said in self.compute(relax_heights, here, plan=KNOWN_PLAN)), None)
+
+@patch
+def _first_arrangements(self:Search, planes, most)->list: # of `Relaxed`, lowest energy first
+    "Heights over the first plane; what most answers say is remembered as `agreed` where none lower are found."
+    expected = self._expected(planes[0], most)
+    found = self._arrangements(planes, 0, expected)
+    self.agreed = expected is not None and bool(found) and found[0].energy > expected - WELL_BELOW
+    return found
 
 @patch
 def add_columns(self:Search, start:float, end:float, vlm:"CompactVLM|LargeVLM|None"=None,
@@ -342,14 +347,13 @@ def add_columns(self:Search, start:float, end:float, vlm:"CompactVLM|LargeVLM|No
                )->None:
     "Solve the planes, give them heights, and take them among the contenders."
     middle = start + .2*(end - start)
-    planes, calm = self._solve(start, middle), False
-    agreed = self._agreed(planes, most)
-    wanted = 1 if agreed else PLANES
+    planes, calm, wanted = self._solve(start, middle), False, PLANES
     for i, plane in enumerate(planes):
         if i == wanted or i >= PLANES and not self.patient(): break
         n = min(wanted, len(planes))
         self.tell(middle + (end - middle)*i/n, f"heights of plane {i+1} of {n}")
-        found = agreed if agreed and i == 0 else self._arrangements(planes, i)
+        found = self._arrangements(planes, i) if i else self._first_arrangements(planes, most)
+        if self.agreed: wanted = 1
         if i == 0 and self.doubts_size(plane, found) and self.off_scale(found): return
         calm = calm or not restless(found[:1])
         if not calm and self.patient():
@@ -426,7 +430,7 @@ def run(self:Search, propose:tuple, vlm:"CompactVLM|LargeVLM|None", crystals:lis
     self.add_known(self.prove(self.carried, .8, .8))
     self.add_answers(answers)
     merged = merge_contenders(self.possible())
-    if vlm and sum(not c.written for c, _ in merged) < k:
+    if vlm and not self.agreed and sum(not c.written for c, _ in merged) < k:
         self.add_known(self.ask(vlm, BOLDER, .8, .9))
         merged = merge_contenders(self.possible())
     self.tell(.9, "finding the lattice at rest")

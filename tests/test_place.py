@@ -5,7 +5,7 @@ from crystals import MOS2, MOS2_SLAB, photo
 from microscopygpt.crystal import Slab, cell_from_lengths, cell_lengths, from_slab
 from microscopygpt.heights import Relaxed
 from microscopygpt.observe import observe
-from microscopygpt.place import differ, freed, in_other_size, on_symmetric, place
+from microscopygpt.place import differ, fixes_lattice, freed, in_other_size, on_symmetric, place
 from microscopygpt.energies import Potential
 from microscopygpt.potentials import load_potential
 from microscopygpt.rank import FEATURES, Candidate, context_of, contender, features
@@ -101,6 +101,17 @@ def test_a_larger_cell_may_hide_the_symmetry_of_its_columns():
     cell, frac, z, numbers = proof.placed
     larger = Slab(np.diag([1, 2])@cell, np.concatenate([frac, frac + [0, 1]])/[1, 2], np.r_[z, -z], np.r_[numbers, numbers])
     assert on_symmetric(replace(proof, placed=larger), observation)
+
+def test_heights_that_break_the_symmetry_of_the_columns_fix_no_lattice():
+    observation = straightened(observe(photo(MOS2)))
+    proof = proven(MOS2_SLAB, observation).proof
+    def lifted(*z): return replace(proof, slab=proof.slab._replace(z=proof.slab.z + np.array(z)))
+    assert fixes_lattice(proof, observation) and fixes_lattice(lifted(0, .4, 0), observation), "an axis along z remains"
+    two = proof.slab
+    cell, frac = np.diag([1, 2])@two.cell, np.concatenate([two.frac, two.frac + [0, 1]])/[1, 2]
+    larger = Slab(cell, frac, np.r_[two.z, -two.z + 1], np.r_[two.numbers, two.numbers])
+    assert not fixes_lattice(replace(proof, slab=larger), observation), "one cell turned over beside another"
+    assert not fixes_lattice(proof, replace(observation, bravais=None))
 
 def azide():
     "A made-up crystal on an oblique lattice that a sheared image of a hexagonal one could have."

@@ -6,6 +6,7 @@ from crystals import MOS2, photo
 
 from microscopygpt.compact import ModelError
 from microscopygpt.core import rising
+from microscopygpt.chat import make_prompt
 from microscopygpt.compare import compare
 from microscopygpt.crystal import Slab, monolayer, to_slab
 from microscopygpt.height_search import find_heights
@@ -17,7 +18,7 @@ from microscopygpt.observe import observe
 from microscopygpt.planes import solve_columns
 from microscopygpt.proof import Proposal
 from microscopygpt.rank import contender, merge_contenders, rank_merged
-from microscopygpt.search import ON_TOP, ROUNDS, ROUNDS_AGREED, Search
+from microscopygpt.search import BOLDER, ON_TOP, Search
 from microscopygpt.settle import SETTLE_PLAN
 from microscopygpt.scan import RAW_NOISE, SCANS, Scan
 from microscopygpt.straighten import observe_scan
@@ -30,7 +31,7 @@ def observation(): return observe(Micrograph(render(monolayer("MoSe2"), noise="p
 
 def asked(observation):
     "A search that may compute heights."
-    search = Search(observation, "MoSe2", "", 32, 0, rising(None))
+    search = Search(observation, "MoSe2", make_prompt("MoSe2"), 32, 0, rising(None))
     search.use("chgnet")
     return search
 
@@ -80,25 +81,42 @@ def test_only_an_image_that_does_not_look_clean_has_its_size_doubted_early(scan,
     assert search.doubts_size(plane, over(plane)), "where no file tells a size it is always in doubt"
 
 def searches_of(observation, most):
-    "How many rounds the search for heights has over each plane."
-    search, rounds, compute = asked(observation), [], Search.compute
+    "For each plane, whether something was expected of its heights; and whether most answers and columns agreed."
+    search, expected, compute = asked(observation), [], Search.compute
     def counted(how, what, **options):
-        if how is find_heights: rounds.append(options["rounds"])
+        if how is find_heights: expected.append(options["expected"] is not None)
         return compute(search, how, what, **options)
     search.compute = counted
     search.add_columns(0., 1., None, most(search))
-    return rounds
+    return expected, search.agreed
 
 def test_planes_that_most_answers_say_too_need_less_search(observation):
-    assert searches_of(observation, lambda search: search.prove([Proposal(MOSE2, votes=30)], 0, 1)) == [ROUNDS_AGREED]
+    assert searches_of(observation, lambda search: search.prove([Proposal(MOSE2, votes=30)], 0, 1)) == ([True], True)
     alone = searches_of(observation, lambda search: [])
     assert searches_of(observation, lambda search: search.prove([Proposal(T1, votes=30)], 0, 1)) == alone
-    assert alone[0] == ROUNDS[0]
+    assert not any(alone[0]) and not alone[1]
 
 def test_lower_heights_than_those_that_most_answers_say_ask_for_more_search(observation):
     "Selenium far too near to the metal, which a relaxation does not mend: both sides of it in one layer."
     flat = MOSE2._replace(z=np.where(MOSE2.numbers == 42, 1.2, np.sign(MOSE2.z)*.05))
-    assert searches_of(observation, lambda search: search.prove([Proposal(flat, votes=30)], 0, 1))[1:] != []
+    expected, agreed = searches_of(observation, lambda search: search.prove([Proposal(flat, votes=30)], 0, 1))
+    assert expected[0] and not agreed
+
+class Asked:
+    "A model that remembers at which temperatures it was asked, and answers like another one."
+    def __init__(self, vlm): self.vlm, self.temperatures = vlm, []
+    def generate(self, *what, **options):
+        self.temperatures.append(options["temperature"])
+        return self.vlm.generate(*what, **options)
+
+def test_where_answers_and_columns_agree_the_model_is_asked_once(observation):
+    search, vlm = asked(observation), Asked(load_model("compact"))
+    found = search.run(("columns", "model"), vlm, [], 50)
+    assert search.agreed and vlm.temperatures == [1.]
+    assert compare(monolayer("MoSe2"), found[0].atoms).solved
+    alone, vlm = asked(observation), Asked(load_model("compact"))
+    alone.run(("model",), vlm, [], 50)
+    assert vlm.temperatures == [1., BOLDER]
 
 def test_more_than_half_of_the_answers_are_most(observation):
     search = asked(observation)

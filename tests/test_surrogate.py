@@ -4,7 +4,7 @@ from microscopygpt.crystal import Slab, cell_from_lengths
 from microscopygpt.heights import FLATNESS, bond_strengths, cheap_heights, morse, near_pairs, relax_heights
 from microscopygpt.energies import Potential
 from microscopygpt.potentials import load_potential
-from microscopygpt.height_search import (HIGHEST_ENERGY, USUAL_ATOMS, beside, changed, find_heights, height_spaces, in_turn, shares,
+from microscopygpt.height_search import (HIGHEST_ENERGY, USUAL_ATOMS, WELL_BELOW, beside, changed, find_heights, height_spaces, in_turn, shares,
                                          symmetry_front)
 from microscopygpt.surrogate import BOND, HeightFeatures, Surrogate
 from test_heights import MOS2, solved
@@ -143,7 +143,7 @@ def test_a_search_can_be_stopped(bonds):
 def test_a_potential_without_finite_energies_finds_nothing():
     class Infinite(Bonds):
         def compute(self, slabs, forces): return [np.inf]*len(slabs), [np.zeros((len(s.z), 3)) for s in slabs]
-    assert find_heights(MOS2, Infinite()) == []
+    assert find_heights(MOS2, Infinite()) == find_heights(MOS2, Infinite(), expected=-3.) == []
 
 def test_starts_that_all_collide_still_teach_something():
     class Steep(Bonds):
@@ -159,6 +159,24 @@ def test_a_search_that_worked_enough_begins_no_other_round(bonds, monkeypatch):
     monkeypatch.setattr("microscopygpt.height_search.MOST_EFFORT", 0)
     short = find_heights(MOS2, bonds, indices=(1,))
     assert 0 < bonds.effort - whole < whole and short and found[0].energy <= short[0].energy + 1e-3
+
+def test_a_brief_look_is_enough_where_nothing_is_lower_than_expected(bonds):
+    def search(expected):
+        before = bonds.effort
+        found = find_heights(MOS2, bonds, expected=expected)
+        return found[0].energy, bonds.effort - before
+    lowest, whole = search(None)
+    energy, effort = search(lowest)
+    assert energy == pytest.approx(lowest, abs=WELL_BELOW) and effort < .5*whole
+    energy, effort = search(lowest + .1)
+    assert energy == pytest.approx(lowest, abs=WELL_BELOW) and effort > .5*whole, "what is lower than expected asks for more"
+
+def test_a_flat_sheet_has_nothing_new_beside_it():
+    "The brief look at graphene: no larger cell has anything to try."
+    graphene = solved(cell_from_lengths(2.46, 2.46, 120), [[1/3, 2/3], [2/3, 1/3]], [6, 6])
+    chgnet = load_potential("chgnet")
+    lowest = find_heights(graphene, chgnet, indices=(1,))[0].energy
+    assert find_heights(graphene, chgnet, expected=lowest)[0].energy == pytest.approx(lowest, abs=WELL_BELOW)
 
 def test_only_larger_cells_with_many_atoms_get_more_starts():
     measured, *larger = height_spaces(MOS2)
