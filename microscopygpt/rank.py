@@ -76,7 +76,8 @@ def _for_all(first, members):
 @dataclass
 class _Group:
     "Descriptions of one crystal."
-    kind: tuple # of the first, as of `_kind_of`
+    kind: tuple # number of atoms, and whether heights are as written
+    outline: object # of the first, as of `fingerprint`
     members: list = field(default_factory=list) # of `Contender`
     structures: list = field(default_factory=list) # of primitive `Atoms`
 
@@ -87,18 +88,14 @@ class _Group:
         return _for_all(first, self.members), atoms
 
 # %% ../nbs/61_rank.ipynb #b7f83394
-def _kind_of(one, atoms):
-    "What tells a contender from others: its number of atoms, its fingerprint, and whether its heights are as written."
-    return atoms.num_atoms, fingerprint(to_slab(atoms)), one.written
-
 def _grouped(contenders):
     "Contenders in groups of one crystal, the best fit first."
     groups = []
     for one in sorted(contenders, key=lambda c: (round(c.proof.residual, 3), c.relaxed.energy if c.relaxed else 0.)):
         atoms = one.proof.primitive
-        kind = _kind_of(one, atoms)
-        same = next((g for g in groups if kind[::2] == g.kind[::2] and alike(kind[1], g.kind[1])), None)
-        if not same: groups.append(same := _Group(kind))
+        kind, outline = (atoms.num_atoms, one.written), fingerprint(to_slab(atoms))
+        same = next((g for g in groups if g.kind == kind and alike(outline, g.outline)), None)
+        if not same: groups.append(same := _Group(kind, outline))
         same.members.append(one)
         same.structures.append(atoms)
     return groups

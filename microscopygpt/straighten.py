@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['USUAL_ASTIGMATISM', 'AMPLITUDE_SCATTER', 'LARGEST_RATIO', 'AGREED', 'LARGEST_STRAIN', 'PASSED_OVER', 'UNSTRAINED',
-           'SELDOM', 'SELDOM_ROUND', 'ROUND_PROBE', 'FIELD_OF_VIEW', 'find_astigmatism', 'marks', 'Shape', 'shapes_of',
+           'SELDOM', 'SELDOM_ROUND', 'ROUND', 'FIELD_OF_VIEW', 'find_astigmatism', 'marks', 'Shape', 'shapes_of',
            'is_passed_over', 'straightened', 'observe_scan']
 
 # %% ../nbs/44_straighten.ipynb #41b00003
@@ -75,7 +75,7 @@ class Shape(NamedTuple):
     strain: float # between the measured lattice and it
     misfit: float # share of the image's amplitude that breaks its symmetry
     astigmatism: np.ndarray # (2, 2) Å², of the probe
-    elongation: float = np.inf # Å², of the probe in the image as it was measured, if this is the lattice
+    elongation: float = np.inf # of the probe in the image as it was measured, if this is the lattice, over its variance
 
     @property
     def agreed(self)->bool:
@@ -90,10 +90,10 @@ def _least_misfit(laid, bravais, cell)->float:
     groups = [g for g in image_groups(laid, cell) if any(marks(o.turn, bravais) for o in g.operations)]
     return min((g.misfit for g in groups), default=1.)
 
-def _elongation_as_measured(laid, measured)->float: # Å²
-    "Half the difference of the variances of the probe along its axes, before an image was laid on its lattice."
+def _elongation_as_measured(laid, measured)->float:
+    "Half the difference of the probe's variances, before an image was laid on its lattice, over that of a round one."
     back = np.linalg.solve(laid.lattice.cell, measured)
-    probe = back.T@(laid.imaging.probe_variance*np.eye(2) + laid.astigmatism)@back
+    probe = back.T@(np.eye(2) + laid.astigmatism/laid.imaging.probe_variance)@back
     return float(np.ptp(np.linalg.eigvalsh(probe))/2)
 
 def _shape(observation, bravais, cell, strain)->Shape:
@@ -115,7 +115,7 @@ PASSED_OVER = .1, .33 # share of a lattice's strain and share of its misfit, bel
 UNSTRAINED = 5e-4 # strain of a lattice that the image has as it is: what noise leaves of one, median .0001
 SELDOM = .04 # strain that scans seldom have without breaking every other lattice, too
 SELDOM_ROUND = .004 # the same of scans with a round probe
-ROUND_PROBE = .0125 # Å², a twentieth of a usual variance: round probes of simulated images seem elongated by up to .007
+ROUND = .05 # elongation over the probe's variance: round probes of simulated images seem elongated by up to .03
 
 def _is_outdone(shape, others)->bool:
     "Whether one of the others needs next to no strain beside this lattice, and leaves far less."
@@ -126,7 +126,7 @@ def is_passed_over(shape:Shape, others:list # of `Shape`
                   )->bool:
     "Whether another lattice needs next to no strain beside this one, and leaves far less; or none at all."
     if _is_outdone(shape, others): return True
-    seldom = SELDOM_ROUND if shape.elongation < ROUND_PROBE else SELDOM
+    seldom = SELDOM_ROUND if shape.elongation < ROUND else SELDOM
     return shape.strain > seldom and any(o.strain < UNSTRAINED and o.agreed for o in others)
 
 # %% ../nbs/44_straighten.ipynb #41b0000b

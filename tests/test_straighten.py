@@ -8,7 +8,7 @@ from microscopygpt.observe import NAMED, Imaging, observe
 from microscopygpt.micrograph import Micrograph
 from microscopygpt.scan import RAW_NOISE, Scan
 from microscopygpt.plane_groups import turns_of
-from microscopygpt.straighten import (ROUND_PROBE, Shape, find_astigmatism, is_passed_over, marks, observe_scan, shapes_of,
+from microscopygpt.straighten import (ROUND, Shape, find_astigmatism, is_passed_over, marks, observe_scan, shapes_of,
                                       straightened)
 
 SQUARE = from_slab(Slab(cell_from_lengths(3.8, 3.8, 90), np.array([[0, 0], [.5, .5]]), np.zeros(2), np.array([26, 34])))
@@ -63,10 +63,10 @@ def test_a_lattice_that_is_almost_square_stays_so_under_a_round_probe():
 def test_under_an_elliptic_probe_it_may_be_a_sheared_square(seed):
     shapes = shapes_of(observe(photo(ALMOST_SQUARE, noise=RAW_NOISE, seed=seed)))
     square = next(s for s in shapes if s.bravais == 1)
-    assert square.elongation > ROUND_PROBE and not is_passed_over(square, shapes)
+    assert square.elongation > ROUND and not is_passed_over(square, shapes)
 
 @pytest.mark.parametrize("atoms", [MOS2, SQUARE, ALMOST_SQUARE], ids=["hexagonal", "square", "almost square"])
-def test_a_round_probe_is_seen_to_be_round(atoms): assert shapes_of(observe(photo(atoms)))[0].elongation < ROUND_PROBE/1.5
+def test_a_round_probe_is_seen_to_be_round(atoms): assert shapes_of(observe(photo(atoms)))[0].elongation < ROUND/1.5
 
 def test_a_straight_scan_changes_next_to_nothing():
     found = observe_scan(photo(MOS2))
