@@ -7,7 +7,7 @@ __all__ = ['USUAL_ATOMS', 'STEPS', 'CHANGED', 'BEST_CHANGED', 'STEEPEST', 'START
            'SAME_HEIGHT', 'HIGHEST_ENERGY', 'STARTS_PER_GROUP', 'MOST_SYMMETRIC', 'FIRST_STARTS', 'FIRST_STEPS',
            'NEW_STARTS', 'NEW_STEPS', 'FEWEST_KEPT', 'BESIDE', 'BESIDE_KEPT', 'ROUNDS', 'LOWER', 'MOST_EFFORT',
            'PATIENCE', 'FINISH', 'BRIEF_FINISH', 'WELL_BELOW', 'changed', 'in_turn', 'HeightSpace', 'symmetry_front',
-           'beside', 'height_spaces', 'shares', 'find_heights']
+           'beside', 'height_spaces', 'shares', 'is_well_below', 'find_heights']
 
 # %% ../nbs/57_height_search.ipynb #c824ce90
 from collections.abc import Callable
@@ -353,25 +353,29 @@ def _results(self:_HeightSearch)->list: # of `Relaxed`, lowest energy first
 # %% ../nbs/57_height_search.ipynb #a7c2bf90
 ROUNDS = 5
 LOWER = .002 # eV/atom: a round that finds nothing lower by more in any cell is idle
-MOST_EFFORT = 20_000 # of the potential, in atoms, after which no round is begun: 8 s of CHGNet on one core
+MOST_EFFORT = 20_000 # of the potential in the rounds, in atoms, after which no other is begun: 8 s of CHGNet on a core
 PATIENCE = 2 # idle rounds after which the search ends
 FINISH = ((8, 8), (4, 10)) # how many are followed to the end, for how many steps
 BRIEF_FINISH = ((6, 8), (4, 10)) # the same after a brief look
 WELL_BELOW = .01 # eV/atom below what is expected: crystals at rest, not followed to the end, differ by less
 
+def is_well_below(energy:float, expected:float # eV/atom
+                 )->bool:
+    "Whether an arrangement is so low that another one than the expected is the crystal."
+    return energy < expected - WELL_BELOW
+
 @patch
 def _brief(self:_HeightSearch, expected)->list: # of `Relaxed`; none where some lie well below what is expected
     "A look over the measured cell, and in larger ones at what it holds, beside itself."
-    def is_lower(energy): return energy < expected - WELL_BELOW
     self._begin((1,))
     if not np.isfinite(self.relaxation.energy).any(): return []
     self._look((1,))
     self._look_beside()
-    if is_lower(min(self.lowest())): return []
+    if is_well_below(min(self.lowest()), expected): return []
     self._look_symmetric((1,))
     self._finish(BRIEF_FINISH)
     found = self._results()
-    return [] if found and is_lower(found[0].energy) else found
+    return [] if found and is_well_below(found[0].energy, expected) else found
 
 @patch
 def _rounds(self:_HeightSearch, rounds, indices):

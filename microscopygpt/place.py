@@ -97,10 +97,10 @@ def on_symmetric(proof:Proof, observation:Observation)->bool:
 def misfit_with(one:Contender, rest:Relaxed, observation:Observation)->Misfit:
     "How a contender at rest lies to what was measured."
     measured = observation.in_view(one.proof.placed.cell)*observation.told
-    straight, fixed = one.proof.placed.cell, 2 if observation.bravais in (0, 1) else 1
-    undone = 0. if observation.bravais is None else strain_between(measured, straight).shape
-    symmetric = straight if fixes_lattice(one.proof, observation) else None
-    return misfit_of(measured, rest.slab.cell, observation.scaled, symmetric, fixed, undone)
+    symmetric = None if observation.bravais is None else one.proof.placed.cell
+    components = 2 if observation.bravais in (0, 1) else 1
+    fixed = components if fixes_lattice(one.proof, observation) else 0
+    return misfit_of(measured, rest.slab.cell, observation.scaled, symmetric, fixed)
 
 # %% ../nbs/62_place.ipynb #62c0000e
 RIVAL = .15 # as probable as the best by all else, or it has no say in what the instrument is

@@ -180,14 +180,14 @@ def misfit_of(measured:np.ndarray, # (2, 2) Å, in the view
               rest:np.ndarray, # (2, 2) Å, on the same basis
               scaled:bool=True, # whether the image came with a pixel size
               symmetric:"np.ndarray|None"=None, # (2, 2) Å, the lattice that the columns suggest, on the same basis
-              fixed:int=0, # components of its shape that symmetry fixes
-              undone:float=0. # strain in shape that was taken out of the scan: so much speaks against no crystal
+              fixed:int=0 # components of its shape that the crystal's symmetry fixes; 0: it need not be on that lattice
              )->Misfit:
     "The strain from the measured cell to the one at rest, and how likely it is."
     strain = strain_between(measured, rest)
-    shapes, perfect = _Shapes(strain.shape), _Shapes(undone)
-    if symmetric is not None:
-        to_symmetric, onwards = strain_between(measured, symmetric).shape, strain_between(symmetric, rest).shape
+    to_symmetric = 0. if symmetric is None else strain_between(measured, symmetric).shape
+    shapes, perfect = _Shapes(strain.shape), _Shapes(to_symmetric)
+    if fixed:
+        onwards = strain_between(symmetric, rest).shape
         shapes = _Shapes(strain.shape, to_symmetric, onwards, fixed)
         perfect = _Shapes(to_symmetric, to_symmetric, 0., fixed)
     return Misfit(measured, strain, _densities(strain.scale, shapes, scaled), _densities(0., perfect, scaled))

@@ -27,7 +27,7 @@ from .planes import solve_columns
 from .energies import Potential, PotentialError
 from .potentials import load_potential
 from .heights import FLAT_PLAN, flat, height_starts, relax_heights
-from .height_search import WELL_BELOW, find_heights, symmetry_front
+from .height_search import find_heights, is_well_below, symmetry_front
 from .written import write_heights
 from .settle import SETTLE_PLAN, restless, settle
 from .rest import at_rest
@@ -338,7 +338,7 @@ def _first_arrangements(self:Search, planes, most)->list: # of `Relaxed`, lowest
     "Heights over the first plane; what most answers say is remembered as `agreed` where none lower are found."
     expected = self._expected(planes[0], most)
     found = self._arrangements(planes, 0, expected)
-    self.agreed = expected is not None and bool(found) and found[0].energy > expected - WELL_BELOW
+    self.agreed = expected is not None and bool(found) and not is_well_below(found[0].energy, expected)
     return found
 
 @patch

@@ -113,10 +113,9 @@ def test_a_lattice_that_is_only_nearly_symmetric_is_left_to_measurement_and_pote
 def test_what_was_taken_out_of_the_scan_speaks_against_no_crystal():
     "A crystal that needs the same strain as the symmetric lattice is as probable as one on that lattice."
     scanned = HEXAGONAL@np.diag([1.06, 1/1.06])
-    undone = strain_between(scanned, HEXAGONAL).shape
-    symmetric = inferred(scanned, HEXAGONAL, symmetric=HEXAGONAL, fixed=2).log_odds
-    assert symmetric == pytest.approx(0, abs=1e-9) == inferred(scanned, HEXAGONAL, undone=undone).log_odds
-    less, more = (inferred(scanned, HEXAGONAL@np.diag([off, 1/off]), undone=undone).log_odds for off in (1.03, .96))
+    fixed, free = (inferred(scanned, HEXAGONAL, symmetric=HEXAGONAL, fixed=n).log_odds for n in (2, 0))
+    assert fixed == pytest.approx(0, abs=1e-9) == free
+    less, more = (inferred(scanned, HEXAGONAL@np.diag([off, 1/off]), symmetric=HEXAGONAL).log_odds for off in (1.03, .96))
     assert more < 0 < less and inferred(scanned, HEXAGONAL).log_odds < more - 3
 
 def test_the_instrument_is_one_for_all_crystals():
