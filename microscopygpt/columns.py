@@ -8,7 +8,7 @@ __all__ = ['COVERING', 'COVERING_SPREAD', 'COVERING_RANGE', 'MAX_ATOMS', 'GRID',
            'WORSE', 'WORSE_AT_LEAST', 'PLANE_TOLERANCES', 'SYMMETRY_WORTH', 'ATOM_COST', 'ROOM_COST', 'CLOSE',
            'covering', 'composition', 'plausible_units', 'ColumnError', 'unexplained_share', 'Descent', 'parabola_top',
            'shaken', 'solve_cell', 'Columns', 'symmetric_columns', 'size_cost', 'plane_cost', 'level_of',
-           'residual_floor']
+           'residual_floor', 'close_ones']
 
 # %% ../nbs/42_columns.ipynb #027164b2
 from dataclasses import dataclass
@@ -385,3 +385,12 @@ def residual_floor(planes:list, # of `Columns`
                    observation:Observation)->float:
     "What the image itself leaves unexplained: the least level of the planes."
     return max(NOISE_RESIDUAL, min(_unexplained_level(p, observation) for p in planes))
+
+# %% ../nbs/42_columns.ipynb #42c00001
+def close_ones(planes:list, # of `Columns`
+               observation:Observation)->list: # of `Columns`, each with the residual floor of all
+    "The planes that explain the image nearly as well as the best."
+    floor = residual_floor(planes, observation)
+    for plane in planes: plane.floor = floor
+    least = min(plane.residual for plane in planes) if floor == 1 else floor
+    return [p for p in planes if p.residual <= CLOSE[0]*least + CLOSE[1]]

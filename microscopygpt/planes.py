@@ -6,8 +6,8 @@
 __all__ = ['SHIFTS', 'SYMMETRIC', 'MOST_OPERATIONS', 'JOINED', 'MERGED', 'ORBIT_GRID', 'FINER', 'MOST_PARTITIONS', 'ORBIT_STARTS',
            'FEW_ORBITS', 'ORBIT_SWEEPS', 'GROUPS_TRIED', 'PROMISING', 'WEAK_SUPERLATTICE', 'UNITS_TRIED', 'TOO_COSTLY',
            'LARGEST_GROUP', 'PERFECT', 'ImageOperation', 'moved', 'image_operations', 'ImageGroup', 'image_groups',
-           'Orbits', 'partitions', 'search_orbits', 'with_images', 'symmetric_planes', 'planes_of', 'close_ones',
-           'different', 'cells_to_solve', 'solve_columns']
+           'Orbits', 'partitions', 'search_orbits', 'with_images', 'symmetric_planes', 'planes_of', 'different',
+           'cells_to_solve', 'every_plane', 'most_plausible', 'solve_columns']
 
 # %% ../nbs/43_planes.ipynb #0b14cbf6
 import itertools
@@ -20,9 +20,9 @@ from .plane_groups import (SAME_PLACE, PlaneOperation, assigned, group_table, is
                                         nearest_vectors, signed_subgroup, turns_of)
 from .observe import Observation
 from .refine import Z_UNIT, fit_positions
-from .columns import (CLOSE, FREE_SPRING, MAX_ATOMS, NOISE_RESIDUAL, SAME_RESIDUAL, SYMMETRY_WORTH,
-                                   ColumnError, Columns, composition, plane_cost, plausible_units, residual_floor,
-                                   size_cost, solve_cell, symmetric_columns, unexplained_share)
+from .columns import (FREE_SPRING, MAX_ATOMS, NOISE_RESIDUAL, SAME_RESIDUAL, SYMMETRY_WORTH, ColumnError,
+                                   Columns, close_ones, composition, plane_cost, plausible_units, size_cost, solve_cell,
+                                   symmetric_columns, unexplained_share)
 
 # %% ../nbs/43_planes.ipynb #8a9c4403
 class ImageOperation(NamedTuple):
@@ -365,14 +365,6 @@ def planes_of(observation:Observation, cell:np.ndarray, # (2, 2) Å, reduced
     return found + symmetric_planes(observation, cell, numbers, units, groups, best, seed, variance)
 
 # %% ../nbs/43_planes.ipynb #68e07b24
-def close_ones(planes:list, # of `Columns`
-               observation:Observation)->list: # of `Columns`, each with the residual floor of all
-    "The planes that explain the image nearly as well as the best."
-    floor = residual_floor(planes, observation)
-    for plane in planes: plane.floor = floor
-    least = min(plane.residual for plane in planes) if floor == 1 else floor
-    return [p for p in planes if p.residual <= CLOSE[0]*least + CLOSE[1]]
-
 def different(planes:list # of `Columns`, the best first
              )->list: # of `Columns`
     "Planes without those that a better one already is."
@@ -430,12 +422,10 @@ def _whole_residual(residual, left_out)->float:
     "The residual in a smaller cell, with what that cell leaves out of the image."
     return float(np.hypot(residual*np.sqrt(1 - left_out**2), left_out))
 
-def solve_columns(observation:Observation, formula:str,
-                  max_atoms:int=MAX_ATOMS, # in the cell
-                  seed:int=0,
-                  progress:"Callable|None"=None # called with the share done and what is being done
-                 )->list: # of `Columns`, most plausible first
-    "The planes that explain an image, over every plausible number of formula units."
+def every_plane(observation:Observation, formula:str, max_atoms:int=MAX_ATOMS, # in the cell
+                seed:int=0, progress:"Callable|None"=None # called with the share done and what is being done
+               )->list: # of `Columns`
+    "The planes over every plausible number of formula units, however much of the image they explain."
     planes, groups, trials = [], {}, _trials(observation, formula, max_atoms)
     for i, trial in enumerate(trials):
         if progress: progress(i/len(trials), f"solving the columns of {trial.units} formula units")
@@ -445,6 +435,15 @@ def solve_columns(observation:Observation, formula:str,
         found = planes_of(observation, trial.cell, trial.numbers, trial.units, groups[trial.which], best, seed)
         for plane in found: plane.residual = _whole_residual(plane.residual, trial.left_out)
         planes += found
-    planes = close_ones(planes, observation)
-    cheapest = min(map(plane_cost, planes))
-    return different(sorted((p for p in planes if plane_cost(p) < cheapest + TOO_COSTLY), key=plane_cost))
+    return planes
+
+def most_plausible(planes:list, # of `Columns`
+                   observation:Observation)->list: # of `Columns`, most plausible first
+    "Of all planes of an image those that explain it, without those that cost too much."
+    near = sorted(close_ones(planes, observation), key=plane_cost)
+    return different([p for p in near if plane_cost(p) < plane_cost(near[0]) + TOO_COSTLY])
+
+def solve_columns(observation:Observation, formula:str, **options:object # as of `every_plane`
+                 )->list: # of `Columns`, most plausible first
+    "The planes that explain an image, over every plausible number of formula units."
+    return most_plausible(every_plane(observation, formula, **options), observation)

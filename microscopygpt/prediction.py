@@ -28,7 +28,8 @@ from .chat import make_prompt
 from .proof import resimulate
 from .potentials import PACKAGES, POTENTIALS
 from .rank import EXPLAINED, PLAUSIBLE, WELL_EXPLAINED, Candidate
-from .search import PROPOSERS, active_proposers, scale_of
+from .rest import strain_between
+from .search import PROPOSERS, active_proposers
 
 # %% ../nbs/66_prediction.ipynb #9476f9c3
 @dataclass
@@ -267,7 +268,7 @@ def pixel_size_inferred(self:Prediction)->"float|None": # Å/px; None where the 
     observation, size = self.observation, self.observation.source_pixel_size
     if not self.candidates or self.best.inferred is None: return None if observation.scaled else size
     placed = observation.in_view(self.best.proof.placed.cell)
-    return float(size*np.exp(scale_of(self.best.inferred.cell, placed)))
+    return float(size*np.exp(strain_between(placed, self.best.inferred.cell).scale))
 
 # %% ../nbs/66_prediction.ipynb #66c0001b
 @patch

@@ -21,7 +21,7 @@ from .crystal import (Atoms, Slab, canonical, cell_from_lengths, from_slab, from
                                    to_slab)
 from .fourier import wave_factors
 from .observe import Z_POWER, Observation
-from .refine import (Fit, Placement, atom_waves, best_shifts, fit_positions, fitted_gain,
+from .refine import (Fit, Placement, best_shifts, fit_positions, fitted_coefficients, fitted_gain,
                                   free_directions, placements, relocate, residual_of)
 
 # %% ../nbs/41_proof.ipynb #86d3aa15
@@ -357,9 +357,9 @@ def _fourier_sum(coefficients, g, view)->np.ndarray: # (h, w) complex
 # %% ../nbs/41_proof.ipynb #00fda30f
 def resimulate(proof:Proof, observation:Observation)->np.ndarray: # (h, w), on the scale of the view
     "The fitted crystal's image where it lies in the view, with the gain and background of the view."
-    placed, fit, view = proof.placed, proof.fit, observation.view
+    placed, view = proof.placed, observation.view
+    F = fitted_coefficients(proof.fit, placed.numbers, placed.cell, observation)
     hk, g, seen, _ = observation.coefficients(placed.cell)
-    F = atom_waves(placed.frac, placed.numbers, hk, (g**2).sum(1), fit.probe_variance, fit.contrast_exponent).sum(0)
     g_view = hk@np.linalg.inv(observation.in_view(placed.cell)).T
     waves = _fourier_sum(fitted_gain(F, seen)*F*observation.elongation(g), g_view, view)
     return 2*waves.real + view.data.mean()

@@ -7,8 +7,8 @@ __all__ = ['SHIFT_GRID', 'Z_UNIT', 'PROBE_VARIANCE_SIGMA', 'PROBE_VARIANCE_LIMIT
            'USUAL_CONTRAST', 'CONTRAST_STEP', 'DAMPING', 'STEP_LENGTHS', 'FIRST_SIGMA', 'LAST_SIGMA', 'SETTLING_STEPS',
            'SETTLED', 'SITE_GRID', 'supercells', 'Placement', 'strains', 'placements', 'structure_factors',
            'correlation_map', 'grid_shape', 'best_shifts', 'atom_waves', 'fitted_gain', 'residual_of', 'PlaneModel',
-           'jacobian', 'without_gain', 'unusual_contrast', 'free_directions', 'Fit', 'fit_positions', 'position_errors',
-           'relocate']
+           'jacobian', 'without_gain', 'unusual_contrast', 'free_directions', 'Fit', 'fitted_coefficients',
+           'fit_positions', 'position_errors', 'relocate']
 
 # %% ../nbs/40_refine.ipynb #25828c7d
 from dataclasses import dataclass
@@ -344,6 +344,14 @@ class Fit:
     contrast_exponent: float # of the atomic number
     residual: float # unexplained share of the image's Fourier amplitude
     moved: float # root mean square displacement from the proposal, Å
+
+# %% ../nbs/40_refine.ipynb #40e00001
+def fitted_coefficients(fit:Fit, numbers:np.ndarray, # (n,)
+                        cell:np.ndarray, # (2, 2) Å
+                        observation:Observation)->np.ndarray: # (m,)
+    "The Fourier coefficients of a fitted crystal, seen with a round probe and without the image's gain."
+    hk, g, _, _ = observation.coefficients(cell)
+    return atom_waves(fit.frac, numbers, hk, (g**2).sum(1), fit.probe_variance, fit.contrast_exponent).sum(0)
 
 # %% ../nbs/40_refine.ipynb #27b2967a
 def _fit_at(p, model, observation)->Fit:

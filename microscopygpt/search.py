@@ -6,8 +6,8 @@
 __all__ = ['PROPOSERS', 'ON_TOP', 'RESTLESS_BUDGET', 'KNOWN_PLAN', 'WORTH_HEIGHTS', 'ANSWERS_TRIED', 'MAJORITY',
            'SHOWN_PER_PLANE', 'SETTLED_PER_PLANE', 'WATCHED', 'OFF_SCALE', 'PLANES', 'PLANE_GAP', 'RESTLESS_PLANES',
            'WRITTEN_PER_PLANE', 'GUESSED_PER_PLANE', 'ROUNDS', 'FINISH', 'DENSER', 'LATE_STEPS', 'TEMPLATES_TRIED',
-           'BOLDER', 'PredictError', 'resolved_formula', 'active_proposers', 'remembered', 'scale_of', 'stand_apart',
-           'Search', 'lowest_of_each_size', 'symmetric_of_each_size', 'best_of']
+           'BOLDER', 'PredictError', 'resolved_formula', 'active_proposers', 'remembered', 'stand_apart', 'Search',
+           'lowest_of_each_size', 'symmetric_of_each_size', 'best_of']
 
 # %% ../nbs/65_search.ipynb #2404c6f3
 from collections.abc import Callable
@@ -23,14 +23,14 @@ from .compact import CompactVLM, ModelError
 from .large_model import LargeVLM
 from .proof import Proof, Proposal, prove
 from .columns import ColumnError, Columns, composition, plane_cost
-from .planes import solve_columns
 from .energies import Potential, PotentialError
 from .potentials import load_potential
 from .heights import FLAT_PLAN, flat, height_starts, relax_heights
 from .height_search import find_heights, is_well_below, symmetry_front
 from .written import write_heights
 from .settle import SETTLE_PLAN, restless, settle
-from .rest import at_rest
+from .rest import at_rest, strain_between
+from .straighten import solve_with_probe
 from .propose import merge_answers, propose_templates, prove_columns, same_plane, with_heights
 from .rank import JUDGES, contender, merge_contenders, promising, rank_merged, scores
 from .place import in_other_size, looks_clean, place
@@ -65,12 +65,6 @@ def active_proposers(propose:"str|tuple", model:object, templates:"str|list|None
 def remembered(what:object)->"str|None":
     "A model or a potential by its name."
     return what if isinstance(what, (str, type(None))) else str(getattr(what, "name", what))
-
-# %% ../nbs/65_search.ipynb #65c00006
-def scale_of(cell:np.ndarray, other:np.ndarray # (2, 2) Å, on the same basis
-            )->float:
-    "Log of the ratio of their lengths."
-    return float(.5*np.log(abs(np.linalg.det(cell)/np.linalg.det(other))))
 
 # %% ../nbs/65_search.ipynb #bf33fd59
 ON_TOP = .3 # shortest distance over the sum of covalent radii, below which atoms stand on each other: no crystal
@@ -263,7 +257,7 @@ def off_scale(self:Search, found:list # of `Relaxed`, over the first plane
     "Whether a plane at rest has quite another size than the image tells, so that the search ends on this scale."
     ends = self.compute(at_rest, [r.slab for r in found[:WATCHED]])
     if not ends: return False
-    shift = scale_of(ends[0].slab.cell, found[ends[0].index].slab.cell)
+    shift = strain_between(found[ends[0].index].slab.cell, ends[0].slab.cell).scale
     if not OFF_SCALE[0] < abs(shift) < OFF_SCALE[1]: return False
     self.shift = shift
     return True
@@ -273,14 +267,14 @@ PLANES, PLANE_GAP = 2, 1. # solved planes that get heights, if they cost so litt
 RESTLESS_PLANES = 4 # planes that get heights when the forces say that the best of them is not right
 
 @patch
-def _solve(self:Search, start, end):
+def solve_planes(self:Search, start:float, end:float)->list: # of `Columns`
     "The planes that cost little more than the best; none, and a note, where no columns can be solved."
     solving = in_share(self.tell, start, end - start)
-    try: planes = solve_columns(self.observation, self.formula, seed=self.seed, progress=solving)[:RESTLESS_PLANES]
+    try: self.observation, planes = solve_with_probe(self.observation, self.formula, self.seed, solving)
     except ColumnError as e:
         self.notes.append(str(e))
         return []
-    return [p for p in planes if plane_cost(p) < plane_cost(planes[0]) + PLANE_GAP]
+    return [p for p in planes[:RESTLESS_PLANES] if plane_cost(p) < plane_cost(planes[0]) + PLANE_GAP]
 
 # %% ../nbs/65_search.ipynb #65c0002b
 WRITTEN_PER_PLANE = 2 # arrangements of heights that the model writes over a plane
@@ -342,16 +336,16 @@ def _first_arrangements(self:Search, planes, most)->list: # of `Relaxed`, lowest
     return found
 
 @patch
-def add_columns(self:Search, start:float, end:float, vlm:"CompactVLM|LargeVLM|None"=None,
+def add_columns(self:Search, planes:list, # of `Columns`, the best first
+                start:float, end:float, vlm:"CompactVLM|LargeVLM|None"=None,
                 most:list=() # of `Proof`, what most answers of the model say
                )->None:
-    "Solve the planes, give them heights, and take them among the contenders."
-    middle = start + .2*(end - start)
-    planes, calm, wanted = self._solve(start, middle), False, PLANES
+    "Give solved planes heights, and take them among the contenders."
+    calm, wanted = False, PLANES
     for i, plane in enumerate(planes):
         if i == wanted or i >= PLANES and not self.patient(): break
         n = min(wanted, len(planes))
-        self.tell(middle + (end - middle)*i/n, f"heights of plane {i+1} of {n}")
+        self.tell(start + (end - start)*i/n, f"heights of plane {i+1} of {n}")
         found = self._arrangements(planes, i) if i else self._first_arrangements(planes, most)
         if self.agreed: wanted = 1
         if i == 0 and self.doubts_size(plane, found) and self.off_scale(found): return
@@ -417,15 +411,16 @@ BOLDER = 1.4 # temperature at which the model is asked again when too few crysta
 def _add_templates(self:Search, crystals):
     "Take the nearest relatives in a database among the contenders."
     relatives = propose_templates(crystals, self.formula, self.observation)[:TEMPLATES_TRIED]
-    self.add_known(self.prove(relatives, .15, .2))
+    self.add_known(self.prove(relatives, .25, .3))
 
 # %% ../nbs/65_search.ipynb #5fedd65c
 @patch
 def run(self:Search, propose:tuple, vlm:"CompactVLM|LargeVLM|None", crystals:list, k:int)->list: # of `Candidate`
     "Proposals of all who are asked, each with its proof; the ranked candidates."
+    planes = self.solve_planes(.15, .25) if "columns" in propose else []
     if crystals: self._add_templates(crystals)
-    answers = self.ask(vlm, 1., .2, .4, "columns" not in propose) if vlm else []
-    if "columns" in propose: self.add_columns(.4, .8, vlm, self.said_by_most(answers))
+    answers = self.ask(vlm, 1., .3, .45, "columns" not in propose) if vlm else []
+    if planes: self.add_columns(planes, .45, .8, vlm, self.said_by_most(answers))
     if self.shift: return []
     self.add_known(self.prove(self.carried, .8, .8))
     self.add_answers(answers)

@@ -30,11 +30,11 @@ from .energies import PotentialError
 from .potentials import POTENTIALS
 from .propose import area_of_unit, local_crystals
 from .rank import EXPLAINED, Candidate
+from .rest import strain_between
 from .refine import USUAL_CONTRAST, unusual_contrast
 from .calibrate import observe_unscaled, pixel_size_at_rest, pixel_sizes_by_area, unscaled_planes
 from .composition import compose, read_elements
-from .search import (PROPOSERS, PredictError, Search, active_proposers, remembered, resolved_formula,
-                                  scale_of)
+from .search import PROPOSERS, PredictError, Search, active_proposers, remembered, resolved_formula
 from .prediction import Prediction
 
 # %% ../nbs/67_solve.ipynb #9a11c1d1
@@ -226,7 +226,7 @@ def at_its_rest(trials:ScaleTrials, attempt:Attempt)->Attempt:
     "An attempt on the scale at which the best candidate is at rest, where that is another one."
     best = attempt.best
     if not trials.doubted or best is None or not best.inferred: return attempt
-    shift = scale_of(best.inferred.cell, best.proof.placed.cell)
+    shift = strain_between(best.proof.placed.cell, best.inferred.cell).scale
     if abs(shift) > RESCALED:
         observation = rescaled(trials.micrograph, attempt.search.observation, shift, trials.imaging)
         again = trials.on(observation, earlier=attempt)

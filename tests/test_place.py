@@ -4,15 +4,17 @@ import numpy as np, pytest
 from crystals import MOS2, MOS2_SLAB, photo
 from microscopygpt.crystal import Slab, cell_from_lengths, cell_lengths, from_slab
 from microscopygpt.heights import Relaxed
+from microscopygpt.micrograph import Micrograph
+from microscopygpt.noise import Noise, render
 from microscopygpt.observe import observe
-from microscopygpt.place import differ, fixes_lattice, freed, in_other_size, on_symmetric, place
+from microscopygpt.place import differ, fixes_lattice, freed, in_other_size, looks_clean, place
 from microscopygpt.energies import Potential
 from microscopygpt.potentials import load_potential
 from microscopygpt.rank import FEATURES, Candidate, context_of, contender, features
 from microscopygpt.proof import Proposal, best_common, prove
 from microscopygpt.rest import Inferred, at_rest, strain_between
-from microscopygpt.scan import Scan
-from microscopygpt.straighten import shapes_of, straightened
+from microscopygpt.scan import Scan, scan_image
+from microscopygpt.straighten import observe_scan, shapes_of, straightened
 
 PHOSPHORUS_SLAB = Slab(np.diag([3.306, 4.631]), np.array([[0, .09], [.5, .41], [0, .91], [.5, .59]]), np.array([1.055, 1.055, -1.055, -1.055]), np.full(4, 15))
 RAW = Scan(affine=.1, drift=.05)
@@ -87,21 +89,6 @@ def test_the_common_shift_is_that_of_the_heavy_columns():
 
 # ---- a lattice that only looks symmetric
 
-def test_a_lattice_is_symmetric_for_columns_that_have_its_symmetry():
-    observation = straightened(observe(photo(MOS2)))
-    proof = proven(MOS2_SLAB, observation).proof
-    def moved(*shift): return replace(proof, placed=proof.placed._replace(frac=proof.placed.frac + [[0, 0], shift, shift]))
-    assert on_symmetric(proof, observation) and on_symmetric(moved(.03, 0), observation), "noise moves columns"
-    assert not on_symmetric(moved(.1, .3), observation)
-    assert not on_symmetric(proof, replace(observation, bravais=None))
-
-def test_a_larger_cell_may_hide_the_symmetry_of_its_columns():
-    observation = straightened(observe(photo(MOS2)))
-    proof = proven(MOS2_SLAB, observation).proof
-    cell, frac, z, numbers = proof.placed
-    larger = Slab(np.diag([1, 2])@cell, np.concatenate([frac, frac + [0, 1]])/[1, 2], np.r_[z, -z], np.r_[numbers, numbers])
-    assert on_symmetric(replace(proof, placed=larger), observation)
-
 def test_heights_that_break_the_symmetry_of_the_columns_fix_no_lattice():
     observation = straightened(observe(photo(MOS2)))
     proof = proven(MOS2_SLAB, observation).proof
@@ -126,9 +113,29 @@ def test_an_oblique_crystal_on_a_nearly_hexagonal_lattice_keeps_its_own(chgnet):
     hexagonal = min((s for s in shapes_of(observation) if s.bravais == 0), key=lambda s: s.strain)
     straight = replace(observation.onto(hexagonal.cell, hexagonal.astigmatism), bravais=0)
     one = contender(prove(Proposal(slab._replace(cell=straight.lattice.cell)), straight), abs(np.linalg.det(straight.lattice.cell)))
-    assert not on_symmetric(one.proof, straight)
+    assert not fixes_lattice(one.proof, straight)
     place([one], straight, chgnet)
     assert strain_between(slab.cell, one.proof.slab.cell).shape < .01
+
+# ---- what looks clean
+
+SLABS = pytest.mark.parametrize("slab", [MOS2_SLAB, PHOSPHORUS_SLAB, azide()], ids=["hexagonal", "rectangular", "oblique"])
+
+def clean(slab, image):
+    observation = observe_scan(Micrograph(image, .1))
+    return looks_clean(prove(Proposal(slab), observation), observation)
+
+@SLABS
+def test_a_simulated_image_looks_clean_on_any_lattice(slab): assert clean(slab, render(from_slab(slab), noise="paper", seed=3))
+
+@SLABS
+def test_a_probe_that_is_not_round_is_seen_on_any_lattice(slab):
+    assert not clean(slab, render(from_slab(slab), noise=Noise(blur=.1, astigmatism=.25, read_noise=.14), seed=3))
+
+@SLABS
+def test_so_is_a_scan_that_is_sheared(slab):
+    image, _ = scan_image(from_slab(slab), Scan(affine=.12), "paper", seed=2)
+    assert not clean(slab, image)
 
 # ---- the other size
 

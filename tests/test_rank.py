@@ -367,7 +367,7 @@ def resting(factor, exact=.9):
 
 @pytest.mark.parametrize("factor, exact, first", ((.9, .9, True), (1.1, .9, True), (.97, .9, False), (.9, .4, False)))
 def test_heights_as_written_come_first_where_the_potential_misjudges_the_size(factor, exact, first):
-    said = [made(votes=20, energy=-6.5), as_written(energy=-6.2)]
+    said = [made(votes=20, energy=-6.5), as_written(energy=-6.3)]
     listed = rank(said, 32, k=3, place=resting(factor, exact))
     assert [c.written for c in listed] == ([True, False] if first else [False, True])
     assert all(a.score >= b.score for a, b in zip(listed, listed[1:]))
@@ -379,9 +379,9 @@ def test_what_most_answers_say_does_not_come_before_another_crystal():
     assert not listed[0].written
 
 def test_heights_of_an_absurd_energy_do_not_come_first():
-    assert not rank([made(votes=20, energy=-6.5), as_written(energy=-5.9)], 32, k=3, place=resting(.9))[0].written
+    assert not rank([made(votes=20, energy=-6.5), as_written(energy=-6.2)], 32, k=3, place=resting(.9))[0].written
 
 def test_a_potential_that_misjudges_costs_no_confidence():
-    both = [made(votes=20, energy=-6.5), as_written(energy=-6.2)]
+    both = [made(votes=20, energy=-6.5), as_written(energy=-6.3)]
     sums = [sum(c.confidence for c in rank(both, 32, k=3, place=resting(factor))) for factor in (.97, .9)]
     assert sums[1] == pytest.approx(sums[0], abs=.15)

@@ -87,7 +87,7 @@ def searches_of(observation, most):
         if how is find_heights: expected.append(options["expected"] is not None)
         return compute(search, how, what, **options)
     search.compute = counted
-    search.add_columns(0., 1., None, most(search))
+    search.add_columns(search.solve_planes(0., .2), .2, 1., None, most(search))
     return expected, search.agreed
 
 def test_planes_that_most_answers_say_too_need_less_search(observation):
@@ -136,7 +136,7 @@ def test_a_model_that_fails_is_no_loss_where_others_propose(observation):
 def test_beside_a_potential_the_model_writes_no_heights(observation):
     search, vlm = asked(observation), load_model("compact")
     assert search.write_heights(solve_columns(observation, "MoSe2")[0], None) == [], "without a model nothing is written"
-    search.add_columns(0., 1., vlm)
+    search.add_columns(search.solve_planes(0., .2), .2, 1., vlm)
     assert all(c.relaxed and c.origins == ("columns",) for c in search.contenders)
     assert any(compare(monolayer("MoSe2"), c.proof.atoms).solved for c in search.contenders)
 

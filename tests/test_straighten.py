@@ -8,8 +8,9 @@ from microscopygpt.observe import NAMED, Imaging, observe
 from microscopygpt.micrograph import Micrograph
 from microscopygpt.scan import RAW_NOISE, Scan
 from microscopygpt.plane_groups import turns_of
+from microscopygpt.planes import solve_columns
 from microscopygpt.straighten import (ROUND, Shape, find_astigmatism, is_passed_over, marks, observe_scan, shapes_of,
-                                      straightened)
+                                      solve_with_probe, straightened)
 
 SQUARE = from_slab(Slab(cell_from_lengths(3.8, 3.8, 90), np.array([[0, 0], [.5, .5]]), np.zeros(2), np.array([26, 34])))
 RECTANGLE = from_slab(Slab(cell_from_lengths(3.3, 5.4, 90), np.array([[0, .1], [.5, .5], [.5, .15]]), np.array([0, 1., -1.]), np.array([50, 16, 16])))
@@ -73,17 +74,33 @@ def test_a_straight_scan_changes_next_to_nothing():
     assert found.strain < .002 and found.undone == 0 and np.abs(found.astigmatism).max() < .01
     assert found.lattice.a == pytest.approx(3.18, rel=.002)
 
-@pytest.mark.parametrize("stretch, skew", [(.06, .03), (-.05, .05), (0., 0.)])
-def test_an_elongated_probe_is_found(stretch, skew):
-    picture = photo(MOS2, noise="none")
-    long = np.array([[stretch, skew], [skew, -stretch]])
+def elongated(picture, long, blur=.08):
+    "A picture blurred by a probe with the covariance long + blur (Å²)."
     gy, gx = np.meshgrid(*(np.fft.fftfreq(n, .1) for n in picture.shape), indexing="ij")
     g = np.stack([gx, gy], -1)
-    blur = np.exp(-2*np.pi**2*np.einsum("...i,ij,...j", g, long + .08*np.eye(2), g))
-    blurred = np.fft.ifft2(np.fft.fft2(picture.data)*blur).real
-    observation = straightened(observe(Micrograph(blurred.astype(np.float32), .1)))
+    probe = np.exp(-2*np.pi**2*np.einsum("...i,ij,...j", g, long + blur*np.eye(2), g))
+    return Micrograph(np.fft.ifft2(np.fft.fft2(picture.data)*probe).real.astype(np.float32), .1)
+
+@pytest.mark.parametrize("stretch, skew", [(.06, .03), (-.05, .05), (0., 0.)])
+def test_an_elongated_probe_is_found(stretch, skew):
+    long = np.array([[stretch, skew], [skew, -stretch]])
+    observation = straightened(observe(elongated(photo(MOS2, noise="none"), long)))
     assert observation.bravais == 0 and observation.astigmatism == pytest.approx(long, abs=.012)
     assert find_astigmatism(observation, observation.lattice.cell) == pytest.approx(observation.astigmatism, abs=.01), "nothing is left to find"
+
+@pytest.mark.parametrize("atoms, formula", [(MOS2, "MoS2"), (RECTANGLE, "SnS2"), (OBLIQUE, "MoSSe")], ids=["hexagonal", "rectangular", "oblique"])
+@pytest.mark.parametrize("stretch, skew", [(.06, .03), (-.05, .05)])
+def test_solved_columns_tell_the_elongation_on_any_lattice(atoms, formula, stretch, skew):
+    long = np.array([[stretch, skew], [skew, -stretch]])
+    given = straightened(observe(elongated(photo(atoms, noise="low"), long)))
+    found, planes = solve_with_probe(given, formula)
+    assert found.astigmatism == pytest.approx(long, abs=.02)
+    assert planes[0].residual < solve_columns(given, formula)[0].residual + .002
+
+@pytest.mark.parametrize("atoms, formula", [(MOS2, "MoS2"), (RECTANGLE, "SnS2"), (OBLIQUE, "MoSSe")], ids=["hexagonal", "rectangular", "oblique"])
+def test_under_a_round_probe_columns_are_solved_once(atoms, formula):
+    given = straightened(observe(photo(atoms)))
+    assert solve_with_probe(given, formula)[0] is given
 
 def test_a_lattice_that_needs_no_strain_is_not_taken_for_a_sheared_one():
     "One column in a rhombic cell has every symmetry that a hexagonal lattice allows."
