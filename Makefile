@@ -50,7 +50,7 @@ test-nbs: $(READY) ## every notebook runs
 	$(IN_VENV) OMP_NUM_THREADS=1 nbdev_test --n_workers $(WORKERS) --timing
 
 test-py: $(READY) ## the tests that would make poor pages
-	$(IN_VENV) OMP_NUM_THREADS=1 pytest -q -n $(WORKERS) --dist loadfile --ignore tests/test_browser.py --ignore tests/test_browser_sites.py --ignore tests/test_site.py tests
+	$(IN_VENV) OMP_NUM_THREADS=1 pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/test_browser.py --ignore tests/test_browser_sites.py --ignore tests/test_site.py tests
 	$(IN_VENV) OMP_NUM_THREADS=1 pytest -q tests/test_browser.py tests/test_browser_sites.py # alone: a browser, JupyterLab and a kernel are busy enough
 
 test-docs: docs ## the site: every link, and pages in a browser
